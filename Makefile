@@ -1,0 +1,25 @@
+# Everything a user needs: `make demo` and `make test` do all set-up themselves.
+.PHONY: setup build demo test lint bench clean
+
+setup:
+	@scripts/setup
+
+build: setup
+	cargo build --release --locked
+
+demo: build
+	target/release/twinplane trace --out target/demo
+	@echo "page: $(CURDIR)/target/demo/index.html"
+
+test: setup lint
+	cargo test --workspace --locked
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+bench: setup
+	cargo bench -p twinplane-dataplane-ebpf --locked
+
+clean:
+	cargo clean

@@ -1,0 +1,1 @@
+//! Bytes that kernel and user space share.

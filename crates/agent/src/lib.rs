@@ -1,0 +1,3 @@
+//! The node daemon: wiring, local API socket, health checks.
+
+pub mod cli;

@@ -1,0 +1,1 @@
+//! Kubernetes objects to Snapshot: Service semantics, watches.

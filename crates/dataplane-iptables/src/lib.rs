@@ -1,0 +1,1 @@
+//! The iptables dataplane: kube-proxy's chains.

@@ -1,0 +1,3 @@
+//! A whole cluster in network namespaces on one Linux machine.
+
+pub mod cli;

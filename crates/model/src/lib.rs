@@ -1,0 +1,19 @@
+//! The neutral model: what one node's dataplane must do, decided once and executed by every plane.
+//!
+//! `cluster` turns Kubernetes objects into a [`Snapshot`]; a dataplane turns a `Snapshot` into kernel
+//! state; [`oracle`] answers, naively, what a packet must experience. Never does IO, never reads a clock.
+//!
+//! Invariant: no type here knows Kubernetes objects, BPF maps or iptables chains.
+
+mod divergence;
+mod ids;
+pub mod oracle;
+mod service;
+mod snapshot;
+
+pub use divergence::{Answer, DIVERGENCES, Divergence, Plane};
+pub use ids::{Family, Generation, InvalidPort, PodName, Port, Protocol, ServiceName, ServicePortId};
+pub use service::{
+    Backend, Frontend, FrontendAddress, FrontendKind, Masquerade, ServicePort, Target, TrafficPolicy,
+};
+pub use snapshot::{Changed, Endpoint, MacAddress, NodeConfig, Peer, Snapshot};

@@ -1,0 +1,1 @@
+//! The scenario harness: one topology, one table of cases, three executors.

@@ -12,6 +12,7 @@ use std::{
 };
 
 use nix::{
+    fcntl::{Flock, FlockArg},
     mount::{MntFlags, MsFlags, mount, umount2},
     sched::{CloneFlags, setns, unshare},
 };
@@ -185,13 +186,15 @@ fn path_of(name: &str) -> PathBuf {
 }
 
 /// Makes the directory a shared mount once, as `ip netns add` does, so that removals reach every mount namespace.
+///
+/// Under a lock: two first users would otherwise stack two mounts, and one would lose its names.
 fn prepare_directory() -> io::Result<()> {
     fs::create_dir_all(DIRECTORY)?;
-    let share =
-        || mount(None::<&str>, DIRECTORY, None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>);
-    if share().is_err() {
-        mount(Some(DIRECTORY), DIRECTORY, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)?;
-        share()?;
+    let _lock = Flock::lock(File::open("/run")?, FlockArg::LockExclusive).map_err(|(_, errno)| errno)?;
+    let mount_here = |source, flags| mount(source, DIRECTORY, None::<&str>, flags, None::<&str>);
+    if mount_here(None, MsFlags::MS_SHARED | MsFlags::MS_REC).is_err() {
+        mount_here(Some(DIRECTORY), MsFlags::MS_BIND | MsFlags::MS_REC)?;
+        mount_here(None, MsFlags::MS_SHARED | MsFlags::MS_REC)?;
     }
     Ok(())
 }
@@ -235,7 +238,7 @@ mod tests {
         let address = listener.local_addr().expect("address");
         assert!(TcpStream::connect(address).is_err(), "the listener must not be in this thread's namespace");
         namespace.run(|| TcpStream::connect(address).expect("connect inside")).expect("enter");
-        assert_eq!(NetNs::list(&name).expect("list"), [name.clone()]);
+        assert_eq!(NetNs::list(&name).expect("list"), std::slice::from_ref(&name));
         drop(namespace);
         assert_eq!(NetNs::list(&name).expect("list"), [""; 0]);
     }

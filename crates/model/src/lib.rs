@@ -10,6 +10,7 @@ mod ids;
 pub mod oracle;
 mod service;
 mod snapshot;
+mod update;
 
 pub use divergence::{Answer, DIVERGENCES, Divergence, Plane};
 pub use ids::{Family, Generation, InvalidPort, PodName, Port, Protocol, ServiceName, ServicePortId};
@@ -17,3 +18,4 @@ pub use service::{
     Backend, Frontend, FrontendAddress, FrontendKind, Masquerade, ServicePort, Target, TrafficPolicy,
 };
 pub use snapshot::{Changed, Endpoint, MacAddress, NodeConfig, Peer, Snapshot};
+pub use update::Update;

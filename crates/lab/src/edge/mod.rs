@@ -1,0 +1,251 @@
+//! The cloud's load balancer, as GCE's target pools are: forwarding rules, pools of nodes, HTTP health checks.
+//!
+//! Forwards by the kernel of the edge's namespace: 5-tuple hashing over healthy nodes, nothing rewritten, replies
+//! go back directly. Called by the service controller ([`Edge::ensure`], [`Edge::remove`]); read by the
+//! supervisor's API ([`Edge::status`]). Never knows Kubernetes objects.
+
+mod health;
+mod pool;
+mod probe;
+mod program;
+mod spec;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use jiff::Timestamp;
+use model::ServiceName;
+use netns::NetNs;
+
+pub(crate) use program::NODE_BRIDGE;
+pub use spec::{
+    EdgeStatus, ForwardingRule, ForwardingRuleSpec, Health, HealthCheck, HealthCheckTarget,
+    HealthCheckTiming, Member, Probe, ProbeAnswer, TargetPool, load_balancer_name,
+};
+
+use self::{pool::Pool, program::Table};
+use crate::{command, plan::Topology};
+
+/// Why a Service cannot be load-balanced, or the load balancer not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("give {service} the load-balancer address {address}: outside {range}")]
+    OutOfRange { service: ServiceName, address: IpAddr, range: ipnet::IpNet },
+    #[error("give {service} the load-balancer address {address}: taken by {owner}")]
+    Taken { service: ServiceName, address: IpAddr, owner: ServiceName },
+    #[error("give {service} a load-balancer address: all of {range} are taken")]
+    Exhausted { service: ServiceName, range: ipnet::IpNet },
+    #[error("program the load balancer")]
+    Program(#[from] command::Error),
+    #[error("open a namespace of the load balancer")]
+    Namespace(#[from] netns::Error),
+}
+
+/// A handle on the load balancer; clones share it. Probing ends with [`Edge::remove`] or the runtime.
+#[derive(Clone, Debug)]
+pub struct Edge {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    topology: Topology,
+    timing: HealthCheckTiming,
+    namespace: NetNs,
+    nodes: Vec<NetNs>,
+    /// By Service uid. Never locked across an await.
+    pools: Mutex<BTreeMap<String, Pool>>,
+    /// What the kernels hold. Locked while they are programmed, so that steps never interleave.
+    applied: tokio::sync::Mutex<Table>,
+}
+
+impl Edge {
+    /// Prepares the edge of a lab whose namespaces and links exist.
+    ///
+    /// # Errors
+    /// A namespace is missing, or the kernel refuses next hops or filter.
+    pub fn new(topology: Topology, timing: HealthCheckTiming) -> Result<Self, Error> {
+        let namespace = NetNs::open(&topology.edge_namespace())?;
+        let nodes =
+            topology.nodes.iter().map(|node| NetNs::open(&node.namespace)).collect::<Result<_, _>>()?;
+        command::ip_batch(&namespace, &program::next_hops(&topology))?;
+        command::iptables_restore(&namespace, &program::filter(&Table::new(), topology.primary().vips))?;
+        let shared = Shared {
+            topology,
+            timing,
+            namespace,
+            nodes,
+            pools: Mutex::default(),
+            applied: tokio::sync::Mutex::default(),
+        };
+        Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// Creates or updates the rules and the pool of one Service; returns its address once packets are forwarded.
+    ///
+    /// Idempotent. A Service keeps its address unless it requests another.
+    ///
+    /// # Errors
+    /// The requested address cannot be given, or the kernel refuses; what was there before stays.
+    pub async fn ensure(&self, spec: ForwardingRuleSpec) -> Result<IpAddr, Error> {
+        let address = self.admit(spec)?;
+        self.program().await?;
+        Ok(address)
+    }
+
+    /// Removes the rules and the pool of the Service with this uid. One that is gone already is no error.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub async fn remove(&self, uid: &str) -> Result<(), Error> {
+        self.pools().remove(uid);
+        self.program().await
+    }
+
+    /// Rules and pools with the health of every node and the latest probes, ordered by name.
+    pub fn status(&self) -> EdgeStatus {
+        let pools = self.pools();
+        let mut status = EdgeStatus {
+            forwarding_rules: pools.values().flat_map(Pool::rules).collect(),
+            target_pools: pools.values().map(|pool| pool.describe(&self.shared.timing)).collect(),
+        };
+        status.forwarding_rules.sort_by(|a, b| a.name.cmp(&b.name));
+        status.target_pools.sort_by(|a, b| a.name.cmp(&b.name));
+        status
+    }
+
+    /// Records what the Service wants and starts to probe for it.
+    fn admit(&self, spec: ForwardingRuleSpec) -> Result<IpAddr, Error> {
+        let mut pools = self.pools();
+        let address = self.choose_address(&pools, &spec)?;
+        if let Some(pool) = pools.get_mut(&spec.uid) {
+            pool.update(spec, address);
+            return Ok(address);
+        }
+        let uid = spec.uid.clone();
+        let now = Timestamp::now();
+        let mut pool = Pool::new(spec, address, &self.shared.topology.nodes, now);
+        for index in 0..self.shared.topology.nodes.len() {
+            let probing = self.clone().keep_probing(uid.clone(), index);
+            pool.own(tokio::spawn(probing).abort_handle());
+        }
+        pools.insert(uid, pool);
+        Ok(address)
+    }
+
+    fn choose_address(
+        &self,
+        pools: &BTreeMap<String, Pool>,
+        spec: &ForwardingRuleSpec,
+    ) -> Result<IpAddr, Error> {
+        let range = self.shared.topology.primary().vips;
+        let service = || spec.service.clone();
+        let owner = |address| {
+            let others = pools.iter().filter(|(uid, _)| **uid != spec.uid);
+            others.map(|(_, pool)| pool).find(|pool| pool.address() == address).map(Pool::service)
+        };
+        match (spec.requested_ip, pools.get(&spec.uid)) {
+            (Some(address), _) if !range.contains(&address) => {
+                Err(Error::OutOfRange { service: service(), address, range })
+            }
+            (Some(address), _) => match owner(address) {
+                Some(owner) => Err(Error::Taken { service: service(), address, owner }),
+                None => Ok(address),
+            },
+            (None, Some(pool)) => Ok(pool.address()),
+            (None, None) => range
+                .hosts()
+                .find(|address| owner(*address).is_none())
+                .ok_or_else(|| Error::Exhausted { service: service(), range }),
+        }
+    }
+
+    /// Brings the kernels in step with the pools.
+    async fn program(&self) -> Result<(), Error> {
+        let mut applied = self.shared.applied.lock().await;
+        let desired: Table = self.pools().values().map(|pool| (pool.address(), pool.forwarding())).collect();
+        if *applied == desired {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        let old = applied.clone();
+        let new = desired.clone();
+        let work = tokio::task::spawn_blocking(move || shared.transition(&old, &new));
+        match work.await {
+            Ok(result) => result?,
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        }
+        *applied = desired;
+        Ok(())
+    }
+
+    /// Probes one node for one pool until the pool goes.
+    async fn keep_probing(self, uid: String, index: usize) {
+        let mut ticks = tokio::time::interval(self.shared.timing.interval);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let node = &self.shared.topology.nodes[index];
+        loop {
+            ticks.tick().await;
+            let Some(target) = self.pools().get(&uid).map(Pool::health_check) else { return };
+            let address = SocketAddr::new(node.address(), target.port.get());
+            let time = Timestamp::now();
+            let (answer, latency) =
+                probe::probe(&self.shared.namespace, address, &target.path, self.shared.timing.timeout).await;
+            let probe = Probe {
+                time,
+                node: node.name.clone(),
+                url: format!("http://{address}{}", target.path),
+                latency_us: u64::try_from(latency.as_micros()).unwrap_or(u64::MAX),
+                answer,
+                transition: None,
+            };
+            let Some(changed) = self
+                .pools()
+                .get_mut(&uid)
+                .map(|pool| pool.record(index, &target, probe, &self.shared.timing, Timestamp::now()))
+            else {
+                return;
+            };
+            if changed && let Err(error) = self.program().await {
+                tracing::error!(
+                    node = node.name,
+                    error = &error as &dyn std::error::Error,
+                    "health not programmed"
+                );
+            }
+        }
+    }
+
+    fn pools(&self) -> MutexGuard<'_, BTreeMap<String, Pool>> {
+        // Every change below this lock is one assignment: a panic elsewhere leaves nothing half done.
+        self.shared.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Shared {
+    /// Nodes accept an address before the edge sends to it, and as long as it does.
+    fn transition(&self, old: &Table, new: &Table) -> Result<(), Error> {
+        let vips = self.topology.primary().vips;
+        let mut union = old.clone();
+        union.extend(new.iter().map(|(vip, forwarding)| (*vip, forwarding.clone())));
+        for node in &self.nodes {
+            command::ip_batch(node, &program::node_steps(old, &union))?;
+        }
+        command::ip_batch(&self.namespace, &program::edge_steps(old, new, vips))?;
+        if ports(old) != ports(new) {
+            command::iptables_restore(&self.namespace, &program::filter(new, vips))?;
+        }
+        for node in &self.nodes {
+            command::ip_batch(node, &program::node_steps(&union, new))?;
+        }
+        Ok(())
+    }
+}
+
+/// What the filter depends on.
+fn ports(table: &Table) -> Vec<(&IpAddr, &std::collections::BTreeSet<(model::Protocol, model::Port)>)> {
+    table.iter().map(|(vip, forwarding)| (vip, &forwarding.ports)).collect()
+}

@@ -1,0 +1,377 @@
+//! What a lab consists of: names, namespaces and addresses, all derived from its name, plane and size.
+//!
+//! Pure: never looks at the machine. Two labs of equal size have equal addresses, so that only the plane differs.
+//!
+//! ```text
+//!  client ──── edge ──┬── node-a ── pods 10.20.0.0/24
+//!  198.51.100.10      ├── node-b ── pods 10.20.1.0/24
+//!                     └── API 10.128.0.2:6443
+//! ```
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+use model::Plane;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// Names are given to namespaces as `tpl-<lab>-<place>`.
+const PREFIX: &str = "tpl";
+
+/// Where the agents of a lab find its API.
+pub const API_PORT: u16 = 6443;
+
+/// Most nodes a lab can have: node names end in one letter.
+pub const MAX_NODES: u8 = 8;
+
+/// What a lab has in place of a cloud's region.
+pub const REGION: &str = "lab";
+
+/// The name of one lab: it becomes part of namespace, file and cgroup names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct LabName(String);
+
+/// A lab name that cannot be.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("lab name {0:?}: want 1 to 32 characters a-z, 0-9 and '-', first and last no '-'")]
+pub struct InvalidName(String);
+
+/// A number of nodes that cannot be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} nodes: want 1 to {MAX_NODES}")]
+pub struct InvalidSize(u8);
+
+/// Everything about a lab that is known before it exists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Topology {
+    pub name: LabName,
+    pub plane: Plane,
+    /// One per address family, the primary one first.
+    pub addressing: Vec<Addressing>,
+    pub nodes: Vec<NodePlan>,
+}
+
+/// The prefixes of one address family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Addressing {
+    pub clients: IpNet,
+    pub nodes: IpNet,
+    pub pods: IpNet,
+    pub services: IpNet,
+    /// Load-balancer addresses, given out by the edge.
+    pub vips: IpNet,
+}
+
+/// One node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodePlan {
+    /// `node-a`, `node-b`, …
+    pub name: String,
+    /// Its network namespace.
+    pub namespace: String,
+    /// One per address family, the primary one first.
+    pub addresses: Vec<IpAddr>,
+    pub pod_cidrs: Vec<IpNet>,
+    pub zone: String,
+}
+
+/// Somewhere in a lab where a command can run.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// The machine outside the cluster.
+    Client,
+    /// The router and load balancer.
+    Edge,
+    /// By name.
+    Node(String),
+    /// `name`, or `namespace/name` where names alone are not unique.
+    Pod { namespace: Option<String>, name: String },
+}
+
+impl LabName {
+    /// # Errors
+    /// Not a name that files and namespaces can carry.
+    pub fn new(name: impl Into<String>) -> Result<Self, InvalidName> {
+        let name = name.into();
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        let sound = (1..=32).contains(&name.len())
+            && name.chars().all(allowed)
+            && !name.starts_with('-')
+            && !name.ends_with('-');
+        if sound { Ok(Self(name)) } else { Err(InvalidName(name)) }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Whether `namespace` belongs to the lab of this name, whatever its size was.
+    ///
+    /// The last part decides: `tpl-x-node-b-client` is of lab `x-node-b`, never of `x`.
+    pub fn owns_namespace(&self, namespace: &str) -> bool {
+        let Some(place) = namespace.strip_prefix(&self.namespace("")) else { return false };
+        match place.split_once('-') {
+            None => matches!(place, "client" | "edge"),
+            Some(("node", letter)) => letter.len() == 1 && letter.chars().all(|c| c.is_ascii_lowercase()),
+            Some(("pod", id)) => id.len() == 8 && id.chars().all(|c| c.is_ascii_hexdigit()),
+            Some(_) => false,
+        }
+    }
+
+    fn namespace(&self, place: &str) -> String {
+        format!("{PREFIX}-{self}-{place}")
+    }
+}
+
+impl fmt::Display for LabName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for LabName {
+    type Err = InvalidName;
+
+    fn from_str(s: &str) -> Result<Self, InvalidName> {
+        Self::new(s)
+    }
+}
+
+impl TryFrom<String> for LabName {
+    type Error = InvalidName;
+
+    fn try_from(s: String) -> Result<Self, InvalidName> {
+        Self::new(s)
+    }
+}
+
+impl From<LabName> for String {
+    fn from(name: LabName) -> Self {
+        name.0
+    }
+}
+
+impl Topology {
+    /// The plan of a lab with `size` nodes.
+    ///
+    /// # Errors
+    /// No node, or more than [`MAX_NODES`].
+    pub fn new(name: LabName, plane: Plane, size: u8) -> Result<Self, InvalidSize> {
+        if !(1..=MAX_NODES).contains(&size) {
+            return Err(InvalidSize(size));
+        }
+        let addressing = vec![Addressing::V4];
+        let nodes = (0..size).map(|index| NodePlan::new(&name, index, &addressing)).collect();
+        Ok(Self { name, plane, addressing, nodes })
+    }
+
+    pub fn client_namespace(&self) -> String {
+        self.name.namespace("client")
+    }
+
+    pub fn edge_namespace(&self) -> String {
+        self.name.namespace("edge")
+    }
+
+    /// The namespace of the pod with this uid. Short, and the same however often it is asked for.
+    pub fn pod_namespace(&self, uid: &str) -> String {
+        let digest = Sha256::digest(uid.as_bytes());
+        let id: String = digest.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+        self.name.namespace(&format!("pod-{id}"))
+    }
+
+    /// Where agents and pods reach the API.
+    pub fn api_address(&self) -> SocketAddr {
+        SocketAddr::new(self.primary().api(), API_PORT)
+    }
+
+    /// The API's URL as a node sees it.
+    pub fn api_url(&self) -> String {
+        format!("http://{}", self.api_address())
+    }
+
+    pub fn node(&self, name: &str) -> Option<&NodePlan> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The addresses of the primary family.
+    pub fn primary(&self) -> &Addressing {
+        &self.addressing[0]
+    }
+}
+
+impl Addressing {
+    /// Documentation ranges outside, private ones inside.
+    pub const V4: Self = Self {
+        clients: v4([198, 51, 100, 0], 24),
+        nodes: v4([10, 128, 0, 0], 24),
+        pods: v4([10, 20, 0, 0], 16),
+        services: v4([10, 24, 0, 0], 20),
+        vips: v4([203, 0, 113, 0], 24),
+    };
+
+    /// The machine outside.
+    pub fn client(&self) -> IpAddr {
+        host(self.clients, 10)
+    }
+
+    /// The edge as the client sees it.
+    pub fn client_gateway(&self) -> IpAddr {
+        host(self.clients, 1)
+    }
+
+    /// The edge as the nodes see it; health checks come from here.
+    pub fn node_gateway(&self) -> IpAddr {
+        host(self.nodes, 1)
+    }
+
+    /// The embedded API.
+    pub fn api(&self) -> IpAddr {
+        host(self.nodes, 2)
+    }
+
+    /// The node of this index, from 0.
+    pub fn node(&self, index: u8) -> IpAddr {
+        host(self.nodes, 11 + u32::from(index))
+    }
+
+    /// The pods of the node of this index, from 0: the pods' prefix has room for 256.
+    pub fn pod_cidr(&self, index: u8) -> IpNet {
+        let length = self.pods.prefix_len() + 8;
+        self.pods
+            .subnets(length)
+            .ok()
+            .and_then(|mut subnets| subnets.nth(index.into()))
+            .expect("the pods' prefix is long enough by construction")
+    }
+}
+
+impl NodePlan {
+    fn new(lab: &LabName, index: u8, addressing: &[Addressing]) -> Self {
+        let letter = char::from(b'a' + index);
+        let name = format!("node-{letter}");
+        Self {
+            namespace: lab.namespace(&name),
+            addresses: addressing.iter().map(|family| family.node(index)).collect(),
+            pod_cidrs: addressing.iter().map(|family| family.pod_cidr(index)).collect(),
+            zone: format!("{REGION}-{letter}"),
+            name,
+        }
+    }
+
+    /// The address of the primary family: the node's InternalIP.
+    pub fn address(&self) -> IpAddr {
+        self.addresses[0]
+    }
+}
+
+impl FromStr for Place {
+    type Err = std::convert::Infallible;
+
+    /// Never fails: what is no fixed place and no node's name is taken for a pod's.
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let is_node = |rest: &str| rest.len() == 1 && rest.chars().all(|c| c.is_ascii_lowercase());
+        Ok(match s {
+            "client" => Self::Client,
+            "edge" => Self::Edge,
+            _ if s.strip_prefix("node-").is_some_and(is_node) => Self::Node(s.to_owned()),
+            _ => match s.split_once('/') {
+                Some((namespace, name)) => {
+                    Self::Pod { namespace: Some(namespace.to_owned()), name: name.to_owned() }
+                }
+                None => Self::Pod { namespace: None, name: s.to_owned() },
+            },
+        })
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client => f.write_str("client"),
+            Self::Edge => f.write_str("edge"),
+            Self::Node(name) | Self::Pod { namespace: None, name } => f.write_str(name),
+            Self::Pod { namespace: Some(namespace), name } => write!(f, "{namespace}/{name}"),
+        }
+    }
+}
+
+const fn v4([a, b, c, d]: [u8; 4], length: u8) -> IpNet {
+    match ipnet::Ipv4Net::new(Ipv4Addr::new(a, b, c, d), length) {
+        Ok(net) => IpNet::V4(net),
+        Err(_) => panic!("a prefix length within the family"),
+    }
+}
+
+/// The address `offset` above the prefix.
+fn host(net: IpNet, offset: u32) -> IpAddr {
+    match net.network() {
+        IpAddr::V4(address) => (u32::from(address) + offset).to_be_bytes().into(),
+        IpAddr::V6(address) => (u128::from(address) + u128::from(offset)).to_be_bytes().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn topology(name: &str, size: u8) -> Topology {
+        Topology::new(LabName::new(name).expect("name"), Plane::Ebpf, size).expect("size")
+    }
+
+    #[test]
+    fn addresses_are_those_of_the_plan() {
+        let lab = topology("x", 2);
+        assert_eq!(lab.api_url(), "http://10.128.0.2:6443");
+        assert_eq!(lab.primary().client().to_string(), "198.51.100.10");
+        assert_eq!(lab.primary().client_gateway().to_string(), "198.51.100.1");
+        assert_eq!(lab.primary().node_gateway().to_string(), "10.128.0.1");
+        let [a, b] = &lab.nodes[..] else { panic!("two nodes") };
+        assert_eq!((a.name.as_str(), a.address().to_string()), ("node-a", "10.128.0.11".into()));
+        assert_eq!(
+            (b.namespace.as_str(), b.pod_cidrs[0].to_string()),
+            ("tpl-x-node-b", "10.20.1.0/24".into())
+        );
+    }
+
+    #[test]
+    fn sizes_and_names_that_cannot_be_are_refused() {
+        let name = LabName::new("x").expect("name");
+        assert_eq!(Topology::new(name.clone(), Plane::Ebpf, 0), Err(InvalidSize(0)));
+        assert_eq!(Topology::new(name, Plane::Ebpf, 9), Err(InvalidSize(9)));
+        for name in ["", "-a", "a-", "A", "a/b", "..", &"a".repeat(33)] {
+            assert!(LabName::new(name).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_lab_owns_its_namespaces_and_no_other_labs() {
+        let labs = ["x", "x-node-b", "x-pod", "x-ebpf", "x-pod-0011aabb"].map(|name| topology(name, 8));
+        for lab in &labs {
+            let mut namespaces = vec![lab.client_namespace(), lab.edge_namespace(), lab.pod_namespace("u")];
+            namespaces.extend(lab.nodes.iter().map(|node| node.namespace.clone()));
+            for namespace in namespaces {
+                let owners: Vec<_> = labs.iter().filter(|l| l.name.owns_namespace(&namespace)).collect();
+                assert_eq!(owners, [lab], "{namespace}");
+            }
+        }
+    }
+
+    #[test]
+    fn places_read_back_as_they_print() {
+        for text in ["client", "edge", "node-b", "nginx-0", "netflow-test/nginx-0"] {
+            let place: Place = text.parse().expect("never fails");
+            assert_eq!(place.to_string(), text);
+        }
+        assert_eq!("node-b".parse(), Ok(Place::Node("node-b".into())));
+        assert!(matches!("node-bc".parse(), Ok(Place::Pod { .. })));
+    }
+}

@@ -1,1 +1,32 @@
-//! Kubernetes objects to Snapshot: Service semantics, watches.
+//! Kubernetes objects to [`model::Snapshot`]: Service semantics, and the watches that feed them.
+//!
+//! ```text
+//!  Service ──┐                       ┌── Claims: who owns an address that several Services want
+//!            ├─▶ Index ── compile ───┤
+//!  Slices ───┤  (one Service only)   └── choose: readiness, traffic policies, topology
+//!  Nodes ────┘        │
+//!                     ▼
+//!               model::Update ─▶ dataplane
+//! ```
+//!
+//! [`Index`] is pure: it is told of objects and answers with what moved. [`watch`] is the only IO.
+//! Never touches a kernel.
+//!
+//! Invariant: a change of one Service or one slice costs that Service, not all of them.
+//! Invariant: a bad object is reported as [`Problem`]s and changes nothing for any other object.
+
+mod address;
+mod choose;
+mod claims;
+mod index;
+mod kinds;
+mod node;
+mod problem;
+mod program;
+mod service;
+mod slice;
+pub mod watch;
+
+pub use index::{Index, Settings};
+pub use kinds::Kind;
+pub use problem::{ObjectRef, Problem};

@@ -1,0 +1,329 @@
+//! The index of everything this node must know of the cluster. Pure: told of objects, answers with what moved.
+//!
+//! Objects arrive as [`watcher::Event`]s, in any order between kinds. A relist (`Init` … `InitDone`) only
+//! removes what it did not list, at its end, so that no relist ever takes a Service down. Nothing is answered
+//! before every kind was listed once: a Service whose slices are not known yet is not one without endpoints.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use kube::runtime::watcher::Event;
+use model::{
+    Endpoint, Generation, NodeConfig, Peer, PodName, ServiceName, ServicePort, ServicePortId, Update,
+};
+
+use crate::{
+    claims::{self, Claims},
+    kinds::{KINDS, Key, Kind, key_of},
+    node::Node,
+    problem::{ObjectRef, Problem},
+    program,
+    service::Service,
+    slice::Slice,
+};
+
+/// What an index is made for.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The Node object of this node.
+    pub node: String,
+    /// Prefixes of all pods of the cluster, both families.
+    pub cluster_cidrs: Vec<IpNet>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Index {
+    pub(crate) settings: Settings,
+    pub(crate) services: BTreeMap<ServiceName, Service>,
+    slices: BTreeMap<ServiceName, BTreeMap<String, Slice>>,
+    /// Which Service each slice was last seen with: its label can change.
+    pub(crate) slice_owners: BTreeMap<Key, ServiceName>,
+    pub(crate) nodes: BTreeMap<String, Node>,
+    own_node_deleted: bool,
+    local_addresses: Vec<IpAddr>,
+    claims: Claims,
+    problems: BTreeMap<ObjectRef, Vec<Problem>>,
+    conflicts: BTreeMap<ServiceName, Vec<Problem>>,
+    listings: Listings,
+    dirty: BTreeSet<ServiceName>,
+    compiled: BTreeMap<ServiceName, Vec<Arc<ServicePort>>>,
+    node_config: Option<NodeConfig>,
+    pending: Update,
+    generation: Generation,
+}
+
+/// How far the first list, or a relist, of each kind is.
+#[derive(Debug, Default)]
+struct Listings {
+    complete: BTreeSet<&'static str>,
+    /// Keys known before the relist that it has not listed yet.
+    unlisted: BTreeMap<&'static str, BTreeSet<Key>>,
+}
+
+impl Index {
+    /// An index that knows nothing yet.
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            settings,
+            services: BTreeMap::new(),
+            slices: BTreeMap::new(),
+            slice_owners: BTreeMap::new(),
+            nodes: BTreeMap::new(),
+            own_node_deleted: false,
+            local_addresses: vec![],
+            claims: Claims::default(),
+            problems: BTreeMap::new(),
+            conflicts: BTreeMap::new(),
+            listings: Listings::default(),
+            dirty: BTreeSet::new(),
+            compiled: BTreeMap::new(),
+            node_config: None,
+            pending: Update::default(),
+            generation: Generation::default(),
+        }
+    }
+
+    /// Takes in what a watch saw.
+    pub fn observe<K: Kind>(&mut self, event: Event<K>) {
+        match event {
+            Event::Apply(object) => object.apply(self),
+            Event::Delete(object) => K::remove(&key_of(&object), self),
+            Event::Init => {
+                let known = K::known(self);
+                self.listings.unlisted.insert(K::KIND, known);
+            }
+            Event::InitApply(object) => {
+                if let Some(unlisted) = self.listings.unlisted.get_mut(K::KIND) {
+                    unlisted.remove(&key_of(&object));
+                }
+                object.apply(self);
+            }
+            Event::InitDone => {
+                for key in self.listings.unlisted.remove(K::KIND).unwrap_or_default() {
+                    K::remove(&key, self);
+                }
+                self.listings.complete.insert(K::KIND);
+            }
+        }
+    }
+
+    /// The addresses that this node's interfaces have, beyond those its Node object names.
+    pub fn set_local_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.local_addresses = addresses;
+        self.refresh_node();
+    }
+
+    /// Adds or replaces a pod of this node.
+    pub fn set_endpoint(&mut self, endpoint: Endpoint) {
+        self.pending.endpoints.insert(endpoint.pod.clone(), Some(Arc::new(endpoint)));
+    }
+
+    /// Forgets a pod of this node.
+    pub fn remove_endpoint(&mut self, pod: &PodName) {
+        self.pending.endpoints.insert(pod.clone(), None);
+    }
+
+    /// What is missing before anything can be programmed; `None` once all is there.
+    pub fn waiting_for(&self) -> Option<String> {
+        if let Some(kind) = KINDS.iter().find(|kind| !self.listings.complete.contains(*kind)) {
+            return Some(format!("the list of {kind} objects"));
+        }
+        let name = &self.settings.node;
+        match self.nodes.get(name) {
+            _ if self.node_config.is_some() => None,
+            None => Some(format!("Node {name}: not found")),
+            Some(node) if node.internal_ips.is_empty() => {
+                Some(format!("Node {name}: status.addresses: no valid InternalIP"))
+            }
+            Some(_) => Some(format!("Node {name}: spec.podCIDR: none assigned")),
+        }
+    }
+
+    /// What moved since the last call; `None` where nothing did, or something is still waited for.
+    pub fn take_update(&mut self) -> Option<Update> {
+        if self.waiting_for().is_some() {
+            return None;
+        }
+        for name in mem::take(&mut self.dirty) {
+            self.recompile(&name);
+        }
+        if self.pending.is_empty() {
+            return None;
+        }
+        self.generation = self.generation.next();
+        self.pending.generation = self.generation;
+        Some(mem::take(&mut self.pending))
+    }
+
+    /// Everything wrong with any object, in order of object.
+    pub fn problems(&self) -> impl Iterator<Item = &Problem> {
+        self.problems.values().chain(self.conflicts.values()).flatten()
+    }
+
+    /// This node's configuration, once known.
+    pub fn node_config(&self) -> Option<&NodeConfig> {
+        self.node_config.as_ref()
+    }
+
+    /// Whether load balancers may send traffic here: the Node is neither deleted nor about to be.
+    pub fn node_eligible(&self) -> bool {
+        !self.own_node_deleted && self.nodes.get(&self.settings.node).is_none_or(|node| node.eligible)
+    }
+
+    fn recompile(&mut self, name: &ServiceName) {
+        let zone = self.nodes.get(&self.settings.node).and_then(|node| node.zone.as_deref());
+        let mut conflicts = vec![];
+        let ports = self.services.get(name).map_or_else(Vec::new, |service| {
+            let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+            let mut ports = program::compile(service, slices, zone);
+            for port in &mut ports {
+                conflicts.extend(claims::drop_foreign(&self.claims, service, port));
+            }
+            ports
+        });
+        self.note_conflicts(name, conflicts);
+        self.replace(name, ports);
+    }
+
+    fn note_conflicts(&mut self, name: &ServiceName, conflicts: Vec<Problem>) {
+        if conflicts.is_empty() {
+            self.conflicts.remove(name);
+        } else {
+            self.conflicts.insert(name.clone(), conflicts);
+        }
+    }
+
+    /// Queues what differs between `ports` and what `name` was compiled to before.
+    fn replace(&mut self, name: &ServiceName, ports: Vec<ServicePort>) {
+        let before = self.compiled.remove(name).unwrap_or_default();
+        let find = |id: &ServicePortId| before.iter().find(|port| port.id == *id);
+        let gone = before.iter().filter(|old| !ports.iter().any(|port| port.id == old.id));
+        self.pending.services.extend(gone.map(|old| (old.id.clone(), None)));
+        let mut after = Vec::with_capacity(ports.len());
+        for port in ports {
+            after.push(match find(&port.id).filter(|old| ***old == port) {
+                Some(same) => Arc::clone(same),
+                None => {
+                    let port = Arc::new(port);
+                    self.pending.services.insert(port.id.clone(), Some(Arc::clone(&port)));
+                    port
+                }
+            });
+        }
+        if !after.is_empty() {
+            self.compiled.insert(name.clone(), after);
+        }
+    }
+
+    fn note_problems(&mut self, object: ObjectRef, problems: Vec<Problem>) {
+        if problems.is_empty() {
+            self.problems.remove(&object);
+        } else {
+            self.problems.insert(object, problems);
+        }
+    }
+
+    pub(crate) fn set_service(&mut self, name: &ServiceName, read: Option<(Service, Vec<Problem>)>) {
+        let (service, problems) =
+            read.map_or((None, vec![]), |(service, problems)| (Some(service), problems));
+        self.note_problems(ObjectRef::service(name), problems);
+        if self.services.get(name) == service.as_ref() {
+            return;
+        }
+        let claims = service.as_ref().map(program::claims).unwrap_or_default();
+        let others = self.claims.set(name, claims);
+        self.dirty.extend(others);
+        self.dirty.insert(name.clone());
+        match service {
+            Some(service) => self.services.insert(name.clone(), service),
+            None => self.services.remove(name),
+        };
+    }
+
+    pub(crate) fn set_slice(&mut self, key: &Key, read: Option<(Slice, Vec<Problem>)>) {
+        let (slice, problems) = read.map_or((None, vec![]), |(slice, problems)| (Some(slice), problems));
+        self.note_problems(ObjectRef::slice(&key.0, &key.1), problems);
+        let owner = slice.as_ref().map(|slice| slice.service.clone());
+        if self.slice_owners.get(key) != owner.as_ref()
+            && let Some(before) = self.slice_owners.remove(key)
+        {
+            self.drop_slice(&before, &key.1);
+        }
+        let (Some(slice), Some(owner)) = (slice, owner) else { return };
+        let slices = self.slices.entry(owner.clone()).or_default();
+        if slices.get(&key.1) != Some(&slice) {
+            slices.insert(key.1.clone(), slice);
+            self.dirty.insert(owner.clone());
+        }
+        self.slice_owners.insert(key.clone(), owner);
+    }
+
+    fn drop_slice(&mut self, service: &ServiceName, slice: &str) {
+        if let Some(slices) = self.slices.get_mut(service) {
+            slices.remove(slice);
+            if slices.is_empty() {
+                self.slices.remove(service);
+            }
+        }
+        self.dirty.insert(service.clone());
+    }
+
+    pub(crate) fn set_node(&mut self, name: &str, read: Option<(Node, Vec<Problem>)>) {
+        let (node, problems) = read.map_or((None, vec![]), |(node, problems)| (Some(node), problems));
+        self.note_problems(ObjectRef::node(name), problems);
+        if name == self.settings.node {
+            self.set_own_node(node);
+        } else {
+            let peer = node.as_ref().map(Node::to_peer);
+            let before = self.nodes.get(name).map(Node::to_peer);
+            if peer != before {
+                self.pending.peers.insert(name.to_owned(), peer.map(Arc::<Peer>::new));
+            }
+            match node {
+                Some(node) => self.nodes.insert(name.to_owned(), node),
+                None => self.nodes.remove(name),
+            };
+        }
+    }
+
+    /// A deleted Node keeps its last configuration: the machine is still there and still forwards.
+    fn set_own_node(&mut self, node: Option<Node>) {
+        self.own_node_deleted = node.is_none();
+        let Some(node) = node else { return };
+        let before = self.nodes.insert(node.name.clone(), node);
+        let zone = self.nodes.get(&self.settings.node).and_then(|node| node.zone.as_ref());
+        if before.as_ref().and_then(|node| node.zone.as_ref()) != zone {
+            self.dirty.extend(self.services.keys().cloned());
+        }
+        self.refresh_node();
+    }
+
+    fn refresh_node(&mut self) {
+        let Some(node) = self.nodes.get(&self.settings.node) else { return };
+        if node.internal_ips.is_empty() || node.pod_cidrs.is_empty() {
+            return;
+        }
+        let mut addresses = vec![];
+        for address in node.internal_ips.iter().chain(&node.external_ips).chain(&self.local_addresses) {
+            if !addresses.contains(address) {
+                addresses.push(*address);
+            }
+        }
+        let config = NodeConfig {
+            name: node.name.clone(),
+            addresses,
+            pod_cidrs: node.pod_cidrs.clone(),
+            cluster_cidrs: self.settings.cluster_cidrs.clone(),
+        };
+        if self.node_config.as_ref() != Some(&config) {
+            self.pending.node = Some(config.clone());
+            self.node_config = Some(config);
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The watches on the Kubernetes API: the only IO of this crate.
+//!
+//! Asks for what kube-proxy asks for: Services that have a cluster IP and no other proxy's name, slices of
+//! Services that are not headless, all Nodes. Reconnects for ever, with growing pauses; what was learned
+//! before stays valid meanwhile.
+
+use std::time::Duration;
+
+use futures::{Stream, StreamExt as _, future, stream};
+use k8s_openapi::api::{
+    core::v1::{Node, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Api, Client,
+    api::ListParams,
+    runtime::{
+        WatchStreamExt as _,
+        watcher::{self, Config, Event},
+    },
+};
+
+use crate::{Index, Kind};
+
+const SERVICE_LABELS: &str = "!service.kubernetes.io/service-proxy-name";
+const SERVICE_FIELDS: &str = "spec.clusterIP!=None";
+const SLICE_LABELS: &str = "!service.kubernetes.io/headless";
+/// Pause before the API server is asked again which selectors it knows.
+const PROBE_PAUSE: Duration = Duration::from_secs(1);
+
+/// What one of the watches has to tell.
+#[derive(Debug)]
+pub enum Seen {
+    Service(Event<Service>),
+    Slice(Event<EndpointSlice>),
+    Node(Box<Event<Node>>),
+    /// A watch was interrupted; it goes on by itself.
+    Interrupted {
+        kind: &'static str,
+        error: String,
+    },
+}
+
+impl Index {
+    /// Takes in what a watch saw; interruptions change nothing.
+    pub fn observe_seen(&mut self, seen: Seen) {
+        match seen {
+            Seen::Service(event) => self.observe(event),
+            Seen::Slice(event) => self.observe(event),
+            Seen::Node(event) => self.observe(*event),
+            Seen::Interrupted { .. } => {}
+        }
+    }
+}
+
+/// Watches everything an [`Index`] wants to know. Never ends.
+pub fn watch(client: &Client) -> impl Stream<Item = Seen> + Send + use<> {
+    let nodes = events::<Node>(client.clone(), Config::default(), |event| Seen::Node(Box::new(event)));
+    let slices = events(client.clone(), Config::default().labels(SLICE_LABELS), Seen::Slice);
+    let services = stream::once(service_selectors(client.clone())).flat_map({
+        let client = client.clone();
+        move |config| events(client.clone(), config, Seen::Service)
+    });
+    stream::select_all([nodes.boxed(), slices.boxed(), services.boxed()])
+}
+
+fn events<K>(client: Client, config: Config, seen: fn(Event<K>) -> Seen) -> impl Stream<Item = Seen> + Send
+where
+    K: Kind + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    watcher::watcher(Api::<K>::all(client), config).default_backoff().map(move |event| {
+        event.map_or_else(|error| Seen::Interrupted { kind: K::KIND, error: chain(&error) }, seen)
+    })
+}
+
+/// The selectors for Services. Not every server knows the field; headless Services are passed over either way.
+async fn service_selectors(client: Client) -> Config {
+    let config = Config::default().labels(SERVICE_LABELS);
+    let probe = ListParams::default().labels(SERVICE_LABELS).fields(SERVICE_FIELDS).limit(1);
+    let services: Api<Service> = Api::all(client);
+    loop {
+        match services.list_metadata(&probe).await {
+            Ok(_) => return config.fields(SERVICE_FIELDS),
+            Err(kube::Error::Api(status)) if status.code == 400 => {
+                tracing::info!("the API server cannot select Services by cluster IP: watching all of them");
+                return config;
+            }
+            // Whatever else is wrong, the watch meets it too and tells of it.
+            Err(kube::Error::Api(_)) => return config.fields(SERVICE_FIELDS),
+            Err(error) => {
+                tracing::debug!(error = chain(&error), "cannot reach the API server");
+                tokio::time::sleep(PROBE_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// An error with its causes, each once.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+/// Waits until `stream` has something, then takes along what else is there already, at most `limit`.
+///
+/// So that a burst of changes is compiled and programmed once.
+pub async fn next_burst<S: Stream<Item = Seen> + Unpin>(stream: &mut S, limit: usize) -> Vec<Seen> {
+    let mut burst: Vec<_> = stream.next().await.into_iter().collect();
+    while burst.len() < limit
+        && let Some(Some(seen)) = future::FutureExt::now_or_never(stream.next())
+    {
+        burst.push(seen);
+    }
+    burst
+}

@@ -1,0 +1,6 @@
+//! Kubernetes objects in, frontends and backends out: tables named after the facts they hold.
+
+mod choice;
+mod isolation;
+mod objects;
+mod support;

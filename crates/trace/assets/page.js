@@ -34,7 +34,7 @@
   }
 
   // A link to a layer opens it, and paper shows everything.
-  const open = () => { document.querySelector(`${location.hash || "#none"} > details`)?.setAttribute("open", ""); };
+  const open = () => { document.getElementById(location.hash.slice(1))?.querySelector("details")?.setAttribute("open", ""); };
   addEventListener("hashchange", open);
   open();
   addEventListener("beforeprint", () => {

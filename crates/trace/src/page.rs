@@ -54,8 +54,8 @@ struct LayerView<'a> {
     intro: &'static str,
     identical: bool,
     summary: String,
-    /// One or two captures of the same question, iptables first.
-    pairs: Vec<Vec<CaptureView<'a>>>,
+    /// Rows of two columns, iptables first: a row per question that both planes were asked.
+    pairs: Vec<[Vec<CaptureView<'a>>; 2]>,
     facts: Vec<rows::Row>,
     timeline: Option<timeline::Chart>,
 }
@@ -63,6 +63,7 @@ struct LayerView<'a> {
 #[derive(Debug, Serialize)]
 struct CaptureView<'a> {
     plane: Plane,
+    plane_name: &'static str,
     title: &'a str,
     r#where: &'a str,
     command: &'a str,
@@ -73,11 +74,8 @@ struct CaptureView<'a> {
 
 impl<'a> LayerView<'a> {
     fn new(layer: &'a Layer) -> Self {
-        let [left, right] = Plane::ALL.map(|plane| layer.of(plane).map(CaptureView::new).collect::<Vec<_>>());
-        let longer = left.len().max(right.len());
-        let (mut left, mut right) = (left.into_iter(), right.into_iter());
-        let pairs =
-            (0..longer).map(|_| [left.next(), right.next()].into_iter().flatten().collect()).collect();
+        let columns = Plane::ALL.map(|plane| layer.of(plane).map(CaptureView::new).collect::<Vec<_>>());
+        let longer = columns.iter().map(Vec::len).max().unwrap_or(0);
         let shown = match (layer.identical, longer) {
             (true, 1) => "Show the capture of each plane".to_owned(),
             (true, n) => format!("Show the {n} captures of each plane"),
@@ -89,7 +87,7 @@ impl<'a> LayerView<'a> {
             intro: intro(layer.id),
             identical: layer.identical,
             summary: shown,
-            pairs,
+            pairs: pairs(columns),
             facts: rows::of(&layer.facts),
             timeline: timeline::chart(layer),
         }
@@ -99,7 +97,36 @@ impl<'a> LayerView<'a> {
 impl<'a> CaptureView<'a> {
     fn new(capture: &'a Capture) -> Self {
         let Capture { dataplane, title, r#where, command, exit, output, note } = capture;
-        Self { plane: *dataplane, title, r#where, command, exit: *exit, output: output.trim_end(), note }
+        let plane_name = name(*dataplane);
+        Self {
+            plane: *dataplane,
+            plane_name,
+            title,
+            r#where,
+            command,
+            exit: *exit,
+            output: output.trim_end(),
+            note,
+        }
+    }
+}
+
+/// Side by side where both planes were asked the same; otherwise one row of two columns, each in its own order.
+fn pairs<'a>(columns: [Vec<CaptureView<'a>>; 2]) -> Vec<[Vec<CaptureView<'a>>; 2]> {
+    let [left, right] = &columns;
+    let asked = |column: &[CaptureView<'a>]| column.iter().map(|capture| capture.title).collect::<Vec<_>>();
+    if asked(left) != asked(right) {
+        return vec![columns];
+    }
+    let [left, right] = columns;
+    left.into_iter().zip(right).map(|(left, right)| [vec![left], vec![right]]).collect()
+}
+
+/// As people write it.
+const fn name(plane: Plane) -> &'static str {
+    match plane {
+        Plane::Iptables => "iptables",
+        Plane::Ebpf => "eBPF",
     }
 }
 

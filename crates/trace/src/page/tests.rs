@@ -55,8 +55,8 @@ fn text_has_aa_contrast_in_both_themes() {
 fn marks_have_contrast_in_both_themes() {
     let palette = palette();
     for mark in ["ok", "bad", "ink", "focus", "iptables", "ebpf"] {
-        for theme in 0..2 {
-            let ratio = contrast(palette[mark][theme], palette["card"][theme]);
+        for (mark_luminance, card) in palette[mark].into_iter().zip(palette["card"]) {
+            let ratio = contrast(mark_luminance, card);
             assert!(ratio >= 3.0, "{mark}: {ratio:.2}");
         }
     }

@@ -116,7 +116,7 @@ impl Series {
             Some(s) => format!("the pool dropped the node after {s} s"),
             None => "the pool did not drop the node".to_owned(),
         };
-        format!("{}: {failed} of {all} requests failed{longest}; {removed}.", self.plane)
+        format!("{}: {failed} of {all} requests failed{longest}; {removed}.", super::name(self.plane))
     }
 
     fn lane(&self, top: u32, scale: &Scale) -> Lane {
@@ -133,7 +133,12 @@ impl Series {
         });
         Lane {
             plane: self.plane,
-            label: format!("{}: {} of {} failed", self.plane, self.failed(), self.requests.len()),
+            label: format!(
+                "{}: {} of {} failed",
+                super::name(self.plane),
+                self.failed(),
+                self.requests.len()
+            ),
             label_y: top + LABEL,
             base_y: top + BASE,
             requests: requests.collect(),

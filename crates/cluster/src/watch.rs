@@ -31,8 +31,8 @@ const PROBE_PAUSE: Duration = Duration::from_secs(1);
 /// What one of the watches has to tell.
 #[derive(Debug)]
 pub enum Seen {
-    Service(Event<Service>),
-    Slice(Event<EndpointSlice>),
+    Service(Box<Event<Service>>),
+    Slice(Box<Event<EndpointSlice>>),
     Node(Box<Event<Node>>),
     /// A watch was interrupted; it goes on by itself.
     Interrupted {
@@ -45,8 +45,8 @@ impl Index {
     /// Takes in what a watch saw; interruptions change nothing.
     pub fn observe_seen(&mut self, seen: Seen) {
         match seen {
-            Seen::Service(event) => self.observe(event),
-            Seen::Slice(event) => self.observe(event),
+            Seen::Service(event) => self.observe(*event),
+            Seen::Slice(event) => self.observe(*event),
             Seen::Node(event) => self.observe(*event),
             Seen::Interrupted { .. } => {}
         }
@@ -56,10 +56,11 @@ impl Index {
 /// Watches everything an [`Index`] wants to know. Never ends.
 pub fn watch(client: &Client) -> impl Stream<Item = Seen> + Send + use<> {
     let nodes = events::<Node>(client.clone(), Config::default(), |event| Seen::Node(Box::new(event)));
-    let slices = events(client.clone(), Config::default().labels(SLICE_LABELS), Seen::Slice);
+    let slices =
+        events(client.clone(), Config::default().labels(SLICE_LABELS), |event| Seen::Slice(Box::new(event)));
     let services = stream::once(service_selectors(client.clone())).flat_map({
         let client = client.clone();
-        move |config| events(client.clone(), config, Seen::Service)
+        move |config| events(client.clone(), config, |event| Seen::Service(Box::new(event)))
     });
     stream::select_all([nodes.boxed(), slices.boxed(), services.boxed()])
 }

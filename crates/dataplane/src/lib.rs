@@ -2,13 +2,20 @@
 //!
 //! Never knows Kubernetes. The agent owns one `Dataplane` and drives it from one thread.
 
+pub mod fake;
+mod reconcile;
 mod report;
+mod retry;
+mod status;
 
 use std::collections::BTreeMap;
 
 use model::{Changed, Plane, PodName, ServicePortId, Snapshot};
 
+pub use reconcile::{Reconciler, Step, Timing};
 pub use report::{BackendRow, BackendState, Connection, Counter, Feature, MapFill, PlaneStatus, ServiceRow};
+pub use retry::Backoff;
+pub use status::{ObjectState, ObjectStatus};
 
 /// A backend that keeps a kernel in step with a [`Snapshot`].
 ///

@@ -1,0 +1,239 @@
+//! Brings a delta into the kernel: own chains first, then the chains that lead to them, deletions last.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use model::ServicePortId;
+
+use super::{
+    Delta, FamilyRules, Programmed,
+    text::{Batch, Line, Unit, batches},
+};
+use crate::{
+    kernel::{Refusal, Rules},
+    names::ChainName,
+    render::{Portal, Renderer, reachable},
+    ruleset::{Jump, Table},
+};
+
+type Services = BTreeMap<ServicePortId, Programmed>;
+
+/// Services that could not be programmed; whatever they had before stays.
+pub(crate) type Failed = BTreeMap<ServicePortId, Box<dyn std::error::Error + Send + Sync>>;
+
+/// What is written besides services.
+#[derive(Debug, Default)]
+pub(super) struct Extra {
+    /// Chains that exist once per node, with all their rules.
+    pub chains: Vec<(Table, ChainName, Vec<String>)>,
+    /// Shared chains to be written; `None`: those that services change.
+    pub portals: Option<BTreeSet<Portal>>,
+    pub jumps: Vec<Jump>,
+}
+
+impl<R: Rules> FamilyRules<R> {
+    /// Writes `delta` and `extra` to a kernel whose state was observed just now: a service whose rules it refuses
+    /// is to blame itself. It is left as it was and returned; the others are written.
+    ///
+    /// # Errors
+    /// The kernel refuses what is not a service's. The kernel's state is then unknown.
+    pub(super) fn write_isolating(
+        &mut self,
+        mut delta: Delta,
+        extra: Extra,
+        renderer: &Renderer<'_>,
+    ) -> Result<Failed, Refusal> {
+        let mut failed = Failed::new();
+        self.keep_counts(&delta, &extra);
+        self.in_step = false;
+        loop {
+            let plan = plan(&self.programmed, &delta, &extra, renderer);
+            let Err((error, owner)) = run(&mut self.kernel, &plan) else { break };
+            let Some(owner) = owner.cloned() else { return Err(error) };
+            tracing::warn!(service = %owner, %error, "the kernel refuses a service's rules");
+            // Without a change to blame, what is there already is refused.
+            if let Some(Some(next)) = delta.remove(&owner) {
+                self.stale.extend(next.programmed.chains);
+            } else if let Some(programmed) = self.programmed.remove(&owner) {
+                self.endpoints -= reachable(&programmed.service).len();
+                self.stale.extend(programmed.chains);
+            }
+            failed.insert(owner, error.into());
+        }
+        self.commit(delta);
+        // A service left as it was uses chains that its change would have left unused.
+        let used: BTreeSet<_> = self.programmed.values().flat_map(|programmed| &programmed.chains).collect();
+        self.stale.retain(|chain| !used.contains(chain));
+        self.in_step = true;
+        self.delete_stale();
+        Ok(failed)
+    }
+
+    /// Writes `delta` to a kernel that is believed to be in step.
+    ///
+    /// # Errors
+    /// The kernel refuses a line, be it that it was not in step. Its state is then unknown.
+    pub(super) fn write(&mut self, delta: Delta, renderer: &Renderer<'_>) -> Result<(), Refusal> {
+        let extra = Extra::default();
+        self.keep_counts(&delta, &extra);
+        self.in_step = false;
+        let plan = plan(&self.programmed, &delta, &extra, renderer);
+        run(&mut self.kernel, &plan).map_err(|(error, _)| error)?;
+        self.commit(delta);
+        self.in_step = true;
+        self.delete_stale();
+        Ok(())
+    }
+
+    /// Adds up the counters of the filter rules that are about to be rewritten, which resets them.
+    fn keep_counts(&mut self, delta: &Delta, extra: &Extra) {
+        let portals: Vec<_> = rewritten(&self.programmed, delta, extra)
+            .into_iter()
+            .filter(|portal| portal.table() == Table::Filter)
+            .collect();
+        if portals.is_empty() || self.programmed.is_empty() {
+            return;
+        }
+        match self.kernel.save(Some(Table::Filter)) {
+            Ok(saved) => {
+                self.counts.add(&saved, |chain| portals.iter().any(|portal| portal.chain() == chain))
+            }
+            Err(error) => tracing::warn!(%error, "cannot read the counters of rules that are rewritten"),
+        }
+    }
+
+    fn commit(&mut self, delta: Delta) {
+        for (id, next) in delta {
+            let old = match next {
+                Some(next) => {
+                    self.endpoints += reachable(&next.programmed.service).len();
+                    for chain in &next.programmed.chains {
+                        self.stale.remove(chain);
+                    }
+                    let chains = next.programmed.chains.clone();
+                    let old = self.programmed.insert(id, next.programmed);
+                    old.map(|old| {
+                        (
+                            old.service,
+                            old.chains.into_iter().filter(|c| !chains.contains(c)).collect::<Vec<_>>(),
+                        )
+                    })
+                }
+                None => self.programmed.remove(&id).map(|old| (old.service, old.chains)),
+            };
+            if let Some((service, unused)) = old {
+                self.endpoints -= reachable(&service).len();
+                self.stale.extend(unused);
+            }
+        }
+    }
+
+    /// Deletes unused chains in a run of its own: another program's jump into one must not undo the rest.
+    fn delete_stale(&mut self) {
+        let stale: Vec<_> = std::mem::take(&mut self.stale).into_iter().collect();
+        // They may lead to each other, so that all are empty before the first goes.
+        let flushes = stale.iter().map(|chain| (Table::Nat, Unit::flush(chain))).collect();
+        let deletions = stale.iter().map(|chain| (Table::Nat, Unit::delete(chain))).collect();
+        for batch in batches(flushes).into_iter().chain(batches(deletions)) {
+            if let Err(error) = self.kernel.restore(&batch.text) {
+                tracing::warn!(%error, "cannot delete unused chains, leaving them for later");
+                self.stale.extend(stale.iter().cloned());
+                return;
+            }
+        }
+    }
+}
+
+/// All units in the order that keeps every moment right.
+fn plan<'a>(
+    programmed: &'a Services,
+    delta: &'a Delta,
+    extra: &'a Extra,
+    renderer: &Renderer<'_>,
+) -> Vec<Batch<'a>> {
+    let mut units: Vec<(Table, Unit<'a>)> = Vec::new();
+    for (table, chain, rules) in &extra.chains {
+        units.push((*table, Unit::replace(chain, rules.iter().cloned())));
+    }
+    for (id, next) in delta {
+        let Some(next) = next else { continue };
+        let Some(rules) = &next.rules else { continue };
+        let chains = &next.programmed.chains;
+        let lines = chains.iter().zip(rules).flat_map(|(chain, rules)| {
+            rules.iter().map(move |rule| Line { owner: Some(id), text: format!("-A {chain} {rule}") })
+        });
+        units.push((
+            Table::Nat,
+            Unit { chains: chains.iter().map(ChainName::as_str).collect(), lines: lines.collect() },
+        ));
+    }
+    for portal in rewritten(programmed, delta, extra) {
+        units.push((portal.table(), portal_unit(programmed, delta, portal, renderer)));
+    }
+    // Each is inserted at the head, so that the last comes to stand first.
+    let jumps = extra.jumps.iter().rev().map(|jump| {
+        let line = Line { owner: None, text: format!("-I {} {}", jump.from, jump.rule) };
+        (jump.table, Unit { chains: vec![], lines: vec![line] })
+    });
+    units.extend(jumps);
+    batches(units)
+}
+
+/// The shared chains to be written.
+fn rewritten(programmed: &Services, delta: &Delta, extra: &Extra) -> BTreeSet<Portal> {
+    let changes = |portal: &Portal| {
+        delta.iter().any(|(id, next)| {
+            let old = programmed.get(id).map_or("", |old| &old.portals[*portal as usize]);
+            let new = next.as_ref().map_or("", |next| &next.programmed.portals[*portal as usize]);
+            old != new
+        })
+    };
+    match &extra.portals {
+        Some(portals) => portals.clone(),
+        None => Portal::ALL.into_iter().filter(changes).collect(),
+    }
+}
+
+fn portal_unit<'a>(
+    programmed: &'a Services,
+    delta: &'a Delta,
+    portal: Portal,
+    renderer: &Renderer<'_>,
+) -> Unit<'a> {
+    let append = |owner, rule: &str| Line { owner, text: format!("-A {} {rule}", portal.chain()) };
+    let mut lines: Vec<_> = merged(programmed, delta)
+        .flat_map(|(id, programmed)| {
+            programmed.portals[portal as usize].lines().map(move |rule| append(Some(id), rule))
+        })
+        .collect();
+    lines.extend(renderer.portal_tail(portal).iter().map(|rule| append(None, &rule.to_string())));
+    Unit { chains: vec![portal.chain()], lines }
+}
+
+/// Services as they will be, in order.
+pub(super) fn merged<'a>(
+    programmed: &'a Services,
+    delta: &'a Delta,
+) -> impl Iterator<Item = (&'a ServicePortId, &'a Programmed)> {
+    let mut all: BTreeMap<&ServicePortId, &Programmed> = programmed.iter().collect();
+    for (id, next) in delta {
+        match next {
+            Some(next) => all.insert(id, &next.programmed),
+            None => all.remove(id),
+        };
+    }
+    all.into_iter()
+}
+
+/// Runs batches in order; on a refusal says whose line it was.
+fn run<'a, R: Rules>(
+    kernel: &mut R,
+    batches: &[Batch<'a>],
+) -> Result<(), (Refusal, Option<&'a ServicePortId>)> {
+    for batch in batches {
+        if let Err(error) = kernel.restore(&batch.text) {
+            let owner = error.line.and_then(|line| batch.owner(line));
+            return Err((error, owner));
+        }
+    }
+    Ok(())
+}

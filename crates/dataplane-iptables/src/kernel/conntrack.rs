@@ -1,0 +1,182 @@
+//! The kernel's connection table by netlink (`linux/netfilter/nfnetlink_conntrack.h`): read, delete one entry.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+};
+
+use model::{Family, Protocol};
+
+use super::netlink::{ACK, DUMP, Dump, NESTED, Netfilter, Request, attribute, attributes, find, number};
+
+/// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_{GET,DELETE}`.
+const GET: u16 = 1 << 8 | 1;
+const DELETE: u16 = 1 << 8 | 2;
+
+/// `CTA_*`.
+const ORIGINAL: u16 = 1;
+const REPLY: u16 = 2;
+const PROTOCOL_INFO: u16 = 4;
+const TIMEOUT: u16 = 7;
+const COUNTERS_ORIGINAL: u16 = 9;
+const COUNTERS_REPLY: u16 = 10;
+const ID: u16 = 12;
+const ZONE: u16 = 18;
+/// `CTA_TUPLE_*`, `CTA_IP_*`, `CTA_PROTO_*`.
+const TUPLE_ADDRESSES: u16 = 1;
+const TUPLE_PROTOCOL: u16 = 2;
+const PROTOCOL_NUMBER: u16 = 1;
+const SOURCE_PORT: u16 = 2;
+const DESTINATION_PORT: u16 = 3;
+/// `CTA_PROTOINFO_TCP` and `CTA_PROTOINFO_TCP_STATE`.
+const TCP_INFO: u16 = 1;
+const TCP_STATE: u16 = 1;
+/// `CTA_COUNTERS_PACKETS`, `CTA_COUNTERS_BYTES`.
+const PACKETS: u16 = 1;
+const BYTES: u16 = 2;
+
+/// How often a dump is started over when the table changed under it. A partial one is used after that.
+const DUMP_ATTEMPTS: usize = 3;
+
+/// Source and destination of one direction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Direction {
+    pub source: SocketAddr,
+    pub destination: SocketAddr,
+}
+
+/// One entry of the table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Entry {
+    pub protocol: Protocol,
+    /// As the client sent.
+    pub original: Direction,
+    /// As the answer is sent: from where the packets really go.
+    pub reply: Direction,
+    /// In the kernel's words (`tcp_conntrack_names`); only TCP has one.
+    pub tcp_state: Option<&'static str>,
+    pub timeout_seconds: Option<u64>,
+    /// Both directions; only where `nf_conntrack_acct` is on.
+    pub packets: Option<u64>,
+    pub bytes: Option<u64>,
+    /// What a deletion must carry.
+    key: Vec<u8>,
+}
+
+/// The entries that `want` accepts, at most `limit`.
+///
+/// # Errors
+/// The kernel has no connection tracking, or refuses.
+pub(crate) fn entries(family: Family, limit: usize, want: impl Fn(&Entry) -> bool) -> io::Result<Vec<Entry>> {
+    let mut found = Vec::new();
+    for _ in 0..DUMP_ATTEMPTS {
+        found.clear();
+        if limit == 0 {
+            break;
+        }
+        let request = Request { kind: GET, flags: DUMP, family: address_family(family) };
+        let dump = Netfilter::open()?.request(request, &[], |answer| {
+            found.extend(Entry::read(answer).filter(|entry| want(entry)));
+            found.len() < limit
+        })?;
+        if dump == Dump::Whole {
+            break;
+        }
+    }
+    Ok(found)
+}
+
+/// Deletes exactly these entries; returns how many there were still.
+///
+/// # Errors
+/// The kernel's refusal; entries before it are gone.
+pub(crate) fn delete(family: Family, entries: &[Entry]) -> io::Result<usize> {
+    let mut netfilter = Netfilter::open()?;
+    let mut deleted = 0;
+    for entry in entries {
+        let request = Request { kind: DELETE, flags: ACK, family: address_family(family) };
+        match netfilter.request(request, &entry.key, |_| true) {
+            Ok(_) => deleted += 1,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(deleted)
+}
+
+impl Entry {
+    /// `None` for a protocol that no Service can have.
+    fn read(answer: &[u8]) -> Option<Self> {
+        let (protocol, original) = direction(find(answer, ORIGINAL)?)?;
+        let (_, reply) = direction(find(answer, REPLY)?)?;
+        let state = find(answer, PROTOCOL_INFO).and_then(|info| find(info, TCP_INFO));
+        let both = |kind| {
+            let counted = |direction| find(answer, direction).and_then(|c| find(c, kind)).map(number);
+            Some(counted(COUNTERS_ORIGINAL)? + counted(COUNTERS_REPLY)?)
+        };
+        Some(Self {
+            protocol,
+            original,
+            reply,
+            tcp_state: state.and_then(|info| find(info, TCP_STATE)).map(tcp_state),
+            timeout_seconds: find(answer, TIMEOUT).map(number),
+            packets: both(PACKETS),
+            bytes: both(BYTES),
+            key: key(answer),
+        })
+    }
+}
+
+/// The original tuple as it came, the zone, and the id, so that a successor with the same tuple is spared.
+fn key(answer: &[u8]) -> Vec<u8> {
+    let parts = attributes(answer).filter_map(|(kind, value)| match kind {
+        ORIGINAL => Some(attribute(ORIGINAL | NESTED, value)),
+        ID | ZONE => Some(attribute(kind, value)),
+        _ => None,
+    });
+    parts.flatten().collect()
+}
+
+fn direction(tuple: &[u8]) -> Option<(Protocol, Direction)> {
+    let addresses = find(tuple, TUPLE_ADDRESSES)?;
+    // v4 source and destination are 1 and 2, v6 3 and 4.
+    let address = |v4: u16| match (find(addresses, v4), find(addresses, v4 + 2)) {
+        (Some(v4), _) => Some(IpAddr::from(<[u8; 4]>::try_from(v4).ok()?)),
+        (None, Some(v6)) => Some(IpAddr::from(<[u8; 16]>::try_from(v6).ok()?)),
+        (None, None) => None,
+    };
+    let transport = find(tuple, TUPLE_PROTOCOL)?;
+    let protocol = Protocol::from_number(u8::try_from(number(find(transport, PROTOCOL_NUMBER)?)).ok()?)?;
+    let port = |kind| find(transport, kind).map(|port| number(port) as u16);
+    Some((
+        protocol,
+        Direction {
+            source: SocketAddr::new(address(1)?, port(SOURCE_PORT)?),
+            destination: SocketAddr::new(address(2)?, port(DESTINATION_PORT)?),
+        },
+    ))
+}
+
+/// `enum tcp_conntrack` (`linux/netfilter/nf_conntrack_tcp.h`).
+fn tcp_state(value: &[u8]) -> &'static str {
+    const NAMES: [&str; 10] = [
+        "NONE",
+        "SYN_SENT",
+        "SYN_RECV",
+        "ESTABLISHED",
+        "FIN_WAIT",
+        "CLOSE_WAIT",
+        "LAST_ACK",
+        "TIME_WAIT",
+        "CLOSE",
+        "SYN_SENT2",
+    ];
+    NAMES.get(number(value) as usize).copied().unwrap_or("UNKNOWN")
+}
+
+const fn address_family(family: Family) -> u8 {
+    (match family {
+        Family::V4 => libc::AF_INET,
+        Family::V6 => libc::AF_INET6,
+    }) as u8
+}

@@ -1,0 +1,136 @@
+//! A whole set of rules as a value: tables, chains, jumps from the kernel's own chains; its restore text.
+
+use std::{collections::BTreeMap, fmt};
+
+use crate::{
+    names::ChainName,
+    parse::{self, ParseError},
+    rule::Rule,
+};
+
+/// A table, in the order `iptables-save` prints them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    Mangle,
+    Filter,
+    Nat,
+}
+
+impl Table {
+    pub const ALL: [Self; 3] = [Self::Mangle, Self::Filter, Self::Nat];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Mangle => "mangle",
+            Self::Filter => "filter",
+            Self::Nat => "nat",
+        }
+    }
+
+    pub(crate) fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|table| table.as_str() == name)
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A rule that leads from one of the kernel's own chains into one of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jump {
+    pub table: Table,
+    /// `INPUT`, `PREROUTING`, …
+    pub from: ChainName,
+    pub rule: Rule,
+}
+
+/// Own chains with all their rules, and the jumps into them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleSet {
+    pub chains: BTreeMap<Table, BTreeMap<ChainName, Vec<Rule>>>,
+    /// In the order they are to stand in their chains, before everything else there.
+    pub jumps: Vec<Jump>,
+}
+
+impl RuleSet {
+    pub fn insert(&mut self, table: Table, chain: impl Into<ChainName>, rules: Vec<Rule>) {
+        self.chains.entry(table).or_default().entry(chain.into()).or_default().extend(rules);
+    }
+
+    /// A rule that continues in a chain that its table does not have, as the kernel would refuse it.
+    pub fn dangling(&self) -> Option<(Table, &ChainName)> {
+        let chains = self
+            .chains
+            .iter()
+            .flat_map(|(table, chains)| chains.values().flatten().map(move |rule| (*table, rule)));
+        let jumps = self.jumps.iter().map(|jump| (jump.table, &jump.rule));
+        chains.chain(jumps).find_map(|(table, rule)| {
+            let chain = rule.jumps_to()?;
+            let known = self.chains.get(&table).is_some_and(|chains| chains.contains_key(chain));
+            (!known).then_some((table, chain))
+        })
+    }
+
+    /// # Errors
+    /// A rule that this plane would never write.
+    pub fn parse(text: &str) -> Result<Self, ParseError> {
+        let mut set = Self::default();
+        for (table, chains) in parse::Saved::parse(text).tables {
+            for (chain, rules) in chains {
+                let rules = rules.iter().map(parse::SavedRule::rule).collect::<Result<_, _>>()?;
+                set.insert(table, chain, rules);
+            }
+        }
+        set.jumps = jumps(text)?;
+        Ok(set)
+    }
+}
+
+/// Jumps are inserted at the head, so that the last line stands first.
+fn jumps(text: &str) -> Result<Vec<Jump>, ParseError> {
+    let mut jumps = Vec::new();
+    let mut table = None;
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('*') {
+            table = Table::from_name(name);
+        } else if let (Some(table), Some((from, rule))) =
+            (table, line.strip_prefix("-I ").and_then(|rest| rest.split_once(' ')))
+        {
+            jumps.push(Jump { table, from: from.into(), rule: parse::rule(rule)? });
+        }
+    }
+    jumps.reverse();
+    jumps.sort_by_key(|jump| jump.table);
+    Ok(jumps)
+}
+
+impl fmt::Display for RuleSet {
+    /// For `iptables-restore --noflush`: replaces own chains, touches no other.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for table in Table::ALL {
+            let empty = BTreeMap::new();
+            let chains = self.chains.get(&table).unwrap_or(&empty);
+            let jumps: Vec<_> = self.jumps.iter().filter(|jump| jump.table == table).collect();
+            if chains.is_empty() && jumps.is_empty() {
+                continue;
+            }
+            writeln!(f, "*{table}")?;
+            for chain in chains.keys() {
+                writeln!(f, ":{chain} - [0:0]")?;
+            }
+            for (chain, rule) in
+                chains.iter().flat_map(|(chain, rules)| rules.iter().map(move |r| (chain, r)))
+            {
+                writeln!(f, "-A {chain} {rule}")?;
+            }
+            for jump in jumps.iter().rev() {
+                writeln!(f, "-I {} {}", jump.from, jump.rule)?;
+            }
+            writeln!(f, "COMMIT")?;
+        }
+        Ok(())
+    }
+}

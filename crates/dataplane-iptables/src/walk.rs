@@ -1,0 +1,240 @@
+//! Which rules a packet walks through. Evaluates live rules as the kernel would; pure.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+
+use model::oracle::Packet;
+
+use crate::{
+    names::{self, ChainName},
+    parse::{Saved, SavedRule},
+    rule::{ConnState, Match, Rule, Target},
+    ruleset::Table,
+};
+
+/// Chains of a walk end; a kernel refuses deeper ones (`NFT_JUMP_STACK_SIZE`).
+const MAX_DEPTH: usize = 16;
+
+/// A packet of a new flow, and what is known of the node it arrives at.
+#[derive(Clone, Debug)]
+pub struct Journey {
+    pub packet: Packet,
+    /// The endpoint that chance is made to choose.
+    pub endpoint: SocketAddr,
+    /// Addresses that the node's routing calls local.
+    pub local: BTreeSet<IpAddr>,
+}
+
+/// Every rule looked at, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Walk {
+    pub steps: Vec<Step>,
+    pub end: End,
+}
+
+/// One rule that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub table: Table,
+    pub chain: ChainName,
+    /// Position in its chain, from 1.
+    pub number: usize,
+    pub rule: String,
+    /// Packets it has counted so far.
+    pub packets: u64,
+    pub matched: bool,
+}
+
+/// How a walk ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum End {
+    /// Goes where it was addressed.
+    #[default]
+    Untranslated,
+    Translated {
+        to: SocketAddr,
+        masqueraded: bool,
+    },
+    Rejected,
+    Dropped,
+}
+
+/// What one chain does with the packet.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// The next rule of the calling chain.
+    Continue,
+    Accept,
+    Drop,
+    Reject,
+}
+
+/// Walks a packet that arrives from the wire and is forwarded: nat PREROUTING, filter FORWARD, nat POSTROUTING.
+pub fn walk(saved: &Saved, journey: &Journey) -> Walk {
+    let mut walker = Walker {
+        saved,
+        journey,
+        destination: journey.packet.destination,
+        mark: 0,
+        masqueraded: false,
+        steps: vec![],
+        leads: leads_to(saved, journey.endpoint),
+    };
+    walker.chain(Table::Nat, "PREROUTING", 0);
+    let end = match walker.chain(Table::Filter, "FORWARD", 0) {
+        Verdict::Drop => End::Dropped,
+        Verdict::Reject => End::Rejected,
+        Verdict::Accept | Verdict::Continue => {
+            walker.chain(Table::Nat, "POSTROUTING", 0);
+            match walker.destination {
+                to if to == journey.packet.destination => End::Untranslated,
+                to => End::Translated { to, masqueraded: walker.masqueraded },
+            }
+        }
+    };
+    Walk { steps: walker.steps, end }
+}
+
+impl Walk {
+    /// Rules that applied, in order.
+    pub fn matched(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(|step| step.matched)
+    }
+
+    /// How many rules the packet was compared with.
+    pub fn evaluated(&self) -> usize {
+        self.steps.len()
+    }
+}
+
+struct Walker<'a> {
+    saved: &'a Saved,
+    journey: &'a Journey,
+    destination: SocketAddr,
+    mark: u32,
+    masqueraded: bool,
+    steps: Vec<Step>,
+    /// Chains that translate to the endpoint.
+    leads: BTreeSet<&'a str>,
+}
+
+impl Walker<'_> {
+    fn chain(&mut self, table: Table, chain: &str, depth: usize) -> Verdict {
+        let rules = self.saved.chain(table, chain).unwrap_or_default();
+        for (number, saved) in (1..).zip(rules) {
+            let rule = saved.rule().ok();
+            let matched = rule.as_ref().is_some_and(|rule| self.matches(rule));
+            self.note(table, chain, number, saved, matched);
+            let Some(target) = rule.filter(|_| matched).and_then(|rule| rule.target) else { continue };
+            if let Some(verdict) = self.execute(table, target, depth) {
+                return verdict;
+            }
+        }
+        Verdict::Continue
+    }
+
+    /// `None`: the next rule.
+    fn execute(&mut self, table: Table, target: Target, depth: usize) -> Option<Verdict> {
+        match target {
+            Target::Jump(chain) if depth < MAX_DEPTH => match self.chain(table, chain.as_str(), depth + 1) {
+                Verdict::Continue => None,
+                verdict => Some(verdict),
+            },
+            Target::Jump(_) => None,
+            Target::Return => Some(Verdict::Continue),
+            Target::Accept => Some(Verdict::Accept),
+            Target::Drop => Some(Verdict::Drop),
+            Target::Reject => Some(Verdict::Reject),
+            Target::SetMark { value, mask } => {
+                // The kernel clears the mask's bits, then flips the value's (`mark_tg`).
+                self.mark = (self.mark & !mask) ^ value;
+                None
+            }
+            Target::Masquerade { .. } => {
+                self.masqueraded = true;
+                Some(Verdict::Accept)
+            }
+            Target::Dnat(to) => {
+                self.destination = to;
+                Some(Verdict::Accept)
+            }
+        }
+    }
+
+    fn matches(&self, rule: &Rule) -> bool {
+        rule.source.is_none_or(|prefix| prefix.holds(self.journey.packet.source.ip()))
+            && rule.destination.is_none_or(|prefix| prefix.holds(self.destination.ip()))
+            && rule.protocol.is_none_or(|protocol| protocol == self.journey.packet.protocol)
+            && rule.matches.iter().all(|condition| self.holds(condition, rule))
+    }
+
+    fn holds(&self, condition: &Match, rule: &Rule) -> bool {
+        let translated = self.destination != self.journey.packet.destination;
+        match condition {
+            Match::Comment(_) | Match::RecentSet { .. } | Match::Account(_) => true,
+            Match::Transport { destination, .. } => {
+                destination.is_none_or(|port| port.get() == self.destination.port())
+            }
+            Match::ConnState { negated, states } => {
+                let new = states.contains(&ConnState::New);
+                (new || translated && states.contains(&ConnState::Dnat)) != *negated
+            }
+            Match::Mark { negated, value, mask } => (self.mark & mask == *value) != *negated,
+            Match::SourceLocal => self.journey.local.contains(&self.journey.packet.source.ip()),
+            Match::DestinationLocal => self.journey.local.contains(&self.destination.ip()),
+            Match::Statistic(_) => rule.jumps_to().is_some_and(|chain| self.leads.contains(chain.as_str())),
+            // A client that was not seen before.
+            Match::RecentCheck { .. } => false,
+        }
+    }
+
+    fn note(&mut self, table: Table, chain: &str, number: usize, saved: &SavedRule, matched: bool) {
+        self.steps.push(Step {
+            table,
+            chain: chain.into(),
+            number,
+            rule: saved.text.clone(),
+            packets: saved.packets,
+            matched,
+        });
+    }
+}
+
+/// The chains that translate to an endpoint.
+fn leads_to(saved: &Saved, endpoint: SocketAddr) -> BTreeSet<&str> {
+    let translates =
+        |rule: &SavedRule| rule.rule().is_ok_and(|rule| rule.target == Some(Target::Dnat(endpoint)));
+    let chains = saved.chains(Table::Nat).filter(|(_, rules)| rules.iter().any(translates));
+    chains.map(|(name, _)| name.as_str()).collect()
+}
+
+/// The rules of one service port in the kernel: its lines in shared chains, then its own chains.
+pub(crate) fn rules_of(saved: &Saved, name: &str, own: &[ChainName]) -> Vec<Step> {
+    let named = |rule: &SavedRule| {
+        let rule = rule.rule().ok();
+        let comment = rule.as_ref().and_then(Rule::comment_text);
+        comment.is_some_and(|text| {
+            text == name || text.strip_prefix(name).is_some_and(|rest| rest.starts_with(' '))
+        })
+    };
+    let mut steps = Vec::new();
+    for table in [Table::Filter, Table::Nat] {
+        for (chain, rules) in saved.chains(table) {
+            let shared = names::FIXED.contains(&chain.as_str());
+            let mine = table == Table::Nat && own.contains(chain);
+            for (number, rule) in (1..).zip(rules).filter(|(_, rule)| mine || shared && named(rule)) {
+                steps.push(Step {
+                    table,
+                    chain: chain.clone(),
+                    number,
+                    rule: rule.text.clone(),
+                    packets: rule.packets,
+                    matched: true,
+                });
+            }
+        }
+    }
+    steps
+}

@@ -1,0 +1,5 @@
+//! The iptables plane against recordings of kube-proxy, generated states, and a real kernel in namespaces.
+
+mod common;
+mod golden;
+mod property;

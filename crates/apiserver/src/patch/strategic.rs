@@ -218,7 +218,7 @@ fn strip(value: &Value) -> Value {
 fn without_directives(members: &Map<String, Value>) -> Value {
     members
         .iter()
-        .filter(|(key, value)| !key.starts_with('$') && !value.is_null())
+        .filter(|(key, _)| !key.starts_with('$'))
         .map(|(key, value)| (key.clone(), strip(value)))
         .collect::<Map<_, _>>()
         .into()
@@ -325,8 +325,7 @@ mod tests {
         /// Where no list merges and no directive is used, it is a merge patch.
         #[test]
         fn without_keys_it_is_a_merge_patch(target in value(false), patch in value(true)) {
-            prop_assume!(patch.is_object() && target.is_object());
-            prop_assume!(!patch.to_string().contains("null") || !patch.to_string().contains('['));
+            let (target, patch) = (json!({"a": target}), json!({"a": patch}));
             let mut expected = target.clone();
             crate::patch::merge(&mut expected, &patch);
             let mut found = target;

@@ -9,10 +9,29 @@
 //!
 //! Never touches a dataplane: nodes run the real agent, and nothing here knows what it programs.
 
+mod build;
 pub mod cli;
 pub mod command;
 pub mod edge;
+mod exec;
+pub mod http;
+mod lab;
+mod links;
+mod log;
+pub mod manifest;
 pub mod paths;
 pub mod plan;
+pub mod process;
+mod ready;
+pub mod remove;
+pub mod state;
+pub mod status;
+mod supervisor;
+pub mod system;
+mod up;
 
+pub use exec::Output;
+pub use lab::{Error, Lab};
+pub use log::Line as LogLine;
 pub use plan::{Addressing, LabName, NodePlan, Place, Topology};
+pub use up::{Error as UpError, Options, Progress, Up};

@@ -1,0 +1,63 @@
+//! Makes and wires the namespaces of a lab. Leaves clean-up to `remove`, which finds whatever was made.
+
+use std::{fs, io, path::PathBuf};
+
+use netns::NetNs;
+
+use crate::{command, links, state::State};
+
+/// What could not be made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error("make the lab's namespaces")]
+    Namespace(#[from] netns::Error),
+    #[error("wire the lab's namespaces")]
+    Wire(#[from] command::Error),
+    #[error("make folder {path}")]
+    Folder {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Makes everything that needs no process: namespaces, links, folders, cgroups.
+///
+/// # Errors
+/// The first thing that could not be made.
+pub(crate) fn build(state: &State) -> Result<(), Error> {
+    let wiring = links::wiring(&state.topology);
+    let namespaces =
+        wiring.iter().map(|wiring| NetNs::create(&wiring.namespace)).collect::<Result<Vec<_>, _>>()?;
+    for (wiring, namespace) in wiring.iter().zip(&namespaces) {
+        for (key, value) in &wiring.sysctls {
+            set(namespace, key, value)?;
+        }
+    }
+    for (wiring, namespace) in wiring.iter().zip(&namespaces) {
+        command::ip_batch(namespace, &wiring.batch)?;
+    }
+    for node in &state.topology.nodes {
+        folder(state.paths().node(&node.name))?;
+        if let Some(group) = state.node_cgroup(&node.name) {
+            folder(group)?;
+        }
+    }
+    Ok(())
+}
+
+/// A key of a subsystem that the kernel lacks has nothing to be told.
+fn set(namespace: &NetNs, key: &str, value: &str) -> Result<(), command::Error> {
+    match command::sysctl(namespace, key, value) {
+        Err(command::Error::Run { source, .. })
+            if source.kind() == io::ErrorKind::NotFound && key.starts_with("net.bridge.") =>
+        {
+            Ok(())
+        }
+        result => result,
+    }
+}
+
+fn folder(path: PathBuf) -> Result<(), Error> {
+    fs::create_dir_all(&path).map_err(|source| Error::Folder { path, source })
+}

@@ -1,0 +1,72 @@
+//! What the supervisor tells of its lab on `lab.sock`. Serialised as the CLI shows it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use jiff::Timestamp;
+use model::Plane;
+use serde::{Deserialize, Serialize};
+
+use crate::plan::LabName;
+
+/// The answer of `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub name: LabName,
+    pub plane: Plane,
+    pub created: Timestamp,
+    pub phase: Phase,
+    /// The embedded API on this host's loopback, as soon as it listens.
+    pub api: Option<SocketAddr>,
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// How far the supervisor is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "phase")]
+pub enum Phase {
+    /// Named by what is being done.
+    Starting { step: String },
+    /// Everything runs; agents may still be on their way.
+    Running,
+    /// It gave up and is about to end.
+    Failed { step: String, message: String },
+}
+
+/// One node and its agent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    pub name: String,
+    pub address: IpAddr,
+    pub pod_cidr: String,
+    pub zone: String,
+    pub agent: AgentStatus,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// `None` between an exit and the next start.
+    pub pid: Option<u32>,
+    /// It answers on its socket.
+    pub ready: bool,
+    /// Starts after the first.
+    pub restarts: u32,
+    /// How the last one ended: "exit status: 1", "signal: 9 (SIGKILL)".
+    pub last_exit: Option<String>,
+}
+
+/// A pod that has a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodInfo {
+    pub namespace: String,
+    pub name: String,
+    pub node: String,
+    /// `None` until the CNI plugin gave it one.
+    pub ip: Option<IpAddr>,
+    /// Its network namespace.
+    pub netns: String,
+    pub ready: bool,
+}

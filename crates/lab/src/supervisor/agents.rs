@@ -1,0 +1,165 @@
+//! One agent process per node: started in the node's namespace and cgroup, started again when it ends.
+
+use std::{
+    fs::{self, File},
+    io,
+    process::{ExitStatus, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use netns::NetNs;
+use tokio::{process::Child, task::JoinSet};
+
+use super::{Shared, quiet_environment};
+use crate::{http, plan::NodePlan, status::AgentStatus};
+
+/// Between an end and the next start, doubling with every end in a row.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// An agent that ran this long has earned a fresh start.
+const STABLE: Duration = Duration::from_secs(30);
+
+/// How often a starting agent is asked whether it answers.
+const POLL: Duration = Duration::from_millis(20);
+
+/// Starts all agents; the returned future ends only when one cannot be supervised any more.
+///
+/// # Errors
+/// A node's namespace is missing.
+pub(super) fn start(shared: &Arc<Shared>) -> anyhow::Result<impl Future<Output = anyhow::Error> + use<>> {
+    let mut tasks = JoinSet::new();
+    for node in &shared.state.topology.nodes {
+        let namespace = NetNs::open(&node.namespace)?;
+        tasks.spawn(keep_running(Arc::clone(shared), node.clone(), namespace));
+    }
+    Ok(async move {
+        match tasks.join_next().await {
+            Some(Ok(error)) => error.into(),
+            Some(Err(panicked)) => panicked.into(),
+            None => anyhow::anyhow!("there is no node"),
+        }
+    })
+}
+
+async fn keep_running(shared: Arc<Shared>, node: NodePlan, namespace: NetNs) -> io::Error {
+    let mut pauses = Pauses::default();
+    loop {
+        let begun = Instant::now();
+        let child = match spawn(&shared, &node, &namespace) {
+            Ok(child) => child,
+            Err(error) => return error,
+        };
+        let ended = watch(&shared, &node, child).await;
+        let pause = pauses.after(begun.elapsed());
+        let exit = match &ended {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tracing::error!(node = node.name, exit, pause_ms = pause.as_millis(), "the agent ended");
+        set(&shared, &node, |agent| {
+            *agent =
+                AgentStatus { pid: None, ready: false, restarts: agent.restarts + 1, last_exit: Some(exit) };
+        });
+        tokio::time::sleep(pause).await;
+    }
+}
+
+fn spawn(shared: &Shared, node: &NodePlan, namespace: &NetNs) -> io::Result<Child> {
+    let state = &shared.state;
+    let paths = state.paths();
+    let log = File::options().create(true).append(true).open(paths.agent_log(&node.name))?;
+    let mut command = namespace.command(&std::env::current_exe()?.to_string_lossy());
+    command.arg("agent");
+    command.args(["--node", &node.name, "--dataplane", state.topology.plane.as_str()]);
+    command.args(["--api-server", &state.topology.api_url(), "--uplink", "eth0"]);
+    command.arg("--socket").arg(paths.agent_socket(&node.name));
+    command.arg("--bpffs").arg(state.node_bpffs(&node.name));
+    for family in &state.topology.addressing {
+        command.args(["--cluster-cidr", &family.pods.to_string()]);
+    }
+    command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
+    quiet_environment(&mut command);
+    let child = tokio::process::Command::from(command).spawn()?;
+    let pid = child.id().ok_or(io::ErrorKind::NotFound)?;
+    // One that ended at once cannot be recorded, and need not be.
+    if let Err(error) = shared.registry.record(&format!("agent {}", node.name), pid) {
+        tracing::warn!(node = node.name, %error, "the agent is not recorded");
+    }
+    if let Some(group) = state.node_cgroup(&node.name)
+        && let Err(error) = fs::write(group.join("cgroup.procs"), pid.to_string())
+    {
+        tracing::warn!(node = node.name, %error, "the agent stays out of its node's cgroup");
+    }
+    Ok(child)
+}
+
+/// Waits for the end, noting when it answers.
+async fn watch(shared: &Shared, node: &NodePlan, mut child: Child) -> io::Result<ExitStatus> {
+    let process = child.id().and_then(|pid| crate::process::ProcessId::of(pid).ok());
+    set(shared, node, |agent| agent.pid = child.id());
+    let answers = async {
+        let socket = shared.state.paths().agent_socket(&node.name);
+        let path = "/v1/status";
+        loop {
+            let socket = socket.clone();
+            let ask = move || http::get_unix(&socket, path, Duration::from_secs(1));
+            let answer = tokio::task::spawn_blocking(ask).await;
+            if matches!(answer, Ok(Ok(response)) if response.status == 200) {
+                return;
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    let ended = tokio::select! {
+        ended = child.wait() => ended,
+        () = answers => {
+            tracing::info!(node = node.name, "the agent answers");
+            set(shared, node, |agent| agent.ready = true);
+            child.wait().await
+        }
+    };
+    if let Some(process) = process
+        && let Err(error) = shared.registry.forget(process)
+    {
+        tracing::warn!(node = node.name, %error, "the agent's record stays");
+    }
+    ended
+}
+
+fn set(shared: &Shared, node: &NodePlan, change: impl FnOnce(&mut AgentStatus)) {
+    shared.update(|status| {
+        let own = status.nodes.iter_mut().find(|status| status.name == node.name);
+        change(&mut own.expect("every node has a status").agent);
+    });
+}
+
+/// How long to wait before the next start.
+#[derive(Debug, Default)]
+struct Pauses {
+    /// Ends in a row of agents that did not run long.
+    quick_ends: u32,
+}
+
+impl Pauses {
+    fn after(&mut self, ran: Duration) -> Duration {
+        self.quick_ends = if ran >= STABLE { 0 } else { self.quick_ends + 1 };
+        let doublings = self.quick_ends.saturating_sub(1).min(16);
+        (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_limit_and_begin_anew_after_a_long_run() {
+        let mut pauses = Pauses::default();
+        let quick: Vec<_> = (0..9).map(|_| pauses.after(Duration::ZERO).as_millis()).collect();
+        assert_eq!(quick, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        assert_eq!(pauses.after(STABLE).as_millis(), 100);
+        assert_eq!(pauses.after(Duration::ZERO).as_millis(), 100);
+    }
+}

@@ -1,1 +1,49 @@
-//! Bytes that kernel and user space share.
+//! Bytes that kernel and user space share: map keys and values, counters, configuration.
+//!
+//! Byte order: addresses and ports are in network order behind typed accessors; everything else is in the
+//! machine's own order. Every type is `repr(C)` without implicit padding, and the sizes are checked at compile
+//! time, because hash maps compare keys byte by byte.
+//!
+//! Invariant: no logic beyond conversions. A change to any layout here changes [`ABI_VERSION`].
+
+#![no_std]
+
+mod address;
+mod config;
+mod conntrack;
+mod counter;
+mod service;
+
+pub use address::{Address, Be16, V4, V6};
+pub use config::{Config, Timeouts};
+pub use conntrack::{Flow, FragmentKey, FragmentPorts, Route, State, Tuple, flow_flags};
+pub use counter::{COUNTERS, Count, Lookup, Reason};
+pub use service::{
+    AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Endpoint, Frontend, FrontendKey, MemberKey,
+    Origin, RangeKey, SetId, backend_flags, frontend_flags, prefilter,
+};
+
+/// Names the directory of pinned maps: two versions never share a map.
+pub const ABI_VERSION: u32 = 1;
+
+/// IANA protocol numbers (RFC 792, 9293, 768, 4443).
+pub mod protocol {
+    pub const ICMP: u8 = 1;
+    pub const TCP: u8 = 6;
+    pub const UDP: u8 = 17;
+    pub const ICMPV6: u8 = 58;
+}
+
+/// Made-up helper number of `bpf_cast_to_kern_ctx`: the loader turns calls of it into calls of the kfunc, or
+/// into nothing where the kernel has none.
+pub const CAST_TO_KERN_CTX: u32 = 0x7f00_0001;
+
+/// Tells user space that a type may be copied to and from a map as bytes.
+macro_rules! plain {
+    ($($type:ty),+ $(,)?) => {$(
+        // SAFETY: `repr(C)`, integers only, no implicit padding (checked by the size assertions beside the type).
+        #[cfg(feature = "user")]
+        unsafe impl aya::Pod for $type {}
+    )+};
+}
+use plain;

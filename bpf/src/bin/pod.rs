@@ -1,0 +1,36 @@
+//! The object for a pod's veth, host side: `from_pod` at ingress, `to_pod` at egress.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::{macros::classifier, programs::TcContext};
+    use datapath::{FromPod, ToPod, kernel::Context, run};
+
+    #[classifier]
+    pub fn from_pod(ctx: TcContext) -> i32 {
+        run::<FromPod>(Context::new(ctx.skb.skb))
+    }
+
+    #[classifier]
+    pub fn to_pod(ctx: TcContext) -> i32 {
+        run::<ToPod>(Context::new(ctx.skb.skb))
+    }
+
+    /// Never attached: tells user space the time that entries are stamped with.
+    #[classifier]
+    pub fn clock(_ctx: TcContext) -> i32 {
+        datapath::kernel::jiffies() as i32
+    }
+
+    #[panic_handler]
+    fn panic(_: &core::panic::PanicInfo) -> ! {
+        loop {}
+    }
+
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

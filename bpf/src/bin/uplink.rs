@@ -1,0 +1,30 @@
+//! The object for a node's uplinks: `from_wire` at ingress, `to_wire` at egress.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+
+#[cfg(target_arch = "bpf")]
+mod programs {
+    use aya_ebpf::{macros::classifier, programs::TcContext};
+    use datapath::{FromWire, ToWire, kernel::Context, run};
+
+    #[classifier]
+    pub fn from_wire(ctx: TcContext) -> i32 {
+        run::<FromWire>(Context::new(ctx.skb.skb))
+    }
+
+    #[classifier]
+    pub fn to_wire(ctx: TcContext) -> i32 {
+        run::<ToWire>(Context::new(ctx.skb.skb))
+    }
+
+    #[panic_handler]
+    fn panic(_: &core::panic::PanicInfo) -> ! {
+        loop {}
+    }
+
+    #[unsafe(link_section = "license")]
+    #[unsafe(no_mangle)]
+    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}

@@ -1,0 +1,203 @@
+//! The two address families: headers, checksums and maps. Everything else is generic over [`Family`].
+
+mod ipv4;
+mod ipv6;
+
+use abi::{
+    Address, AffinityKey, AffinityValue, Backend, BackendKey, Endpoint, Flow, FragmentKey, FragmentPorts,
+    Frontend, FrontendKey, MemberKey, Origin, RangeKey, Tuple,
+};
+use aya_ebpf::{
+    bindings::bpf_fib_lookup,
+    btf_maps::{HashMap, LpmTrie, LruHashMap, lpm_trie::Key},
+};
+
+pub use self::{ipv4::Ipv4, ipv6::Ipv6};
+use crate::{
+    checksum::Delta,
+    kernel::{Context, ETHERNET},
+    maps::{
+        AFFINITY_ROWS, BACKEND_ROWS, ENDPOINT_ROWS, FLOW_ROWS, FRAGMENT_ROWS, FRONTEND_ROWS, GROWS,
+        ORIGIN_ROWS, RANGE_ROWS,
+    },
+    parse::Bytes,
+};
+
+/// `u32` words of the longest message that this node composes: IPv6 and ICMPv6 headers, quoted IPv6 and UDP headers.
+pub const MESSAGE_WORDS: usize = 24;
+
+/// Big values of one run of a program: the stack has 512 bytes.
+#[repr(C)]
+pub struct Scratch<A> {
+    /// The packet's own tuple.
+    pub key: Tuple<A>,
+    /// What its replies will look like.
+    pub reply_key: Tuple<A>,
+    pub flow: Flow<A>,
+    pub reply: Flow<A>,
+    pub backend: Backend<A>,
+}
+
+/// What differs between IPv4 and IPv6.
+pub trait Family: Sized + 'static {
+    type Address: Address;
+    /// The network header, without options.
+    type Header: Copy;
+
+    /// In network order.
+    const ETHERTYPE: u16;
+    /// Offset of the transport header from the start of the frame.
+    const TRANSPORT: usize;
+    const ADDRESS_FAMILY: u8;
+    /// Protocol number of its ICMP.
+    const ICMP: u8;
+    /// First word of a port-unreachable message.
+    const PORT_UNREACHABLE: u32;
+    /// `u32` words of network header and UDP header: what an error quotes.
+    const QUOTE_WORDS: usize;
+    /// Its addresses are part of the ICMP checksum.
+    const ICMP_SUMS_ADDRESSES: bool;
+
+    /// The frame's headers, up to the ports.
+    fn headers(ctx: Context) -> Option<(Bytes<ETHERNET>, Self::Header, Bytes<8>)>;
+    /// The packet that an ICMP error quotes, up to its ports.
+    fn quoted(ctx: Context) -> Option<(Self::Header, Bytes<8>)>;
+
+    /// Of this version, without options.
+    fn is_plain(header: Self::Header) -> bool;
+    fn is_first_fragment(header: Self::Header) -> bool;
+    fn is_later_fragment(header: Self::Header) -> bool;
+    fn identification(header: Self::Header) -> u16;
+    fn is_extension(protocol: u8) -> bool;
+    fn is_icmp_error(kind: u8) -> bool;
+    fn protocol(header: Self::Header) -> u8;
+    /// Bytes behind the network header, by its own word.
+    fn payload(header: Self::Header) -> u32;
+    fn time_to_live(header: Self::Header) -> u8;
+    fn addresses(header: Self::Header) -> (Self::Address, Self::Address);
+
+    /// Replaces the addresses and takes `step` from the time to live; `delta` is [`Self::header_delta`] of both.
+    fn rewrite(header: Self::Header, addresses: (Self::Address, Self::Address), step: u8, delta: u16);
+    /// Like [`Self::rewrite`], with a fresh time to live.
+    fn turn_around(header: Self::Header);
+    /// For the header's own checksum; 0 where it has none.
+    fn header_delta(
+        old: (Self::Address, Self::Address),
+        new: (Self::Address, Self::Address),
+        step: u8,
+    ) -> u16;
+    /// Adds the replacement of one address.
+    fn address_delta(delta: Delta, old: Self::Address, new: Self::Address) -> Delta;
+
+    /// Writes a network header in front of `payload` bytes; returns how many words it took.
+    fn compose(
+        message: &mut [u32; MESSAGE_WORDS],
+        tuple: &Tuple<Self::Address>,
+        protocol: u8,
+        payload: u16,
+    ) -> usize;
+    /// The pseudo header's unfolded sum.
+    fn pseudo_sum(tuple: &Tuple<Self::Address>, protocol: u8, payload: u16) -> u32;
+
+    fn set_fib_addresses(query: &mut bpf_fib_lookup, source: Self::Address, destination: Self::Address);
+    /// The gateway, or the destination itself, as `struct bpf_redir_neigh` wants it.
+    fn next_hop(answer: &bpf_fib_lookup) -> [u32; 5];
+    fn direct_next_hop(destination: Self::Address) -> [u32; 5];
+    /// The address that masquerades; zero: none.
+    fn node_address(config: &abi::Config) -> Self::Address;
+
+    fn flows() -> &'static LruHashMap<Tuple<Self::Address>, Flow<Self::Address>, FLOW_ROWS>;
+    fn frontends() -> &'static HashMap<FrontendKey<Self::Address>, Frontend, FRONTEND_ROWS, GROWS>;
+    fn backends() -> &'static HashMap<BackendKey, Backend<Self::Address>, BACKEND_ROWS, GROWS>;
+    fn members() -> &'static HashMap<MemberKey<Self::Address>, u32, BACKEND_ROWS, GROWS>;
+    fn ranges() -> &'static LpmTrie<RangeKey<Self::Address>, u32, RANGE_ROWS>;
+    fn affinity()
+    -> &'static LruHashMap<AffinityKey<Self::Address>, AffinityValue<Self::Address>, AFFINITY_ROWS>;
+    fn endpoints() -> &'static HashMap<Self::Address, Endpoint, ENDPOINT_ROWS>;
+    fn origins() -> &'static LpmTrie<Self::Address, u32, ORIGIN_ROWS>;
+    fn fragments() -> &'static LruHashMap<FragmentKey<Self::Address>, FragmentPorts, FRAGMENT_ROWS>;
+    fn scratch() -> Option<&'static mut Scratch<Self::Address>>;
+}
+
+/// Where an address belongs.
+#[inline(always)]
+pub fn origin<F: Family>(address: F::Address) -> Origin {
+    match F::origins().get(&Key::new(F::Address::BITS, address)).copied() {
+        Some(number) if number == Origin::Pod as u32 => Origin::Pod,
+        Some(number) if number == Origin::Node as u32 => Origin::Node,
+        _ => Origin::External,
+    }
+}
+
+/// Declares the maps of one family, and the functions of [`Family`] that hand them out.
+macro_rules! family_maps {
+    (
+        $address:ty, $flows:ident, $frontends:ident, $backends:ident, $members:ident, $ranges:ident, $affinity:ident,
+        $endpoints:ident, $origins:ident, $fragments:ident, $scratch:ident
+    ) => {
+        fn flows() -> &'static LruHashMap<Tuple<$address>, Flow<$address>, FLOW_ROWS> {
+            #[btf_map]
+            static $flows: LruHashMap<Tuple<$address>, Flow<$address>, FLOW_ROWS> = LruHashMap::new();
+            &$flows
+        }
+
+        fn frontends() -> &'static HashMap<FrontendKey<$address>, Frontend, FRONTEND_ROWS, GROWS> {
+            #[btf_map]
+            static $frontends: HashMap<FrontendKey<$address>, Frontend, FRONTEND_ROWS, GROWS> =
+                HashMap::new();
+            &$frontends
+        }
+
+        fn backends() -> &'static HashMap<BackendKey, Backend<$address>, BACKEND_ROWS, GROWS> {
+            #[btf_map]
+            static $backends: HashMap<BackendKey, Backend<$address>, BACKEND_ROWS, GROWS> = HashMap::new();
+            &$backends
+        }
+
+        fn members() -> &'static HashMap<MemberKey<$address>, u32, BACKEND_ROWS, GROWS> {
+            #[btf_map]
+            static $members: HashMap<MemberKey<$address>, u32, BACKEND_ROWS, GROWS> = HashMap::new();
+            &$members
+        }
+
+        fn ranges() -> &'static LpmTrie<RangeKey<$address>, u32, RANGE_ROWS> {
+            #[btf_map]
+            static $ranges: LpmTrie<RangeKey<$address>, u32, RANGE_ROWS> = LpmTrie::new();
+            &$ranges
+        }
+
+        fn affinity() -> &'static LruHashMap<AffinityKey<$address>, AffinityValue<$address>, AFFINITY_ROWS> {
+            #[btf_map]
+            static $affinity: LruHashMap<AffinityKey<$address>, AffinityValue<$address>, AFFINITY_ROWS> =
+                LruHashMap::new();
+            &$affinity
+        }
+
+        fn endpoints() -> &'static HashMap<$address, Endpoint, ENDPOINT_ROWS> {
+            #[btf_map]
+            static $endpoints: HashMap<$address, Endpoint, ENDPOINT_ROWS> = HashMap::new();
+            &$endpoints
+        }
+
+        fn origins() -> &'static LpmTrie<$address, u32, ORIGIN_ROWS> {
+            #[btf_map]
+            static $origins: LpmTrie<$address, u32, ORIGIN_ROWS> = LpmTrie::new();
+            &$origins
+        }
+
+        fn fragments() -> &'static LruHashMap<FragmentKey<$address>, FragmentPorts, FRAGMENT_ROWS> {
+            #[btf_map]
+            static $fragments: LruHashMap<FragmentKey<$address>, FragmentPorts, FRAGMENT_ROWS> =
+                LruHashMap::new();
+            &$fragments
+        }
+
+        fn scratch() -> Option<&'static mut Scratch<$address>> {
+            #[btf_map]
+            static $scratch: PerCpuArray<Scratch<$address>, 1> = PerCpuArray::new();
+            // SAFETY: this CPU's own, and nothing interrupts a program with another of the same CPU.
+            $scratch.get_ptr_mut(0).map(|scratch| unsafe { &mut *scratch })
+        }
+    };
+}
+use family_maps;

@@ -1,0 +1,202 @@
+//! IPv4 (RFC 791).
+
+use abi::{
+    AffinityKey, AffinityValue, Backend, BackendKey, Config, Endpoint, Flow, FragmentKey, FragmentPorts,
+    Frontend, FrontendKey, MemberKey, RangeKey, Tuple, V4, protocol,
+};
+use aya_ebpf::{
+    bindings::bpf_fib_lookup,
+    btf_maps::{HashMap, LpmTrie, LruHashMap, PerCpuArray},
+    macros::btf_map,
+};
+
+use super::{Family, MESSAGE_WORDS, Scratch, family_maps};
+use crate::{
+    checksum::{Delta, adjust, fold, sum},
+    kernel::{Context, ETHERNET},
+    maps::{
+        AFFINITY_ROWS, BACKEND_ROWS, ENDPOINT_ROWS, FLOW_ROWS, FRAGMENT_ROWS, FRONTEND_ROWS, GROWS,
+        ORIGIN_ROWS, RANGE_ROWS,
+    },
+    parse::Bytes,
+};
+
+const LENGTH: usize = 20;
+const AF_INET: u8 = 2;
+const MORE_FRAGMENTS: u16 = 0x2000u16.to_be();
+const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
+/// TTL is the first byte of its 16-bit word.
+const ONE_TTL: u16 = 0x0100u16.to_be();
+const FRESH_TTL: u8 = 64;
+
+pub struct Ipv4;
+
+impl Family for Ipv4 {
+    type Address = V4;
+    type Header = Bytes<LENGTH>;
+
+    const ETHERTYPE: u16 = 0x0800u16.to_be();
+    const TRANSPORT: usize = ETHERNET + LENGTH;
+    const ADDRESS_FAMILY: u8 = AF_INET;
+    const ICMP: u8 = protocol::ICMP;
+    /// Destination unreachable, port unreachable (RFC 792).
+    const PORT_UNREACHABLE: u32 = 0x0303_0000u32.to_be();
+    const QUOTE_WORDS: usize = (LENGTH + 8) / 4;
+    const ICMP_SUMS_ADDRESSES: bool = false;
+
+    #[inline(always)]
+    fn headers(ctx: Context) -> Option<(Bytes<ETHERNET>, Self::Header, Bytes<8>)> {
+        let frame = Bytes::<{ ETHERNET + LENGTH + 8 }>::at(ctx, 0)?;
+        Some((
+            frame.part::<0, ETHERNET>(),
+            frame.part::<ETHERNET, LENGTH>(),
+            frame.part::<{ ETHERNET + LENGTH }, 8>(),
+        ))
+    }
+
+    #[inline(always)]
+    fn quoted(ctx: Context) -> Option<(Self::Header, Bytes<8>)> {
+        let quote = Bytes::<{ LENGTH + 8 }>::at(ctx, Self::TRANSPORT + 8)?;
+        Some((quote.part::<0, LENGTH>(), quote.part::<LENGTH, 8>()))
+    }
+
+    #[inline(always)]
+    fn is_plain(header: Self::Header) -> bool {
+        header.read::<u8, 0>() == 0x45
+    }
+
+    #[inline(always)]
+    fn is_first_fragment(header: Self::Header) -> bool {
+        header.read::<u16, 6>() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == MORE_FRAGMENTS
+    }
+
+    #[inline(always)]
+    fn is_later_fragment(header: Self::Header) -> bool {
+        header.read::<u16, 6>() & FRAGMENT_OFFSET != 0
+    }
+
+    #[inline(always)]
+    fn identification(header: Self::Header) -> u16 {
+        header.read::<u16, 4>()
+    }
+
+    #[inline(always)]
+    fn is_extension(_protocol: u8) -> bool {
+        false
+    }
+
+    /// Destination unreachable, time exceeded, parameter problem (RFC 792).
+    #[inline(always)]
+    fn is_icmp_error(kind: u8) -> bool {
+        kind == 3 || kind == 11 || kind == 12
+    }
+
+    #[inline(always)]
+    fn protocol(header: Self::Header) -> u8 {
+        header.read::<u8, 9>()
+    }
+
+    #[inline(always)]
+    fn payload(header: Self::Header) -> u32 {
+        (u16::from_be(header.read::<u16, 2>()) as u32).wrapping_sub(LENGTH as u32)
+    }
+
+    #[inline(always)]
+    fn time_to_live(header: Self::Header) -> u8 {
+        header.read::<u8, 8>()
+    }
+
+    #[inline(always)]
+    fn addresses(header: Self::Header) -> (V4, V4) {
+        (V4(header.read::<u32, 12>()), V4(header.read::<u32, 16>()))
+    }
+
+    #[inline(always)]
+    fn rewrite(header: Self::Header, (source, destination): (V4, V4), step: u8, delta: u16) {
+        let ttl = header.read::<u8, 8>();
+        let checksum = header.read::<u16, 10>();
+        header.write::<u8, 8>(ttl.wrapping_sub(step));
+        header.write::<u16, 10>(adjust(checksum, delta));
+        header.write::<u32, 12>(source.0);
+        header.write::<u32, 16>(destination.0);
+    }
+
+    #[inline(always)]
+    fn turn_around(header: Self::Header) {
+        let (source, destination) = Self::addresses(header);
+        let [ttl, number] = header.read::<u16, 8>().to_ne_bytes();
+        let fresh = u16::from_ne_bytes([FRESH_TTL, number]);
+        let delta = Delta::none().word(u16::from_ne_bytes([ttl, number]), fresh).fold();
+        header.write::<u16, 8>(fresh);
+        Self::rewrite(header, (destination, source), 0, delta);
+    }
+
+    #[inline(always)]
+    fn header_delta(old: (V4, V4), new: (V4, V4), step: u8) -> u16 {
+        let delta = Delta::none().long(old.0.0, new.0.0).long(old.1.0, new.1.0);
+        if step == 0 { delta.fold() } else { delta.word(ONE_TTL, 0).fold() }
+    }
+
+    #[inline(always)]
+    fn address_delta(delta: Delta, old: V4, new: V4) -> Delta {
+        delta.long(old.0, new.0)
+    }
+
+    #[inline(always)]
+    fn compose(message: &mut [u32; MESSAGE_WORDS], tuple: &Tuple<V4>, protocol: u8, payload: u16) -> usize {
+        message[0] = (0x4500_0000 | (LENGTH as u32 + payload as u32)).to_be();
+        message[1] = 0x4000u32.to_be(); // not to be fragmented, so that it needs no identification
+        message[2] = u32::from_ne_bytes([FRESH_TTL, protocol, 0, 0]);
+        message[3] = tuple.source.0;
+        message[4] = tuple.destination.0;
+        let [low, high] = (!fold(sum(&message[..LENGTH / 4]))).to_ne_bytes();
+        message[2] = u32::from_ne_bytes([FRESH_TTL, protocol, low, high]);
+        LENGTH / 4
+    }
+
+    #[inline(always)]
+    fn pseudo_sum(tuple: &Tuple<V4>, protocol: u8, payload: u16) -> u32 {
+        sum(&[tuple.source.0, tuple.destination.0, ((protocol as u32) << 16 | payload as u32).to_be()])
+    }
+
+    #[inline(always)]
+    fn set_fib_addresses(query: &mut bpf_fib_lookup, source: V4, destination: V4) {
+        query.__bindgen_anon_3.ipv4_src = source.0;
+        query.__bindgen_anon_4.ipv4_dst = destination.0;
+    }
+
+    #[inline(always)]
+    fn next_hop(answer: &bpf_fib_lookup) -> [u32; 5] {
+        // SAFETY: the kernel wrote the member that the family tells; an IPv4 route may have an IPv6 gateway.
+        let [a, b, c, d] = unsafe { answer.__bindgen_anon_4.ipv6_dst };
+        if answer.family == AF_INET {
+            [AF_INET as u32, a, 0, 0, 0]
+        } else {
+            [answer.family as u32, a, b, c, d]
+        }
+    }
+
+    #[inline(always)]
+    fn direct_next_hop(destination: V4) -> [u32; 5] {
+        [AF_INET as u32, destination.0, 0, 0, 0]
+    }
+
+    #[inline(always)]
+    fn node_address(config: &Config) -> V4 {
+        config.node_v4
+    }
+
+    family_maps!(
+        V4,
+        FLOWS_V4,
+        FRONTENDS_V4,
+        BACKENDS_V4,
+        MEMBERS_V4,
+        RANGES_V4,
+        AFFINITY_V4,
+        ENDPOINTS_V4,
+        ORIGINS_V4,
+        FRAGMENTS_V4,
+        SCRATCH_V4
+    );
+}

@@ -1,0 +1,199 @@
+//! The packet context, and the few things of the kernel that aya-ebpf has no safe word for.
+
+use core::{ffi::c_void, mem, ptr};
+
+use abi::CAST_TO_KERN_CTX;
+use aya_ebpf::{
+    bindings::{__sk_buff, BPF_F_INGRESS},
+    helpers::generated as helper,
+};
+
+/// Continue with the next program, then the stack: `TCX_NEXT`, and `TC_ACT_UNSPEC` where clsact runs us.
+pub const NEXT: i32 = -1;
+/// `TC_ACT_SHOT`.
+pub const DROP: i32 = 2;
+/// Length of an Ethernet header.
+pub const ETHERNET: usize = 14;
+
+/// Byte offset of the bit field `ip_summed` in the running kernel's `struct sk_buff`; 0 where the loader found none, or where
+/// the kernel has no kfunc to read it. Set at load.
+#[unsafe(no_mangle)]
+static IP_SUMMED_OFFSET: u32 = 0;
+/// How far right the field lies in its byte. Set at load.
+#[unsafe(no_mangle)]
+static IP_SUMMED_SHIFT: u32 = 0;
+
+/// The packet that a program runs on.
+#[repr(transparent)]
+#[derive(Clone, Copy)]
+pub struct Context(*mut __sk_buff);
+
+/// `skb->ip_summed` (`include/linux/skbuff.h`), as far as rewriting must tell its values apart.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Summed {
+    /// The field holds a complete checksum: NONE or UNNECESSARY.
+    Whole,
+    /// The field holds the pseudo header's sum; the device or the stack completes it.
+    Partial,
+    /// COMPLETE, or not known on this kernel: only a helper can do it right.
+    ByHelper,
+}
+
+#[inline(always)]
+pub fn jiffies() -> u32 {
+    // SAFETY: takes nothing, reads a kernel variable.
+    unsafe { helper::bpf_jiffies64() as u32 }
+}
+
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: takes nothing.
+    unsafe { helper::bpf_get_prandom_u32() }
+}
+
+impl Context {
+    pub fn new(skb: *mut __sk_buff) -> Self {
+        Self(skb)
+    }
+
+    #[inline(always)]
+    pub fn raw(self) -> *mut __sk_buff {
+        self.0
+    }
+
+    #[inline(always)]
+    pub fn data(self) -> usize {
+        // SAFETY: the kernel passes a valid context; the verifier rewrites the access.
+        unsafe { (*self.0).data as usize }
+    }
+
+    #[inline(always)]
+    pub fn data_end(self) -> usize {
+        // SAFETY: as in `data`.
+        unsafe { (*self.0).data_end as usize }
+    }
+
+    /// Bytes, with the Ethernet header.
+    #[inline(always)]
+    pub fn len(self) -> u32 {
+        // SAFETY: as in `data`.
+        unsafe { (*self.0).len }
+    }
+
+    /// Payload per segment of a packet that is yet to be cut; 0 for an ordinary one.
+    #[inline(always)]
+    pub fn segment_payload(self) -> u32 {
+        // SAFETY: as in `data`.
+        unsafe { (*self.0).gso_size }
+    }
+
+    /// EtherType, in network order.
+    #[inline(always)]
+    pub fn protocol(self) -> u16 {
+        // SAFETY: as in `data`.
+        unsafe { (*self.0).protocol as u16 }
+    }
+
+    #[inline(always)]
+    pub fn interface(self) -> u32 {
+        // SAFETY: as in `data`.
+        unsafe { (*self.0).ifindex }
+    }
+
+    /// A note between this node's programs: a redirect out of a device meets the egress program there.
+    ///
+    /// `tc_index` and not `mark`: policy routing, netfilter and others own the mark.
+    #[inline(always)]
+    pub fn set_note(self, note: u16) {
+        // SAFETY: as in `data`; tc programs may write `tc_index`.
+        unsafe { (*self.0).tc_index = note as u32 }
+    }
+
+    #[inline(always)]
+    pub fn note(self) -> u16 {
+        // SAFETY: as in `data`.
+        unsafe { (*self.0).tc_index as u16 }
+    }
+
+    /// Makes the first `want` bytes, or all there are, readable in place.
+    #[inline(never)]
+    pub fn pull(self, want: u32) -> bool {
+        let len = self.len();
+        // SAFETY: the helper checks the length.
+        unsafe { helper::bpf_skb_pull_data(self.0, if want < len { want } else { len }) == 0 }
+    }
+
+    /// How the transport checksum of this packet stands.
+    #[inline(always)]
+    pub fn summed(self) -> Summed {
+        // SAFETY: reads a constant that the loader set; volatile, so that the compiler does not fold its initial value.
+        let (offset, shift) = unsafe {
+            (ptr::read_volatile(&raw const IP_SUMMED_OFFSET), ptr::read_volatile(&raw const IP_SUMMED_SHIFT))
+        };
+        if offset == 0 {
+            return Summed::ByHelper;
+        }
+        // SAFETY: the loader made this number a call of the kfunc, or set the offset to 0 so that it is never reached.
+        let cast: unsafe extern "C" fn(*mut __sk_buff) -> *const u8 =
+            unsafe { mem::transmute(CAST_TO_KERN_CTX as usize) };
+        // SAFETY: the kfunc returns the `struct sk_buff` behind the context; the verifier checks the offset by BTF.
+        let byte = unsafe { ptr::read_volatile(cast(self.0).add(offset as usize)) };
+        match (byte >> (shift & 7)) & 3 {
+            3 => Summed::Partial,
+            2 => Summed::ByHelper,
+            _ => Summed::Whole,
+        }
+    }
+
+    /// Adds `delta` to the checksum at `offset`, whatever state it is in.
+    #[inline(always)]
+    pub fn replace_checksum(self, offset: usize, delta: u16, flags: u64) -> bool {
+        // SAFETY: the helper checks the offset. Size 0 means: `to` is the difference.
+        unsafe { helper::bpf_l4_csum_replace(self.0, offset as u32, 0, delta as u64, flags) == 0 }
+    }
+
+    #[inline(always)]
+    pub fn change_tail(self, len: u32) -> bool {
+        // SAFETY: the helper checks the length.
+        unsafe { helper::bpf_skb_change_tail(self.0, len, 0) == 0 }
+    }
+
+    /// Removes `bytes` between the Ethernet header and the network header.
+    #[inline(always)]
+    pub fn cut_front(self, bytes: i32) -> bool {
+        const AFTER_ETHERNET: u32 = 1; // BPF_ADJ_ROOM_MAC
+        // SAFETY: the helper checks the length.
+        unsafe { helper::bpf_skb_adjust_room(self.0, -bytes, AFTER_ETHERNET, 0) == 0 }
+    }
+
+    #[inline(always)]
+    pub fn load<const N: usize>(self, offset: usize, words: &mut [u32; N], bytes: u32) -> bool {
+        // SAFETY: at most as long as the destination.
+        bytes <= 4 * N as u32
+            && unsafe {
+                helper::bpf_skb_load_bytes(
+                    self.0.cast_const().cast(),
+                    offset as u32,
+                    words.as_mut_ptr().cast::<c_void>(),
+                    bytes,
+                ) == 0
+            }
+    }
+
+    #[inline(always)]
+    pub fn store<const N: usize>(self, offset: usize, words: &[u32; N], bytes: u32) -> bool {
+        // SAFETY: at most as long as the source.
+        bytes <= 4 * N as u32
+            && unsafe {
+                helper::bpf_skb_store_bytes(self.0, offset as u32, words.as_ptr().cast(), bytes, 0) == 0
+            }
+    }
+
+    /// Out of the device the packet is on, or, `inwards`, in through it.
+    #[inline(always)]
+    pub fn bounce(self, inwards: bool) -> i32 {
+        let flags = if inwards { BPF_F_INGRESS as u64 } else { 0 };
+        // SAFETY: takes numbers only.
+        unsafe { helper::bpf_redirect(self.interface(), flags) as i32 }
+    }
+}

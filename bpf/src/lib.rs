@@ -1,0 +1,36 @@
+//! The datapath: what every packet of a node's pods and uplinks goes through.
+//!
+//! A packet enters at a [`hook`], is read by [`parse`], looked up once in [`conntrack`], rewritten by [`nat`] and sent on.
+//! That is the fast path, for flows that are known and steady. Everything else is [`slow`]: choose a backend
+//! ([`service`]), find the way ([`route`]), open the flow ([`nat`]), or refuse ([`reject`]). ICMP errors are translated by
+//! the packet they quote ([`icmp`]). [`hook::finish`] turns every outcome into an action and a count.
+//!
+//! Written once for both address families, generic over [`family::Family`]. Both objects (`bin/pod.rs`, `bin/uplink.rs`) hold
+//! the same maps and share them by their pinned names.
+//!
+//! Not here: packets between a process of the node and an address of the node itself (its own node port, a VIP with a local
+//! route) go over `lo` and never meet these hooks; they are for socket hooks. IPv4 options and IPv6 extension headers
+//! (IPv6 fragments among them) are left to the stack and counted.
+//!
+//! Invariant: no packet is lost without a count, and no path here blocks on user space.
+
+#![no_std]
+
+pub mod checksum;
+pub mod conntrack;
+pub mod counters;
+pub mod family;
+pub mod fragments;
+pub mod hook;
+pub mod icmp;
+pub mod kernel;
+pub mod maps;
+pub mod nat;
+pub mod parse;
+pub mod reject;
+pub mod route;
+pub mod service;
+pub mod slow;
+
+pub use family::{Ipv4, Ipv6};
+pub use hook::{FromPod, FromWire, ToPod, ToWire, run};

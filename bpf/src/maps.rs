@@ -1,0 +1,45 @@
+//! Maps that both families share. Those of one family are declared with it, in [`crate::family`].
+//!
+//! User space resizes the tables at load; the numbers here are what it takes by default.
+
+use abi::{COUNTERS as COUNTER_ROWS, Config, Count, Frontend, prefilter};
+use aya_ebpf::{
+    btf_maps::{Array, PerCpuArray},
+    macros::btf_map,
+};
+
+#[btf_map]
+pub static CONFIG: Array<Config, 1> = Array::new();
+
+#[btf_map]
+pub static COUNTERS: PerCpuArray<Count, { COUNTER_ROWS }> = PerCpuArray::new();
+
+#[btf_map]
+pub static PREFILTER: Array<u64, { prefilter::WORDS }> = Array::new();
+
+/// What the program that runs now may use, read once per packet.
+#[inline(always)]
+pub fn config() -> Option<&'static Config> {
+    CONFIG.get(0)
+}
+
+/// Whether the prefilter has this address, port and protocol.
+#[inline(always)]
+pub fn may_have<A: abi::Address>(address: A, port: abi::Be16, protocol: u8) -> bool {
+    let bit = prefilter::bit(address, port, protocol);
+    PREFILTER.get(bit / 64).is_some_and(|word| word >> (bit % 64) & 1 != 0)
+}
+
+/// Flags of the tables that may hold tens of thousands of rows and mostly do not: `BPF_F_NO_PREALLOC`.
+pub const GROWS: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+
+pub const FRONTEND_ROWS: usize = 65_536;
+pub const BACKEND_ROWS: usize = 131_072;
+pub const FLOW_ROWS: usize = 65_536;
+pub const RANGE_ROWS: usize = 16_384;
+pub const AFFINITY_ROWS: usize = 16_384;
+pub const ENDPOINT_ROWS: usize = 1_024;
+pub const ORIGIN_ROWS: usize = 1_024;
+pub const FRAGMENT_ROWS: usize = 4_096;
+
+const _: () = assert!(size_of::<Frontend>().is_multiple_of(8));

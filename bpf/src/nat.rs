@@ -1,0 +1,252 @@
+//! Opens flows and rewrites their packets.
+
+use abi::{Config, Flow, Reason, Route, Tuple, flow_flags};
+use aya_ebpf::{
+    bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_NOEXIST},
+    helpers::generated as helper,
+};
+
+use crate::{
+    checksum::{Delta, adjust, fold},
+    conntrack,
+    family::{Family, Scratch},
+    hook::{HANDLED, Hook, Outcome},
+    kernel::{self, Context, ETHERNET, NEXT, Summed},
+    parse::{Packet, Transport},
+};
+
+/// Ports tried before giving up. With half of the range taken, one flow in 65,536 is refused.
+const PORT_TRIES: u32 = 16;
+const EEXIST: i32 = -17;
+
+/// Whether a packet of this size has to be answered by the stack instead of sent.
+#[inline(always)]
+fn is_too_big<F: Family>(ctx: Context, packet: &Packet<F>, mtu: u32, length: u32) -> bool {
+    if length <= mtu {
+        return false;
+    }
+    let payload = ctx.segment_payload();
+    if payload == 0 {
+        return true;
+    }
+    let transport = match packet.transport {
+        Transport::Tcp(header) => (header.read::<u8, 12>() >> 4) as u32 * 4,
+        Transport::Udp(_) | Transport::Fragment => 8,
+    };
+    (F::TRANSPORT - ETHERNET) as u32 + transport + payload > mtu
+}
+
+/// Rewrites the packet as its entry says, and sends it on.
+#[inline(always)]
+pub fn forward<F: Family, H: Hook>(
+    ctx: Context,
+    packet: &Packet<F>,
+    flow: &mut Flow<F::Address>,
+    reason: Reason,
+) -> Outcome {
+    let length = ctx.len() - ETHERNET as u32;
+    if is_too_big(ctx, packet, flow.mtu, length) {
+        return Outcome::pass(Reason::PassedTooBig);
+    }
+    if flow.ttl_step != 0 && F::time_to_live(packet.network) <= 1 {
+        return Outcome::pass(Reason::PassedTimeToLive);
+    }
+    F::rewrite(packet.network, (flow.source, flow.destination), flow.ttl_step, flow.l3_delta);
+    conntrack::account(flow, length);
+    if flow.route == Route::Peer as u8 {
+        set_link_addresses(packet, flow);
+    }
+    if flow.has(flow_flags::TRANSLATED) && !rewrite_transport::<F>(ctx, packet, flow) {
+        return Outcome::drop(Reason::DroppedInternal);
+    }
+    Outcome { reason, verdict: leave::<F, H>(ctx, flow) }
+}
+
+/// The receiver must find its own address in the frame, and the host's as the sender.
+#[inline(always)]
+fn set_link_addresses<F: Family>(packet: &Packet<F>, flow: &Flow<F::Address>) {
+    packet.ethernet.write::<u32, 0>(flow.next_hop[0]);
+    packet.ethernet.write::<u32, 4>(flow.next_hop[1]);
+    packet.ethernet.write::<u32, 8>(flow.next_hop[2]);
+}
+
+/// Ports and the transport checksum. Must be last: the helpers move the packet.
+#[inline(always)]
+fn rewrite_transport<F: Family>(ctx: Context, packet: &Packet<F>, flow: &Flow<F::Address>) -> bool {
+    let (addresses, ports) = (flow.address_delta, flow.port_delta);
+    match packet.transport {
+        Transport::Tcp(header) => {
+            header.write::<u16, 0>(flow.source_port.raw());
+            header.write::<u16, 2>(flow.destination_port.raw());
+            let field = header.read::<u16, 16>();
+            match ctx.summed() {
+                Summed::Whole => {
+                    header.write::<u16, 16>(adjust(field, fold(addresses as u32 + ports as u32)));
+                    true
+                }
+                Summed::Partial => {
+                    header.write::<u16, 16>(fold(field as u32 + addresses as u32));
+                    true
+                }
+                Summed::ByHelper => replace::<F>(ctx, 16, addresses, ports, 0),
+            }
+        }
+        Transport::Udp(header) => {
+            header.write::<u16, 0>(flow.source_port.raw());
+            header.write::<u16, 2>(flow.destination_port.raw());
+            let field = header.read::<u16, 6>();
+            if field == 0 {
+                // The sender computed none (RFC 768).
+                return true;
+            }
+            match ctx.summed() {
+                Summed::Whole => {
+                    let field = adjust(field, fold(addresses as u32 + ports as u32));
+                    header.write::<u16, 6>(if field == 0 { 0xffff } else { field });
+                    true
+                }
+                Summed::Partial => {
+                    header.write::<u16, 6>(fold(field as u32 + addresses as u32));
+                    true
+                }
+                Summed::ByHelper => replace::<F>(ctx, 6, addresses, ports, BPF_F_MARK_MANGLED_0 as u64),
+            }
+        }
+        Transport::Fragment => true,
+    }
+}
+
+#[inline(always)]
+fn replace<F: Family>(ctx: Context, field: usize, addresses: u16, ports: u16, flags: u64) -> bool {
+    let offset = F::TRANSPORT + field;
+    (addresses == 0 || ctx.replace_checksum(offset, addresses, flags | BPF_F_PSEUDO_HDR as u64))
+        && (ports == 0 || ctx.replace_checksum(offset, ports, flags))
+}
+
+/// Sends a rewritten packet where its entry says; returns the program's verdict.
+#[inline(always)]
+pub fn leave<F: Family, H: Hook>(ctx: Context, flow: &mut Flow<F::Address>) -> i32 {
+    const NEXT_HOP_LENGTH: i32 = 20;
+    let interface = flow.interface;
+    if flow.route == Route::Stack as u8 {
+        return NEXT;
+    }
+    ctx.set_note(HANDLED);
+    if flow.route == Route::Neighbour as u8 {
+        // SAFETY: the next hop is a `struct bpf_redir_neigh` in the map's value.
+        return unsafe {
+            helper::bpf_redirect_neigh(interface, (&raw mut flow.next_hop).cast(), NEXT_HOP_LENGTH, 0) as i32
+        };
+    }
+    if H::INGRESS {
+        // SAFETY: takes numbers only.
+        return unsafe { helper::bpf_redirect_peer(interface, 0) as i32 };
+    }
+    // The entry was made at ingress, and the stack forwarded this packet of it: no peer from here.
+    let mut next_hop = F::direct_next_hop(flow.destination);
+    // SAFETY: a `struct bpf_redir_neigh` on the stack.
+    unsafe { helper::bpf_redirect_neigh(interface, (&raw mut next_hop).cast(), NEXT_HOP_LENGTH, 0) as i32 }
+}
+
+/// Precomputes what a packet's checksums change by, from its key and its entry.
+#[inline(always)]
+pub fn set_deltas<F: Family>(key: &Tuple<F::Address>, flow: &mut Flow<F::Address>) {
+    let (old, new) = ((key.source, key.destination), (flow.source, flow.destination));
+    flow.l3_delta = F::header_delta(old, new, flow.ttl_step);
+    let addresses = F::address_delta(Delta::none(), old.0, new.0);
+    flow.address_delta = F::address_delta(addresses, old.1, new.1).fold();
+    flow.port_delta = Delta::none()
+        .word(key.source_port.raw(), flow.source_port.raw())
+        .word(key.destination_port.raw(), flow.destination_port.raw())
+        .fold();
+}
+
+/// Enters a translated flow: `scratch.flow` has its destination and its route, `scratch.key` the packet's tuple.
+///
+/// The reply's entry comes first and reserves the tuple: two CPUs cannot take one port for the same backend.
+#[inline(always)]
+pub fn open<F: Family>(
+    scratch: &mut Scratch<F::Address>,
+    config: &Config,
+    masquerade: bool,
+) -> Result<(), Reason> {
+    let Scratch { key, reply_key, flow, reply, .. } = scratch;
+    flow.source = key.source;
+    flow.flags = flow_flags::TRANSLATED;
+    if masquerade {
+        flow.source = F::node_address(config);
+        flow.flags |= flow_flags::MASQUERADED;
+        if flow.source == F::Address::default() {
+            return Err(Reason::DroppedNoNodeAddress);
+        }
+    }
+    let state = conntrack::initial(key.protocol);
+    let now = kernel::jiffies();
+    flow.state = state as u8;
+    flow.timeout = conntrack::timeout(config, state);
+    flow.last_seen = now;
+    flow.revision = config.revision;
+    (flow.packets, flow.bytes, flow.padding) = (0, 0, 0);
+    *reply_key = flow.reply_key(key.protocol);
+
+    reply.source = key.destination;
+    reply.destination = key.source;
+    reply.source_port = key.destination_port;
+    reply.destination_port = key.source_port;
+    (reply.state, reply.timeout, reply.last_seen) = (flow.state, flow.timeout, now);
+    reply.flags = flow_flags::TRANSLATED | flow_flags::REPLY | (flow.flags & flow_flags::MASQUERADED);
+    // Its route and its deltas are found by the first reply.
+    reply.revision = 0;
+    (reply.packets, reply.bytes, reply.padding) = (0, 0, 0);
+
+    reserve::<F>(key, reply_key, reply, config, masquerade)?;
+    flow.source_port = reply_key.destination_port;
+    set_deltas::<F>(key, flow);
+    if F::flows().insert(&*key, &*flow, 0).is_err() {
+        let _ = F::flows().remove(&*reply_key);
+        return Err(Reason::DroppedTableFull);
+    }
+    Ok(())
+}
+
+/// Finds a source port under which the reply's tuple is free, and enters it.
+///
+/// Without masquerading the client's own port is tried first: it is taken only where the same client talks to the backend
+/// directly from the same port.
+#[inline(always)]
+fn reserve<F: Family>(
+    key: &Tuple<F::Address>,
+    reply_key: &mut Tuple<F::Address>,
+    reply: &Flow<F::Address>,
+    config: &Config,
+    masquerade: bool,
+) -> Result<(), Reason> {
+    let mut keep = !masquerade;
+    for _ in 0..PORT_TRIES {
+        if keep {
+            reply_key.destination_port = key.source_port;
+            keep = false;
+        } else if config.masquerade_ports == 0 {
+            return Err(Reason::DroppedNoPort);
+        } else {
+            let offset = (kernel::random() as u64 * config.masquerade_ports as u64) >> 32;
+            reply_key.destination_port = abi::Be16::new((config.masquerade_first as u64 + offset) as u16);
+        }
+        match F::flows().insert(&*reply_key, reply, BPF_NOEXIST as u64) {
+            Ok(()) => return Ok(()),
+            Err(EEXIST) => {}
+            Err(_) => return Err(Reason::DroppedTableFull),
+        }
+        let Some(other) = conntrack::find::<F>(reply_key) else { continue };
+        let ours = other.has(flow_flags::REPLY)
+            && other.source == reply.source
+            && other.destination == reply.destination
+            && other.source_port == reply.source_port
+            && other.destination_port == reply.destination_port;
+        // Left over from a flow whose other half was evicted, or which is over.
+        if ours || !conntrack::is_alive(other, None, 0, kernel::jiffies()) {
+            return F::flows().insert(&*reply_key, reply, 0).map_err(|_| Reason::DroppedTableFull);
+        }
+    }
+    Err(Reason::DroppedNoPort)
+}

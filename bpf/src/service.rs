@@ -1,0 +1,187 @@
+//! From a frontend to a backend.
+
+use abi::{
+    Address, AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Config, Flow, Frontend,
+    FrontendKey, Lookup, MemberKey, Origin, RangeKey, Tuple, frontend_flags, protocol,
+};
+use aya_ebpf::btf_maps::lpm_trie::Key;
+
+use crate::{
+    counters,
+    family::{Family, origin},
+    kernel, maps,
+};
+
+/// What a new flow gets from its destination.
+pub enum Choice {
+    /// No frontend is there.
+    None,
+    /// A backend; whether the source is to be masqueraded.
+    Backend { masquerade: bool },
+    /// The frontend has no backend for this client.
+    Refused,
+    /// The source is outside the frontend's ranges.
+    Denied,
+    /// A row that must be there is missing.
+    Missing,
+}
+
+/// What a known flow may do after something changed.
+pub enum Review {
+    Keep,
+    /// Its backend left the set: choose another.
+    Anew,
+    /// No backend is left for this client.
+    Refused,
+}
+
+/// Chooses a backend for the first packet of a flow, into `backend`.
+#[inline(always)]
+pub fn choose<F: Family>(
+    key: &Tuple<F::Address>,
+    config: &Config,
+    backend: &mut Backend<F::Address>,
+) -> Choice {
+    let Some(frontend) = frontend::<F>(key) else { return Choice::None };
+    if frontend.flags & frontend_flags::USABLE == 0 {
+        return Choice::Refused;
+    }
+    if frontend.flags & frontend_flags::SOURCE_RANGES != 0 && !is_allowed::<F>(frontend, key.source) {
+        return Choice::Denied;
+    }
+    let (set, masquerade) = scope(frontend, source_origin::<F>(key));
+    if set.len == 0 {
+        return Choice::Refused;
+    }
+    let found = if frontend.affinity_seconds == 0 {
+        pick::<F>(set, backend)
+    } else {
+        let patience = frontend.affinity_seconds.wrapping_mul(config.hz);
+        remembered::<F>(set, key.source, patience, backend) || pick::<F>(set, backend)
+    };
+    if !found {
+        return Choice::Missing;
+    }
+    if frontend.affinity_seconds != 0 {
+        remember::<F>(set, key.source, backend);
+    }
+    Choice::Backend { masquerade }
+}
+
+/// Looks at a known flow again. TCP keeps its backend for as long as the frontend has any (pods drain); UDP has no end of
+/// its own, and moves on when its backend leaves.
+#[inline(always)]
+pub fn review<F: Family>(key: &Tuple<F::Address>, flow: &Flow<F::Address>) -> Review {
+    let Some(frontend) = frontend::<F>(key) else {
+        // The Service is gone: what is open may finish, as with the kernel's own connection tracking.
+        return if key.protocol == protocol::TCP { Review::Keep } else { Review::Anew };
+    };
+    let (set, _) = scope(frontend, source_origin::<F>(key));
+    if set.len == 0 {
+        Review::Refused
+    } else if key.protocol == protocol::TCP || is_member::<F>(set, flow.destination, flow.destination_port) {
+        Review::Keep
+    } else {
+        Review::Anew
+    }
+}
+
+#[inline(always)]
+fn frontend<F: Family>(key: &Tuple<F::Address>) -> Option<&'static Frontend> {
+    if !maps::may_have(key.destination, key.destination_port, key.protocol) {
+        return None;
+    }
+    counters::lookup(Lookup::Frontend);
+    let key = FrontendKey {
+        address: key.destination,
+        port: key.destination_port,
+        protocol: key.protocol,
+        padding: 0,
+    };
+    // SAFETY: rows are replaced whole by user space; a reader keeps the old one until its program ends (RCU).
+    unsafe { F::frontends().get(key) }
+}
+
+#[inline(always)]
+fn source_origin<F: Family>(key: &Tuple<F::Address>) -> Origin {
+    counters::lookup(Lookup::Route);
+    origin::<F>(key.source)
+}
+
+/// The set that a client of this origin chooses from, and whether it is masqueraded.
+#[inline(always)]
+fn scope(frontend: &Frontend, origin: Origin) -> (BackendSet, bool) {
+    let (set, flag) = match origin {
+        Origin::Pod => (frontend.inside, frontend_flags::MASQUERADE_POD),
+        Origin::Node => (frontend.inside, frontend_flags::MASQUERADE_NODE),
+        Origin::External => (frontend.outside, frontend_flags::MASQUERADE_EXTERNAL),
+    };
+    (set, frontend.flags & flag != 0)
+}
+
+#[inline(always)]
+fn is_allowed<F: Family>(frontend: &Frontend, source: F::Address) -> bool {
+    counters::lookup(Lookup::Backend);
+    let bits = 64 + F::Address::BITS;
+    F::ranges().get(&Key::new(bits, RangeKey { ranges: frontend.ranges, address: source })).is_some()
+}
+
+/// Each slot with equal chance.
+#[inline(always)]
+fn pick<F: Family>(set: BackendSet, backend: &mut Backend<F::Address>) -> bool {
+    let slot = ((kernel::random() as u64 * set.len as u64) >> 32) as u32;
+    // The set may shrink between the two lookups; slot 0 is the last to go.
+    row::<F>(set, slot, backend) || row::<F>(set, 0, backend)
+}
+
+#[inline(always)]
+fn row<F: Family>(set: BackendSet, slot: u32, backend: &mut Backend<F::Address>) -> bool {
+    counters::lookup(Lookup::Backend);
+    // SAFETY: as for frontends.
+    match unsafe { F::backends().get(BackendKey { set: set.set, slot }) } {
+        Some(found) => {
+            *backend = *found;
+            true
+        }
+        None => false,
+    }
+}
+
+#[inline(always)]
+fn is_member<F: Family>(set: BackendSet, address: F::Address, port: abi::Be16) -> bool {
+    counters::lookup(Lookup::Backend);
+    // SAFETY: as for frontends.
+    unsafe { F::members().get(MemberKey { set: set.set, address, port, padding: 0 }) }.is_some()
+}
+
+/// The backend that this client was given before, where that is not too long ago and it is still there.
+#[inline(always)]
+fn remembered<F: Family>(
+    set: BackendSet,
+    client: F::Address,
+    patience: u32,
+    backend: &mut Backend<F::Address>,
+) -> bool {
+    counters::lookup(Lookup::Backend);
+    let Some(value) = F::affinity().get_ptr(AffinityKey { set: set.set, client }) else { return false };
+    // SAFETY: a mixed read of a row that is being replaced names a backend that membership then denies.
+    let value = unsafe { *value };
+    if kernel::jiffies().wrapping_sub(value.last_used) >= patience {
+        return false;
+    }
+    backend.address = value.address;
+    backend.port = value.port;
+    is_member::<F>(set, value.address, value.port)
+}
+
+#[inline(always)]
+fn remember<F: Family>(set: BackendSet, client: F::Address, backend: &Backend<F::Address>) {
+    let value = AffinityValue {
+        address: backend.address,
+        port: backend.port,
+        padding: 0,
+        last_used: kernel::jiffies(),
+    };
+    // An LRU table makes room; if it cannot, this client merely is not remembered.
+    let _ = F::affinity().insert(AffinityKey { set: set.set, client }, value, 0);
+}

@@ -1,0 +1,156 @@
+//! The slow path: flows that are new, changing state, or validated under an older revision.
+
+use abi::{Config, Reason, flow_flags};
+
+use crate::{
+    conntrack,
+    family::{Family, Scratch, origin},
+    hook::{Hook, Outcome},
+    kernel::{self, Context},
+    maps, nat, parse,
+    parse::Irregular,
+    reject,
+    route::{self, Way},
+    service::{self, Choice, Review},
+};
+
+/// What is known of the packet's flow, after bringing it up to date.
+enum Known {
+    Yes,
+    No,
+    Refused,
+}
+
+/// Never inlined, so that the fast path stays small.
+#[inline(never)]
+pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
+    let (Some(config), Some(scratch)) = (maps::config(), F::scratch()) else {
+        return Outcome::drop(Reason::DroppedInternal);
+    };
+    let flags = match parse::packet::<F>(ctx) {
+        Ok(packet) => {
+            scratch.key = packet.tuple;
+            packet.flags
+        }
+        Err(Irregular::Pass(reason)) => return Outcome::pass(reason),
+        Err(Irregular::Icmp) => return Outcome::pass(Reason::PassedProtocol),
+    };
+    match update::<F, H>(ctx, scratch, config, flags) {
+        Known::Yes => return send::<F, H>(ctx, scratch, Reason::ForwardedUpdated),
+        Known::Refused => return reject::run::<F, H>(ctx),
+        Known::No if !H::OPENS => return Outcome::pass(Reason::PassedUnrelated),
+        Known::No => {}
+    }
+    match service::choose::<F>(&scratch.key, config, &mut scratch.backend) {
+        Choice::Backend { masquerade } => open_translated::<F, H>(ctx, scratch, config, masquerade),
+        Choice::None => open_plain::<F, H>(ctx, scratch, config),
+        Choice::Refused => reject::run::<F, H>(ctx),
+        Choice::Denied => Outcome::drop(Reason::DroppedSourceRange),
+        Choice::Missing => Outcome::drop(Reason::DroppedInternal),
+    }
+}
+
+/// Sends the packet by the entry of its own tuple.
+#[inline(always)]
+fn send<F: Family, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, reason: Reason) -> Outcome {
+    // Read again: pointers into the packet do not outlive what came between.
+    let Ok(packet) = parse::packet::<F>(ctx) else { return Outcome::drop(Reason::DroppedInternal) };
+    match conntrack::find::<F>(&scratch.key) {
+        Some(flow) => nat::forward::<F, H>(ctx, &packet, flow, reason),
+        None => Outcome::drop(Reason::DroppedTableFull),
+    }
+}
+
+/// Finds the packet's entry, if it has a live one, validates it, and moves its state.
+#[inline(always)]
+fn update<F: Family, H: Hook>(
+    ctx: Context,
+    scratch: &mut Scratch<F::Address>,
+    config: &Config,
+    flags: u8,
+) -> Known {
+    let Some(flow) = conntrack::find::<F>(&scratch.key) else { return Known::No };
+    scratch.reply_key = flow.reply_key(scratch.key.protocol);
+    let pair = conntrack::find::<F>(&scratch.reply_key);
+    if !conntrack::is_alive(flow, pair.as_deref(), flags, kernel::jiffies()) {
+        conntrack::remove::<F>(&scratch.key, &scratch.reply_key);
+        return Known::No;
+    }
+    if flow.revision != config.revision {
+        let is_ours = flow.has(flow_flags::TRANSLATED) && !flow.has(flow_flags::REPLY);
+        let review = if is_ours { service::review::<F>(&scratch.key, flow) } else { Review::Keep };
+        match review {
+            Review::Keep => {}
+            Review::Refused | Review::Anew => {
+                conntrack::remove::<F>(&scratch.key, &scratch.reply_key);
+                return if matches!(review, Review::Refused) { Known::Refused } else { Known::No };
+            }
+        }
+        route::resolve::<F, H>(ctx, flow);
+        nat::set_deltas::<F>(&scratch.key, flow);
+        flow.revision = config.revision;
+    }
+    conntrack::track(flow, pair, config, flags, scratch.key.protocol);
+    Known::Yes
+}
+
+/// The first packet of a flow to a frontend.
+#[inline(always)]
+fn open_translated<F: Family, H: Hook>(
+    ctx: Context,
+    scratch: &mut Scratch<F::Address>,
+    config: &Config,
+    masquerade: bool,
+) -> Outcome {
+    scratch.flow.flags = 0;
+    scratch.flow.source = scratch.key.source;
+    scratch.flow.destination = scratch.backend.address;
+    scratch.flow.destination_port = scratch.backend.port;
+    let way = route::resolve::<F, H>(ctx, &mut scratch.flow);
+    if way == Way::Node && !H::INGRESS {
+        return Outcome::drop(Reason::DroppedHostLoop);
+    }
+    // A backend must not answer itself directly. A process of this node would see its own address as the source, which the
+    // stack drops as a martian; its answers pass this node in any case.
+    let masquerade = (masquerade || scratch.key.source == scratch.backend.address) && way != Way::Node;
+    match nat::open::<F>(scratch, config, masquerade) {
+        Ok(()) => send::<F, H>(ctx, scratch, Reason::ForwardedNew),
+        Err(reason) => Outcome::drop(reason),
+    }
+}
+
+/// The first packet of a flow between pods, or to a pod: one entry, so that those after it take one lookup.
+#[inline(always)]
+fn open_plain<F: Family, H: Hook>(
+    ctx: Context,
+    scratch: &mut Scratch<F::Address>,
+    config: &Config,
+) -> Outcome {
+    let Scratch { key, reply_key, flow, .. } = &mut *scratch;
+    (flow.source, flow.destination) = (key.source, key.destination);
+    (flow.source_port, flow.destination_port) = (key.source_port, key.destination_port);
+    flow.flags = 0;
+    if !H::INGRESS || (!H::FROM_OUTSIDE && origin::<F>(key.destination) != abi::Origin::Pod) {
+        return Outcome::pass(Reason::PassedUnrelated);
+    }
+    let way = route::resolve::<F, H>(ctx, flow);
+    if way != Way::Pod && (H::FROM_OUTSIDE || way != Way::Wire) {
+        return Outcome::pass(Reason::PassedUnrelated);
+    }
+    *reply_key = key.reversed();
+    if conntrack::find::<F>(reply_key).is_some() {
+        flow.flags = flow_flags::REPLY;
+    }
+    let state = conntrack::initial(key.protocol);
+    flow.state = state as u8;
+    flow.timeout = conntrack::timeout(config, state);
+    flow.last_seen = kernel::jiffies();
+    flow.revision = config.revision;
+    (flow.packets, flow.bytes, flow.padding) = (0, 0, 0);
+    nat::set_deltas::<F>(key, flow);
+    if F::flows().insert(&*key, &*flow, 0).is_err() {
+        // The stack delivers as well, only slower.
+        return Outcome::pass(Reason::PassedUnrelated);
+    }
+    send::<F, H>(ctx, scratch, Reason::ForwardedNew)
+}

@@ -1,0 +1,51 @@
+//! What user space tells the datapath, in one element of an array map.
+
+use crate::{Be16, V4, V6, plain};
+
+/// The only element of the map `CONFIG`.
+///
+/// User space rewrites it whole; the kernel copies it by aligned words (`array_map_update_elem`), so that a reader
+/// sees each word either old or new.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Config {
+    /// Flows validated under another revision take the slow path again. Never 0: that marks a flow as not yet validated.
+    pub revision: u32,
+    /// Jiffies per second (`CONFIG_HZ`).
+    pub hz: u32,
+    /// First port that masquerading may use, in host order.
+    pub masquerade_first: u32,
+    /// How many ports from there on.
+    pub masquerade_ports: u32,
+    /// The address that masquerades; all zero where the node has none in the family.
+    pub node_v4: V4,
+    pub node_v6: V6,
+    pub timeouts: Timeouts,
+}
+
+/// Idle times after which an entry is dead, in jiffies.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// TCP, before the handshake is through.
+    pub tcp_opening: u32,
+    pub tcp_established: u32,
+    /// TCP, one side has sent FIN.
+    pub tcp_half_closed: u32,
+    /// TCP, both sides have sent FIN, or one RST.
+    pub tcp_closed: u32,
+    /// UDP, before a reply was seen.
+    pub udp_unanswered: u32,
+    pub udp: u32,
+}
+
+impl Config {
+    /// Whether a packet to this port may be the reply to a masqueraded flow.
+    #[inline(always)]
+    pub fn masquerades(&self, port: Be16) -> bool {
+        (port.get() as u32).wrapping_sub(self.masquerade_first) < self.masquerade_ports
+    }
+}
+
+const _: () = assert!(size_of::<Config>() == 4 * (4 + 1 + 4 + 6));
+plain!(Config);

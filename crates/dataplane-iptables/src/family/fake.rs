@@ -78,6 +78,9 @@ fn execute(line: &str, chains: &mut Chains) -> Result<(), &'static str> {
     if command == "-X" {
         return delete(chain, chains);
     }
+    // `-I CHAIN [NUMBER] RULE`.
+    let number = text.split_once(' ').and_then(|(number, rest)| Some((number.parse::<usize>().ok()?, rest)));
+    let (position, text) = number.map_or((0, text), |(number, rest)| (number - 1, rest));
     let rule = SavedRule { text: text.to_owned(), packets: 0, bytes: 0 };
     if let Some(to) = rule.rule().map_err(|_| "unknown rule")?.jumps_to()
         && !chains.contains_key(to)
@@ -87,7 +90,8 @@ fn execute(line: &str, chains: &mut Chains) -> Result<(), &'static str> {
     let rules = chains.get_mut(chain).ok_or("no such chain")?;
     match command {
         "-A" => rules.push(rule),
-        "-I" => rules.insert(0, rule),
+        "-I" if position > rules.len() => return Err("index of insertion too big"),
+        "-I" => rules.insert(position, rule),
         "-D" => {
             let at = rules.iter().position(|found| found.text == text).ok_or("no such rule")?;
             rules.remove(at);

@@ -102,6 +102,26 @@ fn an_endpoint_change_writes_only_the_chains_of_its_service() {
 }
 
 #[test]
+fn a_long_shared_chain_is_edited_in_place() {
+    let mut driver = Driver::new();
+    let all = |skip: &[u32]| {
+        let services = (0..700u32).filter(|n| !skip.contains(n)).map(|n| {
+            let mut service = service(&format!("s{n:03}"), 1, &["10.20.1.1:80"]);
+            service.frontends[0].address = FrontendAddress::Ip((0x0a18_0000 + n).to_be_bytes().into());
+            service
+        });
+        snapshot(services)
+    };
+    for skip in [&[3, 350, 699][..], &[0, 350], &[], &[42]] {
+        driver.apply(all(skip));
+        driver.assert_converged();
+    }
+    // Deletions of unused chains follow in runs of their own.
+    driver.apply(all(&[]));
+    assert!(driver.rules.kernel.last.contains("-I KUBE-SERVICES 43 "), "{}", driver.rules.kernel.last);
+}
+
+#[test]
 fn nothing_changed_writes_nothing() {
     let mut driver = Driver::new();
     let state = || snapshot([service("web", 1, &["10.20.1.1:80"])]);

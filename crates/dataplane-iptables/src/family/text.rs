@@ -10,7 +10,7 @@ use model::ServicePortId;
 use crate::{names::ChainName, ruleset::Table};
 
 /// Lines after which a batch ends.
-const BATCH_LINES: usize = 1000;
+pub(super) const BATCH_LINES: usize = 1000;
 
 /// What is written together: chains replaced, and rules put into them or elsewhere.
 #[derive(Debug, Default)]

@@ -6,7 +6,7 @@ use model::ServicePortId;
 
 use super::{
     Delta, FamilyRules, Programmed,
-    text::{Batch, Line, Unit, batches},
+    text::{BATCH_LINES, Batch, Line, Unit, batches},
 };
 use crate::{
     kernel::{Refusal, Rules},
@@ -130,10 +130,15 @@ impl<R: Rules> FamilyRules<R> {
     /// Deletes unused chains in a run of its own: another program's jump into one must not undo the rest.
     fn delete_stale(&mut self) {
         let stale: Vec<_> = std::mem::take(&mut self.stale).into_iter().collect();
-        // They may lead to each other, so that all are empty before the first goes.
-        let flushes = stale.iter().map(|chain| (Table::Nat, Unit::flush(chain))).collect();
-        let deletions = stale.iter().map(|chain| (Table::Nat, Unit::delete(chain))).collect();
-        for batch in batches(flushes).into_iter().chain(batches(deletions)) {
+        // They may lead to each other, so that all are empty before the first goes: at once where they are few.
+        let flushes: Vec<_> = stale.iter().map(|chain| (Table::Nat, Unit::flush(chain))).collect();
+        let deletions = stale.iter().map(|chain| (Table::Nat, Unit::delete(chain)));
+        let plan = if 2 * stale.len() <= BATCH_LINES {
+            batches(flushes.into_iter().chain(deletions).collect())
+        } else {
+            [batches(flushes), batches(deletions.collect())].into_iter().flatten().collect()
+        };
+        for batch in plan {
             if let Err(error) = self.kernel.restore(&batch.text) {
                 tracing::warn!(%error, "cannot delete unused chains, leaving them for later");
                 self.stale.extend(stale.iter().cloned());
@@ -167,7 +172,9 @@ fn plan<'a>(
         ));
     }
     for portal in rewritten(programmed, delta, extra) {
-        units.push((portal.table(), portal_unit(programmed, delta, portal, renderer)));
+        let edited = if extra.portals.is_none() { edits(programmed, delta, portal) } else { None };
+        let unit = edited.unwrap_or_else(|| portal_unit(programmed, delta, portal, renderer));
+        units.push((portal.table(), unit));
     }
     // Each is inserted at the head, so that the last comes to stand first.
     let jumps = extra.jumps.iter().rev().map(|jump| {
@@ -191,6 +198,40 @@ fn rewritten(programmed: &Services, delta: &Delta, extra: &Extra) -> BTreeSet<Po
         Some(portals) => portals.clone(),
         None => Portal::ALL.into_iter().filter(changes).collect(),
     }
+}
+
+/// A shared chain with fewer rules than this is written anew rather than edited.
+const EDITED_RULES: usize = 500;
+/// Each edit makes iptables look for its place among all rules of the chain.
+const EDITS: usize = 16;
+
+/// Deletions and insertions that bring a long shared chain up to date: among 10,000 rules 0.3 s, where writing
+/// the chain anew takes 1.6 s. Not in the filter table, whose counters are kept by chain.
+fn edits<'a>(programmed: &'a Services, delta: &'a Delta, portal: Portal) -> Option<Unit<'a>> {
+    let lines_of = |services: &Programmed| services.portals[portal as usize].lines().count();
+    if portal.table() != Table::Nat
+        || delta.len() > EDITS
+        || programmed.values().map(lines_of).sum::<usize>() < EDITED_RULES
+    {
+        return None;
+    }
+    let chain = portal.chain();
+    let old = delta.keys().filter_map(|id| Some((id, programmed.get(id)?)));
+    let mut lines: Vec<_> = old
+        .flat_map(|(id, old)| old.portals[portal as usize].lines().map(move |rule| (id, rule)))
+        .map(|(id, rule)| Line { owner: Some(id), text: format!("-D {chain} {rule}") })
+        .collect();
+    // In ascending order every insertion finds its final position.
+    let mut position = 1;
+    for (id, services) in merged(programmed, delta) {
+        if delta.contains_key(id) {
+            for (at, rule) in (position..).zip(services.portals[portal as usize].lines()) {
+                lines.push(Line { owner: Some(id), text: format!("-I {chain} {at} {rule}") });
+            }
+        }
+        position += lines_of(services);
+    }
+    Some(Unit { chains: vec![], lines })
 }
 
 fn portal_unit<'a>(

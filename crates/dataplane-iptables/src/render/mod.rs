@@ -65,6 +65,9 @@ pub enum Refused {
     BackendFamily(std::net::SocketAddr),
     #[error("name has a control character")]
     Name,
+    /// iptables cuts longer ones off without a word (`XT_MAX_COMMENT_LEN`).
+    #[error("name makes a comment of more than 255 bytes")]
+    LongName,
 }
 
 /// The chains that hold rules of many services, each after the ones it leads to.
@@ -119,10 +122,14 @@ impl ServiceRules {
         &mut self.portals[portal as usize]
     }
 
+    /// Those in shared chains, then those of its own chains.
+    pub fn all(&self) -> impl Iterator<Item = &Rule> {
+        self.portals.iter().flatten().chain(self.chains.iter().flat_map(|(_, rules)| rules))
+    }
+
     /// How many rules there are in all.
     pub fn len(&self) -> usize {
-        self.portals.iter().map(Vec::len).sum::<usize>()
-            + self.chains.iter().map(|(_, r)| r.len()).sum::<usize>()
+        self.all().count()
     }
 
     pub fn is_empty(&self) -> bool {

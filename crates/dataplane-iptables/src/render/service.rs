@@ -41,6 +41,9 @@ impl Renderer<'_> {
         view.external_addresses(&mut rules, FrontendKind::LoadBalancer);
         view.node_ports(&mut rules);
         view.health_check_port(&mut rules);
+        if rules.all().filter_map(Rule::comment_text).any(|comment| comment.len() > 255) {
+            return Err(Refused::LongName);
+        }
         Ok(rules)
     }
 }

@@ -1,0 +1,355 @@
+//! Real sockets, rules and connection tables, in one namespace that plays the node: backends listen on addresses
+//! of its loopback, its own processes are the clients.
+
+use std::{
+    io::{ErrorKind, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use dataplane::{Dataplane, Key, ServiceRow};
+use dataplane_iptables::{Config, IptablesDataplane, walk::End};
+use model::{
+    Changed, FrontendKind, NodeConfig, Protocol, ServicePort, Snapshot, TrafficPolicy, oracle::Packet,
+};
+
+use crate::common::{backends, cidr, frontend, id, ip, namespace, node_port, service, snapshot};
+
+const WEB: &str = "10.24.0.1:80";
+const ONE: &str = "10.20.0.1:8080";
+const TWO: &str = "10.20.0.2:8080";
+
+/// Runs `test` in a namespace that has a node's addresses and two backends' ones.
+fn on_a_node(tag: &str, test: impl FnOnce(&mut IptablesDataplane) + Send) {
+    let namespace = namespace(tag);
+    namespace
+        .run(|| {
+            for arguments in [
+                "link add uplink type veth peer name wire",
+                "link set wire up",
+                "addr add 10.128.0.11/24 dev uplink",
+                "addr add 10.20.0.1/32 dev lo",
+                "addr add 10.20.0.2/32 dev lo",
+                "link set uplink up",
+                "route add default via 10.128.0.1",
+            ] {
+                run("ip", arguments);
+            }
+            let mut plane = IptablesDataplane::open(Config::default()).expect("open");
+            test(&mut plane);
+        })
+        .expect("enter namespace");
+}
+
+fn run(program: &str, arguments: &str) {
+    let status = Command::new(program).args(arguments.split(' ')).status().expect(program);
+    assert!(status.success(), "{program} {arguments}");
+}
+
+fn node() -> NodeConfig {
+    NodeConfig {
+        name: "node-a".into(),
+        addresses: vec![ip("10.128.0.11")],
+        pod_cidrs: vec![cidr("10.20.0.0/24")],
+        cluster_cidrs: vec![cidr("10.20.0.0/16")],
+    }
+}
+
+/// Cluster IP 10.24.0.1:80 and node port 30080.
+fn web(protocol: Protocol, endpoints: &[&str]) -> ServicePort {
+    let frontends = vec![frontend(FrontendKind::ClusterIp, "10.24.0.1", 80), node_port(30080)];
+    service(id("t", "web", "http", protocol), frontends, backends(endpoints, true))
+}
+
+fn apply(plane: &mut IptablesDataplane, snapshot: &Snapshot) {
+    let applied = plane.apply(snapshot, &Changed::all(snapshot)).expect("apply");
+    assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+}
+
+/// Answers every connection with its own address.
+fn serve_tcp(address: &str) {
+    let listener = TcpListener::bind(address).expect("bind");
+    let name = address.to_owned();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let _ = stream.write_all(name.as_bytes());
+        }
+    });
+}
+
+fn serve_udp(address: &str) {
+    let socket = UdpSocket::bind(address).expect("bind");
+    let name = address.to_owned();
+    std::thread::spawn(move || {
+        let mut buffer = [0; 64];
+        while let Ok((_, client)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(name.as_bytes(), client);
+        }
+    });
+}
+
+fn ask(address: &str) -> std::io::Result<String> {
+    let address: SocketAddr = address.parse().expect("address");
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
+}
+
+/// Sends until an answer comes: one that was under way when rules changed may be lost.
+fn ask_udp(socket: &UdpSocket) -> String {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let mut buffer = [0; 64];
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");
+    while Instant::now() < deadline {
+        socket.send(b"?").expect("send");
+        if let Ok(length) = socket.recv(&mut buffer) {
+            return String::from_utf8_lossy(&buffer[..length]).into_owned();
+        }
+    }
+    panic!("no answer");
+}
+
+fn saved() -> String {
+    let output = Command::new("iptables-save").output().expect("iptables-save");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn connections_reach_backends_and_are_shown() {
+    on_a_node("reach", |plane| {
+        serve_tcp(ONE);
+        serve_tcp(TWO);
+        apply(plane, &snapshot(node(), [web(Protocol::Tcp, &[ONE, TWO])]));
+        for frontend in [WEB, "10.128.0.11:30080"] {
+            let mut answers: Vec<_> = (0..40).map(|_| ask(frontend).expect(frontend)).collect();
+            answers.sort();
+            answers.dedup();
+            assert_eq!(answers, [ONE, TWO], "{frontend}");
+        }
+        let rows = plane.services().expect("services");
+        let shown: Vec<_> =
+            rows.iter().map(|row| (row.kind, row.frontend.to_string(), addresses(row))).collect();
+        let both = || vec![ONE.to_owned(), TWO.to_owned()];
+        assert_eq!(
+            shown,
+            [
+                (FrontendKind::ClusterIp, WEB.to_owned(), both()),
+                (FrontendKind::NodePort, "10.128.0.11:30080".to_owned(), both())
+            ]
+        );
+        let connections = plane.connections(usize::MAX).expect("connections");
+        let to_web = connections.iter().filter(|c| c.destination.to_string() == WEB).collect::<Vec<_>>();
+        assert!(to_web.len() >= 40, "{}", to_web.len());
+        assert!(to_web.iter().all(|c| [ONE, TWO].contains(&c.backend.to_string().as_str())), "{to_web:?}");
+        assert_eq!(plane.connections(7).expect("connections").len(), 7);
+    });
+}
+
+fn addresses(row: &ServiceRow) -> Vec<String> {
+    row.backends.iter().map(|backend| backend.address.to_string()).collect()
+}
+
+#[test]
+fn without_endpoints_clients_are_refused_and_counted() {
+    on_a_node("refuse", |plane| {
+        let empty = snapshot(node(), [web(Protocol::Tcp, &[])]);
+        apply(plane, &empty);
+        for frontend in [WEB, "10.128.0.11:30080"] {
+            assert_eq!(
+                ask(frontend).expect_err("refused").kind(),
+                ErrorKind::ConnectionRefused,
+                "{frontend}"
+            );
+        }
+        let rejected = |plane: &IptablesDataplane| {
+            let counters = plane.status().counters;
+            counters
+                .iter()
+                .find(|counter| counter.name == "rejected_no_endpoints")
+                .map_or(0, |counter| counter.packets)
+        };
+        let before = rejected(plane);
+        // Node ports of the node itself are refused by its own stack before the rules see them.
+        assert!(before >= 1, "{before}");
+        let mut full = empty.clone();
+        let next = web(Protocol::Tcp, &[ONE]);
+        full.services.insert(next.id.clone(), next.into());
+        plane.apply(&full, &full.changed_since(&empty)).expect("apply");
+        assert_eq!(rejected(plane), before, "what a rule had counted outlives it");
+        let rows = plane.services().expect("services");
+        assert!(rows.iter().all(|row| addresses(row) == [ONE]), "{rows:?}");
+    });
+}
+
+#[test]
+fn a_udp_client_follows_the_backends() {
+    on_a_node("udp", |plane| {
+        serve_udp(ONE);
+        serve_udp(TWO);
+        let state = |endpoints: &[&str]| snapshot(node(), [web(Protocol::Udp, endpoints)]);
+        apply(plane, &state(&[ONE]));
+        let socket = UdpSocket::bind("10.128.0.11:0").expect("bind");
+        socket.connect(WEB).expect("connect");
+        let other = UdpSocket::bind("10.128.0.11:0").expect("bind");
+        other.connect("10.20.0.1:8080").expect("connect");
+        assert_eq!((ask_udp(&socket), ask_udp(&other)), (ONE.to_owned(), ONE.to_owned()));
+        plane.apply(&state(&[TWO]), &state(&[TWO]).changed_since(&state(&[ONE]))).expect("apply");
+        assert_eq!(ask_udp(&socket), TWO, "the same socket");
+        let tracked = plane.connections(usize::MAX).expect("connections");
+        let spared = tracked.iter().any(|c| c.destination.to_string() == ONE && c.backend.to_string() == ONE);
+        assert!(spared, "a flow that is no service's stays: {tracked:?}");
+    });
+}
+
+#[test]
+fn a_udp_client_that_came_too_early_is_served_later() {
+    on_a_node("early", |plane| {
+        serve_udp(ONE);
+        let state = |endpoints: &[&str]| snapshot(node(), [web(Protocol::Udp, endpoints)]);
+        // Nothing is programmed: the packet leaves untranslated and leaves an entry behind.
+        apply(plane, &snapshot(node(), []));
+        let socket = UdpSocket::bind("10.128.0.11:0").expect("bind");
+        socket.connect(WEB).expect("connect");
+        socket.send(b"?").expect("send");
+        apply(plane, &state(&[ONE]));
+        assert_eq!(ask_udp(&socket), ONE);
+    });
+}
+
+#[test]
+fn what_others_flush_comes_back() {
+    on_a_node("repair", |plane| {
+        serve_tcp(ONE);
+        let state = snapshot(node(), [web(Protocol::Tcp, &[ONE])]);
+        apply(plane, &state);
+        let before = saved();
+        assert_eq!(plane.repair(&state).expect("repair"), [""; 0]);
+        run("iptables", "-t nat -F");
+        run("iptables", "-t nat -X");
+        run("iptables", "-t mangle -X KUBE-PROXY-CANARY");
+        std::fs::write("/proc/sys/net/ipv4/conf/all/route_localnet", "0").expect("sysctl");
+        let repaired = plane.repair(&state).expect("repair");
+        assert!(repaired.iter().any(|what| what.contains("jump from PREROUTING")), "{repaired:?}");
+        assert!(repaired.iter().any(|what| what == "set route_localnet"), "{repaired:?}");
+        assert_eq!(rules(&saved()), rules(&before));
+        assert_eq!(ask(WEB).expect("answer"), ONE);
+        assert_eq!(plane.repair(&state).expect("repair"), [""; 0]);
+    });
+}
+
+/// Without comment lines and counters.
+fn rules(saved: &str) -> Vec<&str> {
+    saved
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split(" [").next().unwrap_or(line))
+        .collect()
+}
+
+#[test]
+fn clean_up_leaves_the_kernel_as_it_was() {
+    on_a_node("clean", |plane| {
+        run("iptables", "-t nat -N DOCKER");
+        run("iptables", "-t nat -A PREROUTING -m addrtype --dst-type LOCAL -j DOCKER");
+        run("iptables", "-t filter -A FORWARD -i uplink -j ACCEPT");
+        let before = saved();
+        apply(plane, &snapshot(node(), [web(Protocol::Tcp, &[ONE, TWO])]));
+        assert_ne!(rules(&saved()), rules(&before));
+        plane.clean_up().expect("clean up");
+        // A table that was touched stays, empty.
+        let without_empty = |text: &str| {
+            let own = ["*mangle", ":PREROUTING", ":INPUT", ":FORWARD", ":OUTPUT", ":POSTROUTING", "COMMIT"];
+            let lines =
+                rules(text).into_iter().filter(|line| !own.iter().any(|prefix| line.starts_with(prefix)));
+            lines.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(without_empty(&saved()), without_empty(&before));
+        let route_localnet =
+            std::fs::read_to_string("/proc/sys/net/ipv4/conf/all/route_localnet").expect("sysctl");
+        assert_eq!(route_localnet.trim(), "0");
+        plane.clean_up().expect("cleaning twice is no error");
+    });
+}
+
+#[test]
+fn a_service_that_the_kernel_refuses_is_isolated() {
+    on_a_node("isolate", |plane| {
+        serve_tcp(ONE);
+        // The kernel remembers no client for zero seconds (`recent_mt_check`).
+        let frontends = vec![frontend(FrontendKind::ClusterIp, "10.24.0.2", 80)];
+        let mut bad = service(id("t", "bad", "", Protocol::Tcp), frontends, backends(&[TWO], true));
+        bad.affinity_seconds = Some(0);
+        let state = snapshot(node(), [bad.clone(), web(Protocol::Tcp, &[ONE])]);
+        let applied = plane.apply(&state, &Changed::all(&state)).expect("apply");
+        assert_eq!(applied.failed.keys().collect::<Vec<_>>(), [&Key::Service(bad.id.clone())]);
+        assert_eq!(ask(WEB).expect("answer"), ONE);
+    });
+}
+
+#[test]
+fn a_service_that_no_rules_can_express_is_isolated() {
+    on_a_node("express", |plane| {
+        serve_tcp(ONE);
+        let mut long = web(Protocol::Udp, &[TWO]);
+        long.id.service.name = "x".repeat(300);
+        let mut mixed = web(Protocol::Udp, &[TWO]);
+        mixed.frontends.push(frontend(FrontendKind::ExternalIp, "203.0.113.1", 80));
+        mixed.frontends[2].policy = TrafficPolicy::Local;
+        let state = snapshot(node(), [mixed.clone(), long.clone(), web(Protocol::Tcp, &[ONE])]);
+        let applied = plane.apply(&state, &Changed::all(&state)).expect("apply");
+        let failed: Vec<_> = applied.failed.into_keys().collect();
+        assert_eq!(failed, [Key::Service(mixed.id.clone()), Key::Service(long.id.clone())]);
+        assert_eq!(ask(WEB).expect("answer"), ONE);
+    });
+}
+
+#[test]
+fn a_walk_names_the_rules_on_the_way_to_the_last_endpoint() {
+    on_a_node("walk", |plane| {
+        apply(plane, &snapshot(node(), [web(Protocol::Tcp, &[ONE, TWO])]));
+        let packet = Packet {
+            source: "198.51.100.10:40000".parse().expect("address"),
+            destination: "10.128.0.11:30080".parse().expect("address"),
+            protocol: Protocol::Tcp,
+        };
+        let endpoint = TWO.parse().expect("address");
+        let walk = plane.walk(packet, endpoint).expect("walk");
+        assert_eq!(walk.end, End::Translated { to: endpoint, masqueraded: true });
+        let nat: Vec<_> = walk
+            .matched()
+            .filter(|step| step.table.as_str() == "nat")
+            .map(|step| (chain(step.chain.as_str()), step.number))
+            .collect();
+        assert_eq!(
+            nat,
+            [
+                ("PREROUTING", 1),
+                ("KUBE-SERVICES", 2),
+                ("KUBE-NODEPORTS", 2),
+                ("KUBE-EXT", 1),
+                ("KUBE-MARK-MASQ", 1),
+                ("KUBE-EXT", 2),
+                ("KUBE-SVC", 3),
+                ("KUBE-SEP", 2),
+                ("POSTROUTING", 1),
+                ("KUBE-POSTROUTING", 2),
+                ("KUBE-POSTROUTING", 3),
+            ]
+        );
+        assert!(walk.evaluated() > walk.matched().count());
+        let rules = plane.rules_of(&id("t", "web", "http", Protocol::Tcp)).expect("rules");
+        let rendered =
+            plane.rendered(&id("t", "web", "http", Protocol::Tcp)).expect("programmed").expect("rendered");
+        assert_eq!(rules.len(), rendered.len());
+    });
+}
+
+/// The part of a chain's name before its hash.
+fn chain(name: &str) -> &str {
+    match name.rsplit_once('-') {
+        Some((kind, hash)) if hash.len() == 16 => kind,
+        _ => name,
+    }
+}

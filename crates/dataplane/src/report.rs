@@ -85,7 +85,9 @@ pub struct Feature {
 pub struct MapFill {
     pub name: String,
     pub entries: u64,
+    /// Zero where the kernel sets no limit.
     pub capacity: u64,
+    /// Zero where the kernel does not tell.
     pub bytes: u64,
 }
 

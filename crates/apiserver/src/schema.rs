@@ -29,7 +29,6 @@ pub(crate) enum Type {
     PodSpec,
     PodStatus,
     Container,
-    Volume,
     WorkloadSpec,
     Conditions,
     PodTemplate,
@@ -43,11 +42,9 @@ pub(crate) struct Field {
     pub(crate) list: ListKind,
     /// An object that an apply owns as a whole.
     pub(crate) atomic: bool,
-    /// `$retainKeys` is meant for it: a union of which one member is set.
-    pub(crate) retain_keys: bool,
 }
 
-const PLAIN: Field = Field { of: Type::Plain, list: ListKind::Atomic, atomic: false, retain_keys: false };
+const PLAIN: Field = Field { of: Type::Plain, list: ListKind::Atomic, atomic: false };
 
 const fn object(of: Type) -> Field {
     Field { of, ..PLAIN }
@@ -107,13 +104,12 @@ impl Type {
             (Self::Object(Builtin::Deployment | Builtin::ReplicaSet), "status") => object(Type::Conditions),
             (Self::WorkloadSpec, "template") => object(Type::PodTemplate),
             (Self::WorkloadSpec, "selector") => atomic(),
-            (Self::WorkloadSpec, "strategy") => Field { retain_keys: true, ..PLAIN },
             (Self::Object(Builtin::Pod), "spec") | (Self::PodTemplate, "spec") => object(Type::PodSpec),
             (Self::Object(Builtin::Pod), "status") => object(Type::PodStatus),
             (Self::PodSpec, "containers" | "initContainers" | "ephemeralContainers") => {
                 map("name", &["name"], Type::Container)
             }
-            (Self::PodSpec, "volumes") => Field { retain_keys: true, ..map("name", &["name"], Type::Volume) },
+            (Self::PodSpec, "volumes") => map("name", &["name"], Type::Plain),
             (Self::PodSpec, "imagePullSecrets") => map("name", &["name"], Type::Plain),
             (Self::PodSpec, "hostAliases") => map("ip", &["ip"], Type::Plain),
             (Self::PodSpec, "schedulingGates") => map("name", &["name"], Type::Plain),

@@ -43,6 +43,7 @@ pub(crate) enum ApiError {
 /// A field that another manager owns and that an apply would change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ApplyConflict {
+    /// As messages name it: quoted, and how it came by the field.
     pub(crate) manager: String,
     pub(crate) field: String,
 }
@@ -50,13 +51,13 @@ pub(crate) struct ApplyConflict {
 fn conflicts_text(conflicts: &[ApplyConflict]) -> String {
     let plural = if conflicts.len() == 1 { "conflict" } else { "conflicts" };
     match conflicts {
-        [one] => format!("1 {plural}: conflict with {:?}: {}", one.manager, one.field),
+        [one] => format!("1 {plural}: conflict with {}: {}", one.manager, one.field),
         many => {
             let mut text = format!("{} {plural}:", many.len());
             let mut managers: Vec<&str> = many.iter().map(|c| c.manager.as_str()).collect();
             managers.dedup();
             for manager in managers {
-                text.push_str(&format!(" conflicts with {manager:?}:"));
+                text.push_str(&format!(" conflicts with {manager}:"));
                 for conflict in many.iter().filter(|c| c.manager == manager) {
                     text.push_str(&format!("\n- {}", conflict.field));
                 }
@@ -123,7 +124,7 @@ impl ApiError {
                     .map(|c| {
                         json!({
                             "reason": "FieldManagerConflict",
-                            "message": format!("conflict with {:?}", c.manager),
+                            "message": format!("conflict with {}", c.manager),
                             "field": c.field,
                         })
                     })

@@ -1,5 +1,6 @@
 //! What the server fills in where a client says nothing. Never overrides what was said, never allocates.
 
+mod custom;
 mod service;
 mod workload;
 
@@ -7,12 +8,15 @@ use serde_json::{Value, json};
 
 use crate::{
     meta::{self, Object, default_to, items_mut, member, text},
-    resource::{Builtin, Resource},
+    resource::{Builtin, Resource, Schema},
 };
 
 /// Fills in a kind's defaults.
 pub(crate) fn apply(resource: &Resource, object: &mut Object) {
-    let Some(builtin) = resource.builtin() else { return };
+    let builtin = match &resource.schema {
+        Schema::Custom(custom) => return custom::apply(object, &custom.schema),
+        Schema::Builtin(builtin) => *builtin,
+    };
     match builtin {
         Builtin::Namespace => namespace(object),
         Builtin::Service => service::apply(object),

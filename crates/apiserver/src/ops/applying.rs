@@ -4,7 +4,14 @@
 use serde_json::Value;
 
 use super::{Part, WriteOptions, Written, create, update};
-use crate::{meta, patch::apply as fields, resource::Resource, state::State, status::ApiError, store::Key};
+use crate::{
+    meta,
+    patch::apply::{self as fields, Applier},
+    resource::Resource,
+    state::State,
+    status::ApiError,
+    store::Key,
+};
 
 /// Applies a configuration; the flag tells whether that created the object.
 pub(crate) fn apply(
@@ -30,20 +37,19 @@ pub(crate) fn apply(
     }
     meta::metadata(&mut config).insert("name".into(), key.name.clone().into());
     let now = state.config.now();
+    let applier = Applier { manager: &options.manager, part, force: options.force, now: &now };
     if state.store.get(&resource.storage, key).is_none() {
         if part != Part::Main {
             state.get(resource, key)?;
         }
-        let mut object = config.clone();
-        fields::strip(&mut object);
-        let managed = fields::first(&config, resource, &options.manager, &now);
+        let managed = fields::first(&config, resource, applier);
         let namespace = Some(key.namespace.as_str()).filter(|_| resource.namespaced);
-        let mut written = create::create_managed(state, resource, namespace, object, options, Some(managed))?;
+        let mut written = create::create_managed(state, resource, namespace, config, options, Some(managed))?;
         written.warnings = warnings;
         return Ok((written, true));
     }
     let mut written = update::update_managed(state, resource, key, part, options, |current| {
-        fields::apply(current, &config, resource, part, &options.manager, options.force, &now)
+        fields::apply(current, &config, resource, applier)
     })?;
     written.warnings = warnings;
     Ok((written, false))

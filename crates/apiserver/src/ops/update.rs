@@ -8,7 +8,7 @@ use super::{WriteOptions, Written, create, delete, gc, intake};
 use crate::{
     alloc, defaulting,
     meta::{self, Object},
-    patch::apply,
+    patch::apply::{self, Applier},
     resource::{Builtin, Resource, Schema},
     state::State,
     status::ApiError,
@@ -96,7 +96,9 @@ fn run(
     }
     bump_generation(resource, &current, &mut object);
     if managers == Managers::Record {
-        apply::record_update(&current, &mut object, resource, &options.manager, part, &state.config.now());
+        let now = state.config.now();
+        let writer = Applier { manager: &options.manager, part, force: false, now: &now };
+        apply::record_update(&current, &mut object, resource, writer);
     }
     meta::metadata(&mut object).insert("resourceVersion".into(), meta::resource_version(&current).into());
     if object == *current {

@@ -34,14 +34,6 @@ impl FieldSelector {
     pub(crate) fn matches(&self, object: &Object) -> bool {
         self.0.iter().all(|term| (field(object, &term.path) == term.value) == term.equal)
     }
-
-    /// The name that `metadata.name=` asks for, if it does.
-    pub(crate) fn name(&self) -> Option<&str> {
-        self.0
-            .iter()
-            .find(|term| term.equal && term.path == ["metadata", "name"])
-            .map(|term| term.value.as_str())
-    }
 }
 
 fn term(part: &str, resource: &Resource) -> Result<Term, ApiError> {

@@ -80,7 +80,7 @@ mod tests {
         ) {
             let storage: Arc<str> = "things".into();
             let mut store = Store::new(1000);
-            let mut run = |store: &mut Store, steps: &[(u8, bool, u8)]| {
+            let run = |store: &mut Store, steps: &[(u8, bool, u8)]| {
                 for (name, put, value) in steps {
                     if *put {
                         store.put(&storage, object(*name, *value));

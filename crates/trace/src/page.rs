@@ -141,8 +141,8 @@ fn verdict(trace: &Trace) -> String {
         (Some(same), None) => format!("Identical on both: {same}."),
         (None, Some(apart)) => format!("The planes differ in {apart}."),
         (Some(same), Some(apart)) => format!(
-            "The planes differ in {apart}. Compared with what a cluster allots by chance set aside, \
-             {same} came out identical; they are dimmed and folded."
+            "The planes differ in {apart}. With what a cluster allots by chance set aside, they show the same in \
+             {same}: dimmed and folded below."
         ),
     }
 }

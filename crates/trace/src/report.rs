@@ -69,6 +69,13 @@ impl PlaneFacts {
             Plane::Ebpf => &self.ebpf,
         }
     }
+
+    pub fn of_mut(&mut self, plane: Plane) -> &mut Facts {
+        match plane {
+            Plane::Iptables => &mut self.iptables,
+            Plane::Ebpf => &mut self.ebpf,
+        }
+    }
 }
 
 /// The layers there are, from the object down to the failure.

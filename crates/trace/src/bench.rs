@@ -1,0 +1,226 @@
+//! One running lab under trace: runs command lines in it and keeps what they said.
+//!
+//! Decides nothing about what is worth capturing; see [`crate::layers`].
+
+mod watch;
+
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use lab::{Lab, Output, Place};
+use model::Plane;
+use serde_json::Value;
+
+use crate::{command::Line, compare::Exhibit, normalise::Style, report::Capture};
+
+pub use watch::Watch;
+
+/// How long an ordinary command may take on a busy machine.
+const ORDINARY: Duration = Duration::from_secs(30);
+
+/// Set when the user wants no more.
+pub static CANCELLED: AtomicBool = AtomicBool::new(false);
+
+/// A lab and the dataplane its nodes run.
+#[derive(Debug)]
+pub struct Bench {
+    pub lab: Lab,
+    pub plane: Plane,
+    /// This program: captures of its own subcommands run the same build.
+    program: PathBuf,
+}
+
+/// Why a layer could not be traced.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Lab(#[from] lab::Error),
+    #[error("start {command:?} in {place}")]
+    Start {
+        command: String,
+        place: Place,
+        #[source]
+        source: std::io::Error,
+    },
+    #[error("run {command:?}: exit status {exit}: {message}")]
+    Exit { command: String, exit: i32, message: String },
+    #[error("read the answer of {command:?}")]
+    Answer {
+        command: String,
+        #[source]
+        source: serde_json::Error,
+    },
+    #[error("wait for {what}: not within {seconds} s")]
+    Late { what: String, seconds: u64 },
+    #[error("find {what}")]
+    Missing { what: String },
+    #[error("trace: called off")]
+    Cancelled,
+}
+
+impl Bench {
+    pub fn new(lab: Lab, program: PathBuf) -> Self {
+        let plane = lab.topology().plane;
+        Self { lab, plane, program }
+    }
+
+    /// Runs a line to its end.
+    ///
+    /// # Errors
+    /// It cannot be started. One that fails is no error: its status is part of what was found.
+    pub fn run(&self, line: &Line, limit: Duration) -> Result<Output, Error> {
+        check()?;
+        let words = line.argv.iter().map(String::as_str).collect::<Vec<_>>();
+        Ok(self.lab.exec(&line.place, &words, limit)?)
+    }
+
+    /// Runs a line and keeps it as a capture.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn capture(
+        &self,
+        title: &str,
+        line: &Line,
+        style: Style,
+        note: impl Into<String>,
+    ) -> Result<Exhibit, Error> {
+        let output = self.run(line, ORDINARY)?;
+        Ok(self.exhibit(title, line, style, said(&output), output.exit, note))
+    }
+
+    /// A capture of text that is there already.
+    pub fn exhibit(
+        &self,
+        title: &str,
+        line: &Line,
+        style: Style,
+        output: impl Into<String>,
+        exit: i32,
+        note: impl Into<String>,
+    ) -> Exhibit {
+        let capture = Capture {
+            dataplane: self.plane,
+            title: title.to_owned(),
+            r#where: line.place.to_string(),
+            command: line.to_string(),
+            exit,
+            output: output.into(),
+            note: note.into(),
+        };
+        Exhibit { capture, style }
+    }
+
+    /// A `kubectl` capture; runs on this host against the lab's API.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn kubectl(
+        &self,
+        title: &str,
+        arguments: &[&str],
+        note: impl Into<String>,
+    ) -> Result<Exhibit, Error> {
+        check()?;
+        let output = self.lab.kubectl(arguments)?;
+        let shown = std::iter::once("kubectl").chain(arguments.iter().copied());
+        let mut exhibit = self.on_host(title, shown, &output, Style::Kubectl);
+        exhibit.capture.note = note.into();
+        Ok(exhibit)
+    }
+
+    /// A capture of one of this program's own subcommands.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn twinplane(&self, title: &str, arguments: &[&str], style: Style) -> Result<Exhibit, Error> {
+        check()?;
+        let failed = |source| Error::Start { command: arguments.join(" "), place: Place::Client, source };
+        let output = Command::new(&self.program).args(arguments).output().map_err(failed)?;
+        let output = Output {
+            exit: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+            elapsed: Duration::ZERO,
+            timed_out: false,
+        };
+        let shown = std::iter::once("twinplane").chain(arguments.iter().copied());
+        Ok(self.on_host(title, shown, &output, style))
+    }
+
+    /// Changes something through the API.
+    ///
+    /// # Errors
+    /// `kubectl` cannot be started or is refused.
+    pub fn order(&self, arguments: &[&str]) -> Result<String, Error> {
+        check()?;
+        let output = self.lab.kubectl(arguments)?;
+        if output.success() {
+            return Ok(output.stdout);
+        }
+        let command = format!("kubectl {}", arguments.join(" "));
+        Err(Error::Exit { command, exit: output.exit, message: output.stderr.trim().to_owned() })
+    }
+
+    /// An object, or a list of them.
+    ///
+    /// # Errors
+    /// As [`Self::order`]; an answer that is no JSON.
+    pub fn object(&self, arguments: &[&str]) -> Result<Value, Error> {
+        let arguments = [arguments, &["-o", "json"]].concat();
+        let answer = self.order(&arguments)?;
+        serde_json::from_str(&answer)
+            .map_err(|source| Error::Answer { command: format!("kubectl {}", arguments.join(" ")), source })
+    }
+
+    fn on_host<'a>(
+        &self,
+        title: &str,
+        words: impl Iterator<Item = &'a str>,
+        output: &Output,
+        style: Style,
+    ) -> Exhibit {
+        let line = Line::new(Place::Client, words);
+        let mut exhibit = self.exhibit(title, &line, style, said(output), output.exit, "");
+        exhibit.capture.r#where = "host".to_owned();
+        exhibit
+    }
+}
+
+/// What a terminal would show: the errors behind the output.
+fn said(output: &Output) -> String {
+    let Output { stdout, stderr, .. } = output;
+    if output.success() || stderr.trim().is_empty() { stdout.clone() } else { format!("{stdout}{stderr}") }
+}
+
+/// # Errors
+/// The user called it off.
+pub fn check() -> Result<(), Error> {
+    if CANCELLED.load(Ordering::Relaxed) { Err(Error::Cancelled) } else { Ok(()) }
+}
+
+/// Asks again and again until `ready` has an answer.
+///
+/// # Errors
+/// `ready`'s own; no answer within `limit`; called off.
+pub fn until<T>(
+    what: &str,
+    limit: Duration,
+    mut ready: impl FnMut() -> Result<Option<T>, Error>,
+) -> Result<T, Error> {
+    let deadline = Instant::now() + limit;
+    loop {
+        check()?;
+        if let Some(answer) = ready()? {
+            return Ok(answer);
+        }
+        if Instant::now() >= deadline {
+            return Err(Error::Late { what: what.to_owned(), seconds: limit.as_secs() });
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

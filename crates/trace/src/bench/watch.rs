@@ -1,0 +1,150 @@
+//! A command that listens while something else happens: started, waited for until it listens, ended, read.
+
+use std::{
+    fs, io,
+    os::unix::process::CommandExt as _,
+    process::{Child, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::{Pid, getpgid},
+};
+
+use super::{Bench, Error, until};
+use crate::command::Line;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running listener. Ended, with all it started, when dropped.
+#[derive(Debug)]
+pub struct Watch {
+    child: Child,
+    heard: Arc<Mutex<Vec<u8>>>,
+    errors: Arc<Mutex<Vec<u8>>>,
+    readers: Vec<JoinHandle<()>>,
+    line: Line,
+}
+
+impl Bench {
+    /// Starts a listener and returns when it listens.
+    ///
+    /// # Errors
+    /// It cannot be started, or ends or stays deaf instead of listening.
+    pub fn watch(&self, line: &Line) -> Result<Watch, Error> {
+        let failed = |source| Error::Start { command: line.to_string(), place: line.place.clone(), source };
+        let namespace = self.lab.namespace(&line.place)?;
+        let (program, arguments) =
+            line.argv.split_first().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let mut command = namespace.command(program);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0);
+        let mut child = command.spawn().map_err(failed)?;
+        let (heard, errors) = (Arc::default(), Arc::default());
+        let mut readers = vec![];
+        readers.extend(child.stdout.take().map(|pipe| collect(pipe, &heard)));
+        readers.extend(child.stderr.take().map(|pipe| collect(pipe, &errors)));
+        let mut watch = Watch { child, heard, errors, readers, line: line.clone() };
+        until(&format!("{line} to listen"), PATIENCE, || {
+            watch.listens().map(|listens| listens.then_some(()))
+        })?;
+        Ok(watch)
+    }
+}
+
+impl Watch {
+    /// What was heard so far.
+    pub fn so_far(&self) -> String {
+        text(&self.heard)
+    }
+
+    /// Waits until what was heard satisfies `enough`, or the time is up; either is fine.
+    ///
+    /// # Errors
+    /// Called off.
+    pub fn listen(&self, limit: Duration, enough: impl Fn(&str) -> bool) -> Result<(), Error> {
+        match until("traffic", limit, || Ok(enough(&self.so_far()).then_some(()))) {
+            Err(Error::Late { .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Ends it and returns all that was heard.
+    pub fn stop(mut self) -> String {
+        self.end();
+        self.so_far()
+    }
+
+    /// tcpdump says so; a netlink listener shows in the namespace's own table once it joined a group.
+    fn listens(&mut self) -> Result<bool, Error> {
+        if text(&self.errors).contains("listening on") || self.joined_netfilter() {
+            return Ok(true);
+        }
+        match self.child.try_wait() {
+            Ok(Some(status)) => Err(Error::Exit {
+                command: self.line.to_string(),
+                exit: status.code().unwrap_or(-1),
+                message: text(&self.errors).trim().to_owned(),
+            }),
+            _ => Ok(false),
+        }
+    }
+
+    /// Whether one of its processes has a NETLINK_NETFILTER socket (12) with a group joined: columns Eth, Pid and
+    /// Groups of `/proc/net/netlink` (net/netlink/af_netlink.c, netlink_native_seq_show).
+    fn joined_netfilter(&self) -> bool {
+        let group = self.group();
+        let ours = |port: &str| {
+            let pid = port.parse().map(Pid::from_raw).ok();
+            pid.is_some_and(|pid| getpgid(Some(pid)) == Ok(group))
+        };
+        let table = fs::read_to_string(format!("/proc/{group}/net/netlink")).unwrap_or_default();
+        table.lines().any(|row| {
+            let fields = row.split_whitespace().collect::<Vec<_>>();
+            matches!(fields[..], [_, "12", port, groups, ..] if groups.bytes().any(|digit| digit != b'0') && ours(port))
+        })
+    }
+
+    /// The process group that its whole pipeline is in.
+    fn group(&self) -> Pid {
+        Pid::from_raw(self.child.id().cast_signed())
+    }
+
+    fn end(&mut self) {
+        // A process that has ended already is no failure.
+        let _ = killpg(self.group(), Signal::SIGTERM);
+        let _ = self.child.wait();
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        if !self.readers.is_empty() {
+            self.end();
+        }
+    }
+}
+
+fn collect(mut pipe: impl io::Read + Send + 'static, into: &Arc<Mutex<Vec<u8>>>) -> JoinHandle<()> {
+    let into = Arc::clone(into);
+    std::thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(read @ 1..) = pipe.read(&mut buffer) {
+            into.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..read]);
+        }
+    })
+}
+
+fn text(bytes: &Mutex<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&bytes.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
+}

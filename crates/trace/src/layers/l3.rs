@@ -1,0 +1,222 @@
+//! L3: the first packet of one connection through the node that received it: interfaces, then rules or counters.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use lab::{Place, status::PodInfo};
+use model::Plane;
+
+use super::Found;
+use crate::{
+    bench::{Bench, Error, Watch},
+    command::{Line, watch_first_segments},
+    counters::Counters,
+    normalise::Style,
+    requests::Series,
+    subject::Subject,
+};
+
+/// The load balancer's hash decides which node a connection reaches: this many find the wanted one but for a chance
+/// of one in 2^24.
+const ATTEMPTS: usize = 24;
+
+/// How long a packet may take from the wire to the pod.
+const SETTLE: Duration = Duration::from_millis(400);
+
+pub(super) fn capture(bench: &Bench, subject: &Subject) -> Result<Found, Error> {
+    let node = super::first_node(bench);
+    let _marked = match bench.plane {
+        Plane::Iptables => Some(Mark::set(bench, subject, &node)?),
+        Plane::Ebpf => None,
+    };
+    for _ in 0..ATTEMPTS {
+        if let Some(seen) = Listeners::start(bench, subject, &node)?.one_connection(bench, subject, &node)? {
+            return Ok(seen);
+        }
+    }
+    Err(Error::Missing { what: format!("a connection to {} that reaches {node}", subject.vip) })
+}
+
+/// A rule that makes the kernel report every rule its packet meets; removed when dropped.
+struct Mark<'a> {
+    bench: &'a Bench,
+    node: &'a str,
+    rule: Vec<String>,
+}
+
+impl<'a> Mark<'a> {
+    fn set(bench: &'a Bench, subject: &Subject, node: &'a str) -> Result<Self, Error> {
+        let (client, vip, port) =
+            (bench.lab.topology().primary().client(), subject.vip, subject.port.to_string());
+        let rule = format!("PREROUTING -s {client} -d {vip} -p tcp --syn --dport {port} -j TRACE");
+        let mark = Self { bench, node, rule: rule.split(' ').map(str::to_owned).collect() };
+        mark.run("-A").map(|()| mark)
+    }
+
+    fn run(&self, verb: &str) -> Result<(), Error> {
+        let words =
+            ["iptables", "-w", "-t", "raw", verb].map(str::to_owned).into_iter().chain(self.rule.clone());
+        let line = Line::new(Place::Node(self.node.to_owned()), words);
+        let output = self.bench.run(&line, Duration::from_secs(30))?;
+        if output.success() {
+            return Ok(());
+        }
+        Err(Error::Exit {
+            command: line.to_string(),
+            exit: output.exit,
+            message: output.stderr.trim().to_owned(),
+        })
+    }
+}
+
+impl Drop for Mark<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.run("-D") {
+            eprintln!("warning: {error}");
+        }
+    }
+}
+
+/// Everything that listens while one connection is made.
+struct Listeners {
+    interfaces: (Line, Watch),
+    rules: Option<(Line, Watch)>,
+    pods: Vec<(PodInfo, Line, Watch)>,
+    before: Counters,
+}
+
+impl Listeners {
+    fn start(bench: &Bench, subject: &Subject, node: &str) -> Result<Self, Error> {
+        let ports = BTreeSet::from([subject.port, subject.target_port]).into_iter().collect::<Vec<_>>();
+        let start = |line: Line| bench.watch(&line).map(|watch| (line, watch));
+        let at = Place::Node(node.to_owned());
+        let interfaces = start(watch_first_segments(at.clone(), "any", &ports))?;
+        let rules = match bench.plane {
+            Plane::Iptables => {
+                let script = "xtables-monitor --trace | grep --line-buffered TRACE:";
+                Some(start(Line::shell(at, script))?)
+            }
+            Plane::Ebpf => None,
+        };
+        let mut pods = vec![];
+        for pod in subject.ready_pods(bench)? {
+            let place = Place::Pod { namespace: Some(pod.namespace.clone()), name: pod.name.clone() };
+            let (line, watch) = start(watch_first_segments(place, "any", &[subject.target_port]))?;
+            pods.push((pod, line, watch));
+        }
+        Ok(Self { interfaces, rules, pods, before: Counters::read(bench, node)? })
+    }
+
+    /// Makes a connection and returns what was seen of it, where it came to this node.
+    fn one_connection(self, bench: &Bench, subject: &Subject, node: &str) -> Result<Option<Found>, Error> {
+        let series = Series::new(bench, &subject.url(), Duration::ZERO);
+        let arrival = format!("> {}.{}:", subject.vip, subject.port);
+        series.one()?;
+        self.interfaces.1.listen(SETTLE, |heard| heard.contains(&arrival))?;
+        if !self.interfaces.1.so_far().contains(&arrival) {
+            return Ok(None);
+        }
+        for (_, _, watch) in self.pods.iter().take(1) {
+            watch.listen(SETTLE, |_| self.pods.iter().any(|(_, _, watch)| !watch.so_far().is_empty()))?;
+        }
+        let after = Counters::read(bench, node)?;
+        let mut found = Found::default();
+        let (line, watch) = self.interfaces;
+        let crossed = watch.stop();
+        let interfaces = interfaces(&crossed);
+        let note = format!(
+            "The connection's first packet, wherever an interface of {node} let it be seen: {}.",
+            interfaces.join(", then ")
+        );
+        found.exhibits.push(bench.exhibit("Interfaces it crossed", &line, Style::Wire, crossed, 0, note));
+        found.fact("interface_crossings", interfaces.len());
+        if let Some((line, watch)) = self.rules {
+            let rules = watch.stop();
+            let hooks = hooks(&rules);
+            let applied = rules.lines().filter(|line| line.contains(":rule:")).count();
+            let note = format!("{applied} rules applied to it, in this order: {}.", hooks.join(", "));
+            found.exhibits.push(bench.exhibit(
+                "Rules that applied, hook by hook",
+                &line,
+                Style::Plain,
+                rules,
+                0,
+                note,
+            ));
+            found.fact("rules_applied", applied);
+            found.fact("netfilter_hooks", hooks.len());
+        } else {
+            let moved = after.moved_since(&self.before);
+            let socket = bench.lab.agent_socket(node).display().to_string();
+            let line = Line::new(
+                Place::Node(node.to_owned()),
+                ["twinplane", "status", "--socket", &socket, "-o", "json"],
+            );
+            let note = format!(
+                "The datapath's counters before and after the whole connection: {} new flow, {} packets of known flows.",
+                after.since(&self.before, "forwarded_new"),
+                after.since(&self.before, "forwarded_established"),
+            );
+            found.exhibits.push(bench.exhibit("Counters that moved", &line, Style::Plain, moved, 0, note));
+            found.fact("rules_applied", 0);
+            found.fact("netfilter_hooks", 0);
+        }
+        let mut arrived = vec![];
+        for (pod, line, watch) in self.pods {
+            let heard = watch.stop();
+            if !heard.is_empty() {
+                arrived.push((pod, line, heard));
+            }
+        }
+        for (pod, line, heard) in arrived {
+            let note = format!("The same packet as {} on {} received it.", pod.name, pod.node);
+            found.exhibits.push(bench.exhibit("In the pod", &line, Style::Wire, heard, 0, note));
+        }
+        Ok(Some(found))
+    }
+}
+
+/// `eth0 in`, `veth1 out`, … in order, from `tcpdump -i any`: time, interface, direction.
+fn interfaces(dump: &str) -> Vec<String> {
+    let crossing = |line: &str| {
+        let mut words = line.split_whitespace().skip(1);
+        Some(format!("{} {}", words.next()?, words.next()?.to_lowercase()))
+    };
+    dump.lines().filter(|line| line.contains(" IP")).filter_map(crossing).collect()
+}
+
+/// Table and built-in chain of every trace line, in order, each once: `nat PREROUTING`.
+fn hooks(trace: &str) -> Vec<String> {
+    let mut hooks: Vec<String> = vec![];
+    for line in trace.lines() {
+        let mut place =
+            line.split_whitespace().find(|word| word.matches(':').count() >= 2).unwrap_or("").split(':');
+        let (Some(table), Some(chain)) = (place.next(), place.next()) else { continue };
+        let hook = format!("{table} {chain}");
+        let built_in = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&chain);
+        if built_in && !hooks.contains(&hook) {
+            hooks.push(hook);
+        }
+    }
+    hooks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interfaces_are_read_from_a_dump() {
+        let dump = "05:50:01.1 eth0  In  IP 198.51.100.10.40312 > 203.0.113.1.80: tcp 0\n\
+                    05:50:01.2 veth1 Out IP 10.20.0.1.1024 > 10.20.0.5.80: tcp 0\n";
+        assert_eq!(interfaces(dump), ["eth0 in", "veth1 out"]);
+    }
+
+    #[test]
+    fn hooks_are_read_from_a_kernels_trace() {
+        let trace = " TRACE: 2 87bd72f7 raw:PREROUTING:rule:0x2:CONTINUE  -4 -t raw -A PREROUTING -j TRACE\n \
+                     TRACE: 2 87bd72f7 raw:PREROUTING:policy:ACCEPT \n \
+                     TRACE: 2 87bd72f7 nat:PREROUTING:rule:0x2:JUMP:KUBE-SERVICES  -4 -t nat -A PREROUTING\n \
+                     TRACE: 2 87bd72f7 nat:KUBE-SERVICES:rule:0x5:ACCEPT  -4 -t nat -A KUBE-SERVICES\n";
+        assert_eq!(hooks(trace), ["raw PREROUTING", "nat PREROUTING"]);
+    }
+}

@@ -1,0 +1,239 @@
+//! L6: policy Local, one pod left: what a client lives through until the load balancer has dropped the empty node.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant, SystemTime},
+};
+
+use lab::{
+    edge::{Health, Probe},
+    status::PodInfo,
+};
+
+use super::{Found, l2, l5};
+use crate::{
+    attempt::Attempt,
+    bench::{Bench, Error, until},
+    normalise::Style,
+    requests::{CLIENT_LIMIT_S, Series, listed},
+    subject::Subject,
+};
+
+/// From one request's start to the next one's, where the answer was quicker.
+const PACE: Duration = Duration::from_millis(250);
+
+/// Requests after the empty node is gone.
+const AFTER: usize = 10;
+
+pub(super) fn capture(bench: &Bench, subject: &mut Subject) -> Result<Found, Error> {
+    let pool = l5::set_policy(bench, subject, "Local")?;
+    let timing = pool.health_check.timing;
+    let mut found = Found::default();
+
+    let scale = Scale::to_one(bench, subject)?;
+    let series = Series { start: scale.at, ..Series::new(bench, &subject.url(), PACE) };
+    let most = timing.interval * (timing.unhealthy_threshold + 2) + Duration::from_secs(60);
+    let mut removal = None;
+    let during = series.until(|_| {
+        removal = scale.removal(bench, subject)?;
+        if removal.is_none() && scale.at.elapsed() > most {
+            return Err(Error::Late {
+                what: "the load balancer to drop a node without a pod".into(),
+                seconds: most.as_secs(),
+            });
+        }
+        Ok(removal.is_some())
+    })?;
+    let after = series.take(AFTER)?;
+    let empty = removal.as_ref().map(|removal| removal.node.clone()).unwrap_or_default();
+    let facts = Outcome::of(&during, &after);
+
+    let pods = bench.kubectl(
+        "The pod that is left",
+        &["-n", &subject.namespace, "get", "pods", "-o", "wide"],
+        format!(
+            "{empty} has no pod of this Service any more, and policy Local forbids it to use another node's."
+        ),
+    )?;
+    let note = format!(
+        "{} of {} requests failed until the load balancer had dropped {empty}. {}",
+        facts.failed,
+        during.len(),
+        facts.in_words(),
+    );
+    found.exhibits.push(pods);
+    found.exhibits.push(bench.exhibit(
+        "Requests until the empty node is dropped",
+        &series.line,
+        Style::Requests,
+        listed(&during),
+        0,
+        note,
+    ));
+    let lab = bench.lab.name().as_str();
+    let mut history = bench.twinplane(
+        "The pool's health checks",
+        &["lab", "target-pools", "describe", &pool.name, "--name", lab],
+        Style::Plain,
+    )?;
+    history.capture.note = format!(
+        "Asked every {} s; dropped after {} bad answers in a row, the same on both planes.",
+        timing.interval.as_secs_f64(),
+        timing.unhealthy_threshold,
+    );
+    found.exhibits.push(history);
+    let note = format!("{} of {} answered once the node was gone.", facts.answered_after, after.len());
+    found.exhibits.push(bench.exhibit(
+        "Ten requests after that",
+        &series.line,
+        Style::Requests,
+        listed(&after),
+        0,
+        note,
+    ));
+
+    found.fact("requests", during.len());
+    found.fact("failed", facts.failed);
+    found.fact("first_failure_ms", facts.first_failure_ms);
+    found.fact("median_failure_ms", facts.median_failure_ms);
+    found.fact(
+        "node_removed_after_s",
+        removal.map(|removal| (removal.after.as_secs_f64() * 10.0).round() / 10.0),
+    );
+    found.fact("recovered", facts.answered_after == AFTER);
+    found.fact("health_check_interval_s", timing.interval.as_secs_f64());
+    found.fact("unhealthy_threshold", timing.unhealthy_threshold);
+    found.fact("client_limit_s", CLIENT_LIMIT_S);
+    Ok(found)
+}
+
+/// Puts the Service and its pods back as they were found.
+///
+/// # Errors
+/// The API refuses, or the pods do not come back in time.
+pub(super) fn restore(bench: &Bench, subject: &mut Subject) -> Result<(), Error> {
+    let replicas = format!("--replicas={}", subject.replicas);
+    let wanted = usize::try_from(subject.replicas).unwrap_or(usize::MAX);
+    bench.order(&["-n", &subject.namespace, "scale", "deployment", &subject.deployment, &replicas])?;
+    until("the pods to come back", Duration::from_secs(60), || {
+        Ok((subject.ready_pods(bench)?.len() >= wanted).then_some(()))
+    })?;
+    l5::set_policy(bench, subject, "Cluster").map(drop)
+}
+
+/// The moment of the scale-down, on both clocks: the client's is monotonic, the load balancer tells the time of day.
+struct Scale {
+    at: Instant,
+    time: SystemTime,
+    before: Vec<PodInfo>,
+}
+
+/// A node that the load balancer has dropped.
+struct Removal {
+    node: String,
+    after: Duration,
+}
+
+impl Scale {
+    fn to_one(bench: &Bench, subject: &Subject) -> Result<Self, Error> {
+        let scale = Self { before: subject.ready_pods(bench)?, at: Instant::now(), time: SystemTime::now() };
+        bench.order(&[
+            "-n",
+            &subject.namespace,
+            "scale",
+            "deployment",
+            &subject.deployment,
+            "--replicas=1",
+        ])?;
+        Ok(scale)
+    }
+
+    /// Whether every node without a pod is out of the pool, and since when the last of them is.
+    fn removal(&self, bench: &Bench, subject: &Subject) -> Result<Option<Removal>, Error> {
+        let left = subject.ready_pods(bench)?.into_iter().map(|pod| pod.node).collect::<BTreeSet<_>>();
+        let had = self.before.iter().map(|pod| pod.node.clone()).collect::<BTreeSet<_>>();
+        let empty = had.difference(&left).collect::<Vec<_>>();
+        if left.len() != 1 || empty.is_empty() {
+            return Ok(None);
+        }
+        let pool = l2::pool(bench, subject)?;
+        let dropped = |node: &&String| pool.history.iter().rev().find_map(|probe| self.drop_of(node, probe));
+        let mut removals =
+            empty.iter().map(dropped).collect::<Option<Vec<_>>>().unwrap_or_default();
+        removals.sort_by_key(|removal| removal.after);
+        Ok(removals.pop())
+    }
+
+    /// The drop of `node` since the scale-down, where `probe` brought it about.
+    fn drop_of(&self, node: &str, probe: &Probe) -> Option<Removal> {
+        if probe.node != node || probe.transition != Some(Health::Unhealthy) {
+            return None;
+        }
+        let after = SystemTime::from(probe.time).duration_since(self.time).ok()?;
+        let after = after + Duration::from_micros(probe.latency_us);
+        Some(Removal { node: node.to_owned(), after })
+    }
+}
+
+/// What the requests come to.
+#[derive(Debug, PartialEq, Eq)]
+struct Outcome {
+    failed: usize,
+    first_failure_ms: Option<u64>,
+    median_failure_ms: Option<u64>,
+    answered_after: usize,
+}
+
+impl Outcome {
+    fn of(during: &[Attempt], after: &[Attempt]) -> Self {
+        let mut failures = during.iter().filter(|a| !a.ok()).map(|a| a.took_ms).collect::<Vec<_>>();
+        let first_failure_ms = failures.first().copied();
+        failures.sort_unstable();
+        Self {
+            failed: failures.len(),
+            first_failure_ms,
+            median_failure_ms: failures.get(failures.len() / 2).copied(),
+            answered_after: after.iter().filter(|a| a.ok()).count(),
+        }
+    }
+
+    fn in_words(&self) -> String {
+        match self.median_failure_ms {
+            None => "None of them failed.".to_owned(),
+            Some(ms) if ms >= CLIENT_LIMIT_S * 1000 => {
+                format!("Nobody told the client: it waited {ms} ms, its own limit.")
+            }
+            Some(ms) => format!("The client was told after {ms} ms (median) and could try again."),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::attempt;
+
+    fn attempt(took_ms: u64, ok: bool) -> Attempt {
+        let outcome = match ok {
+            true => attempt::Outcome::Answered { status: 200, client: String::new() },
+            false => attempt::Outcome::Failed { exit: 28 },
+        };
+        Attempt { at_ms: 0, took_ms, outcome }
+    }
+
+    #[test]
+    fn failures_are_counted_first_and_median() {
+        let during = [attempt(3, true), attempt(6001, false), attempt(9, false), attempt(6002, false)];
+        let outcome = Outcome::of(&during, &[attempt(2, true), attempt(2, false)]);
+        assert_eq!(
+            outcome,
+            Outcome {
+                failed: 3,
+                first_failure_ms: Some(6001),
+                median_failure_ms: Some(6001),
+                answered_after: 1
+            }
+        );
+        assert_eq!(Outcome::of(&[attempt(3, true)], &[]).median_failure_ms, None);
+    }
+}

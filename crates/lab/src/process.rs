@@ -162,7 +162,10 @@ pub(crate) fn inside(namespaces: &[netns::NetNs]) -> io::Result<Vec<ProcessId>> 
     use std::os::unix::fs::MetadataExt as _;
 
     let identity = |path: PathBuf| fs::metadata(path).map(|m| (m.dev(), m.ino()));
-    let wanted: Vec<_> = namespaces.iter().filter_map(|ns| identity(ns.path()).ok()).collect();
+    let mut wanted: Vec<_> = namespaces.iter().filter_map(|ns| identity(ns.path()).ok()).collect();
+    // Whatever a name has come to stand for: the host's own processes are never meant.
+    let host = identity("/proc/self/ns/net".into())?;
+    wanted.retain(|namespace| *namespace != host);
     let mut found = vec![];
     for entry in fs::read_dir("/proc")? {
         let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {

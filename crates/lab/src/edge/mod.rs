@@ -9,6 +9,8 @@ mod pool;
 mod probe;
 mod program;
 mod spec;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,

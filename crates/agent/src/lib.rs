@@ -1,3 +1,30 @@
-//! The node daemon: wiring, local API socket, health checks.
+//! The node daemon: wiring, local API socket, pods' interfaces, routes, health checks.
+//!
+//! ```text
+//!  kube API ─watches─▶ controller (Index) ─Update─▶ worker thread (Reconciler, Dataplane)
+//!                        ▲      │  └──▶ routes       ▲
+//!  CNI plugin ─▶ server ─▶ pods │  └──▶ health       │ questions, waits
+//!                        └──────┴────────────────────┘
+//! ```
+//!
+//! Holds no semantics of its own: what a Service means is `cluster`'s, what the kernel holds is the plane's.
+//! When the agent stops, the datapath stays and keeps forwarding.
 
 pub mod cli;
+pub mod client;
+mod controller;
+mod daemon;
+mod events;
+mod health;
+mod health_server;
+mod netlink;
+mod plane;
+mod pods;
+mod routes;
+mod server;
+mod sysctl;
+pub mod wire;
+mod worker;
+
+pub use daemon::{Config, run};
+pub use plane::{PlaneConfig, Unsupported, open_plane};

@@ -1,0 +1,177 @@
+//! Puts the parts together and runs them until told to stop.
+
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use anyhow::Context as _;
+use cluster::{Index, Problem, Settings};
+use dataplane::{Dataplane, Timing};
+use ipnet::IpNet;
+use kube::Client;
+use tokio::{
+    net::TcpListener,
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+
+use crate::{
+    controller::{Controller, Outlets},
+    events::{self, Notice},
+    health::Checks,
+    health_server::{self, Probe},
+    netlink::Netlink,
+    pods::{self, Pods},
+    routes::{Routes, Wanted},
+    server, sysctl,
+    worker::Worker,
+};
+
+/// Routes and addresses are looked at again this often, and sooner while something is wrong with them.
+const VERIFY_EVERY: Duration = Duration::from_secs(60);
+const RETRY_EVERY: Duration = Duration::from_secs(5);
+
+/// What an agent is run with, its plane and its API server aside.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The name of this node's Node object.
+    pub node: String,
+    /// The local API's socket. The pods' state is kept beside it.
+    pub socket: PathBuf,
+    /// The node's devices to the outside.
+    pub uplinks: Vec<String>,
+    /// Prefixes of all pods of the cluster.
+    pub cluster_cidrs: Vec<IpNet>,
+    /// Where `/healthz` and `/livez` are served; nowhere if `None`.
+    pub healthz_bind: Option<SocketAddr>,
+    pub timing: Timing,
+}
+
+/// Runs the agent in the network namespace of the calling thread until `stop` ends.
+///
+/// What is programmed stays programmed.
+///
+/// # Errors
+/// A part that the agent cannot do without fails: the socket, the state file, the dataplane's thread.
+pub async fn run(
+    config: Config,
+    plane: Box<dyn Dataplane>,
+    client: Client,
+    stop: impl Future<Output = ()> + Send,
+) -> anyhow::Result<()> {
+    let socket =
+        server::listen(&config.socket).with_context(|| format!("listen at {}", config.socket.display()))?;
+    let healthz = match config.healthz_bind {
+        Some(address) => {
+            Some(TcpListener::bind(address).await.with_context(|| format!("listen at {address}"))?)
+        }
+        None => None,
+    };
+    tracing::info!(node = config.node, plane = plane.plane().as_str(), "agent starts");
+    let ipv6 = config.cluster_cidrs.iter().any(|cidr| cidr.addr().is_ipv6());
+    sysctl::apply_all(&sysctl::of_node(&config.uplinks, ipv6));
+
+    let netlink = Netlink::open().context("open a netlink socket")?;
+    let worker = Worker::start(plane, config.timing).context("start the dataplane thread")?;
+    let (routes, wanted_routes) = watch::channel(Arc::default());
+    let (checks, wanted_checks) = watch::channel(Checks::default());
+    let (problems, new_problems) = mpsc::unbounded_channel();
+    let (notices, to_write) = mpsc::unbounded_channel();
+    let index =
+        Index::new(Settings { node: config.node.clone(), cluster_cidrs: config.cluster_cidrs.clone() });
+    let (controller, task) = Controller::new(index, worker.clone(), Outlets { routes, checks, problems });
+    controller.set_local_addresses(netlink.addresses_of(&config.uplinks).await.unwrap_or_default());
+    let pods = Pods::open(pods::state_path(&config.socket), netlink.clone(), controller.clone()).await?;
+
+    let probe = Probe { controller: controller.clone(), worker: worker.clone() };
+    let mut tasks = JoinSet::new();
+    let watches = cluster::watch::watch(&client);
+    tasks.spawn(async move { anyhow::Error::from(task.run(watches).await) });
+    spawn(&mut tasks, "routes", keep_routes(wanted_routes, netlink, controller.clone(), config.uplinks));
+    spawn(&mut tasks, "events", events::write(client, config.node.clone(), to_write));
+    spawn(&mut tasks, "problems", forward(new_problems, notices.clone(), config.node.clone()));
+    spawn(&mut tasks, "health checks", health_server::serve_services(wanted_checks, probe.clone(), notices));
+    if let Some(listener) = healthz {
+        spawn(&mut tasks, "healthz", health_server::serve_proxy(listener, probe));
+    }
+    let context = server::Context { node: config.node, controller, worker, pods: Arc::new(pods) };
+    let api = axum::serve(socket, server::router(context));
+    tasks.spawn(async move {
+        anyhow::Error::from(api.await.err().unwrap_or_else(|| std::io::Error::other("the local API ended")))
+    });
+
+    let ended = tokio::select! {
+        () = stop => {
+            tracing::info!("agent stops, the datapath stays");
+            Ok(())
+        }
+        Some(ended) = tasks.join_next() => Err(ended.unwrap_or_else(anyhow::Error::from)),
+    };
+    tasks.shutdown().await;
+    // Another agent may be waiting for the name.
+    let _ = std::fs::remove_file(&config.socket);
+    ended
+}
+
+fn spawn(
+    tasks: &mut JoinSet<anyhow::Error>,
+    what: &'static str,
+    part: impl Future<Output = ()> + Send + 'static,
+) {
+    tasks.spawn(async move {
+        part.await;
+        anyhow::anyhow!("{what}: ended unexpectedly")
+    });
+}
+
+/// Turns what is wrong with Services into notices on them.
+async fn forward(
+    mut problems: mpsc::UnboundedReceiver<Problem>,
+    notices: mpsc::UnboundedSender<Notice>,
+    node: String,
+) {
+    while let Some(problem) = problems.recv().await {
+        if let Some(notice) = Notice::refused(&problem, &node) {
+            // Events are written for as long as the agent runs.
+            let _ = notices.send(notice);
+        }
+    }
+}
+
+/// Keeps routes in step with the nodes, and the node's addresses with its interfaces.
+async fn keep_routes(
+    mut wanted: watch::Receiver<Arc<Wanted>>,
+    netlink: Netlink,
+    controller: Controller,
+    uplinks: Vec<String>,
+) {
+    let routes = Routes::new(netlink.clone());
+    // Until the cluster is known, the routes of an earlier run stay.
+    if wanted.changed().await.is_err() {
+        return;
+    }
+    loop {
+        let current = Arc::clone(&wanted.borrow_and_update());
+        let problems = routes.sync(&current).await;
+        let pause = if problems.is_empty() { VERIFY_EVERY } else { RETRY_EVERY };
+        controller.set_route_problems(problems);
+        match tokio::time::timeout(pause, wanted.changed()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => return,
+            Err(_) => match netlink.addresses_of(&uplinks).await {
+                Ok(addresses) => controller.set_local_addresses(addresses),
+                Err(error) => tracing::warn!(%error, "cannot look at the node's addresses"),
+            },
+        }
+    }
+}
+
+/// Removes the routes that an agent made for other nodes' pods.
+///
+/// # Errors
+/// The kernel refuses.
+pub(crate) async fn remove_routes() -> anyhow::Result<()> {
+    let problems = Routes::new(Netlink::open()?).sync(&Wanted::default()).await;
+    match problems.into_iter().next() {
+        Some(problem) => anyhow::bail!(problem.reason.unwrap_or_default()),
+        None => Ok(()),
+    }
+}

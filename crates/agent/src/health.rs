@@ -1,0 +1,186 @@
+//! What load balancers are told of this node: the answers, byte for byte as kube-proxy gives them. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use model::{Family, Port, Protocol, ServiceName, ServicePort, ServicePortId, Update};
+
+/// An update that waits longer than this makes the proxy unhealthy (twice kube-proxy's sync period).
+pub(crate) const LATE_AFTER: Duration = Duration::from_secs(60);
+
+/// The Services whose local endpoints are asked for, and how many there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Checks {
+    ports: BTreeMap<ServiceName, BTreeMap<(String, Protocol, Family), Local>>,
+}
+
+/// What one port of a Service contributes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Local {
+    health_check_port: Port,
+    ready: BTreeSet<IpAddr>,
+}
+
+/// One health-check port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Check {
+    pub(crate) port: Port,
+    /// Ready endpoints on this node, each address once, however many ports it serves.
+    pub(crate) endpoints: usize,
+}
+
+impl Checks {
+    /// Takes in what moved; returns whether any answer may differ.
+    pub(crate) fn advance(&mut self, update: &Update) -> bool {
+        let mut changed = false;
+        for (id, port) in &update.services {
+            let local = port.as_deref().and_then(local);
+            changed |= self.set(id, local);
+        }
+        changed
+    }
+
+    fn set(&mut self, id: &ServicePortId, local: Option<Local>) -> bool {
+        let key = (id.port.clone(), id.protocol, id.family);
+        let Some(local) = local else {
+            let Some(ports) = self.ports.get_mut(&id.service) else { return false };
+            let removed = ports.remove(&key).is_some();
+            if ports.is_empty() {
+                self.ports.remove(&id.service);
+            }
+            return removed;
+        };
+        let ports = self.ports.entry(id.service.clone()).or_default();
+        let same = ports.get(&key) == Some(&local);
+        ports.insert(key, local);
+        !same
+    }
+
+    /// Every check, by Service.
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&ServiceName, Check)> {
+        self.ports.iter().filter_map(|(service, ports)| {
+            let port = ports.values().next()?.health_check_port;
+            // A dual-stack pod is one endpoint with two addresses.
+            let of_family = |family| {
+                let ports = ports.iter().filter(move |((.., f), _)| *f == family);
+                ports.flat_map(|(_, local)| &local.ready).collect::<BTreeSet<_>>().len()
+            };
+            let endpoints = Family::ALL.into_iter().map(of_family).max().unwrap_or_default();
+            Some((service, Check { port, endpoints }))
+        })
+    }
+}
+
+fn local(port: &ServicePort) -> Option<Local> {
+    let ready = port.local.iter().filter(|backend| !backend.terminating);
+    Some(Local {
+        health_check_port: port.health_check_port?,
+        ready: ready.map(|backend| backend.address.ip()).collect(),
+    })
+}
+
+/// A whole HTTP answer, dates and lengths aside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(&'static str, String)>,
+    pub(crate) body: String,
+}
+
+/// On a Service's health-check port, whatever the path.
+pub(crate) fn of_service(service: &ServiceName, endpoints: usize, proxy_healthy: bool) -> Answer {
+    let ServiceName { namespace, name } = service;
+    let mut answer = json(endpoints > 0 && proxy_healthy);
+    answer.headers.push(("x-load-balancing-endpoint-weight", endpoints.to_string()));
+    answer.body = format!(
+        "{{\n\t\"service\": {{\n\t\t\"namespace\": \"{namespace}\",\n\t\t\"name\": \"{name}\"\n\t}},\n\t\
+         \"localEndpoints\": {endpoints},\n\t\"serviceProxyHealthy\": {proxy_healthy}\n}}"
+    );
+    answer
+}
+
+/// The proxy's own health at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Proxy {
+    pub(crate) now: Timestamp,
+    /// When the dataplane accepted the last update; `None` while it starts up.
+    pub(crate) updated: Option<Timestamp>,
+    /// How long an update has been waiting.
+    pub(crate) waited: Option<Duration>,
+    /// Families that the node has.
+    pub(crate) families: BTreeSet<Family>,
+    pub(crate) node_eligible: bool,
+}
+
+impl Proxy {
+    /// Starting up is healthy; an update that is late is not.
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.waited.is_none_or(|waited| waited < LATE_AFTER)
+    }
+
+    /// `/healthz`: load balancers send no traffic to a node that is going away.
+    pub(crate) fn healthz(&self) -> Answer {
+        self.answer(self.is_healthy() && self.node_eligible, true)
+    }
+
+    /// `/livez`: a node that is going away is no reason to restart the proxy.
+    pub(crate) fn livez(&self) -> Answer {
+        self.answer(self.is_healthy(), false)
+    }
+
+    fn answer(&self, healthy: bool, with_node: bool) -> Answer {
+        // Go's zero time.
+        let never = || "0001-01-01T00:00:00Z".to_owned();
+        let updated = self.updated.map_or_else(never, |at| at.to_string());
+        let last = if healthy { self.now.to_string() } else { updated.clone() };
+        let eligible =
+            if with_node { format!(",\"nodeEligible\":{}", self.node_eligible) } else { String::new() };
+        let status: Vec<_> = self
+            .families
+            .iter()
+            .filter(|_| self.updated.is_some())
+            .map(|family| {
+                let family = match family {
+                    Family::V4 => "IPv4",
+                    Family::V6 => "IPv6",
+                };
+                format!("\"{family}\":{{\"lastUpdated\":\"{updated}\",\"healthy\":{}}}", self.is_healthy())
+            })
+            .collect();
+        let status =
+            if status.is_empty() { String::new() } else { format!(",\"status\":{{{}}}", status.join(",")) };
+        let mut answer = json(healthy);
+        answer.body = format!(
+            "{{\"lastUpdated\":\"{last}\",\"currentTime\":\"{}\"{eligible},\"healthy\":{healthy}{status}}}",
+            self.now
+        );
+        answer
+    }
+}
+
+/// Any other path, as Go's HTTP server answers it.
+pub(crate) fn not_found() -> Answer {
+    Answer {
+        status: 404,
+        headers: vec![
+            ("content-type", "text/plain; charset=utf-8".into()),
+            ("x-content-type-options", "nosniff".into()),
+        ],
+        body: "404 page not found\n".into(),
+    }
+}
+
+fn json(healthy: bool) -> Answer {
+    Answer {
+        status: if healthy { 200 } else { 503 },
+        headers: vec![
+            ("content-type", "application/json".into()),
+            ("x-content-type-options", "nosniff".into()),
+        ],
+        body: String::new(),
+    }
+}

@@ -1,0 +1,199 @@
+//! Serves what [`crate::health`] answers: a port per Service that asks for one, and the proxy's own.
+
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use http_body_util::Full;
+use hyper::{
+    Request, Response,
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use jiff::Timestamp;
+use model::{Family, Port, ServiceName};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinSet},
+};
+
+use crate::{
+    controller::Controller,
+    events::Notice,
+    health::{self, Answer, Check, Checks, Proxy},
+    worker::Worker,
+};
+
+/// A listener that could not be opened is tried again this often, and with every change.
+const RETRY: Duration = Duration::from_secs(10);
+/// A client that does not finish its request is cut off.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How the proxy is, asked anew for every answer.
+#[derive(Clone)]
+pub(crate) struct Probe {
+    pub(crate) controller: Controller,
+    pub(crate) worker: Worker,
+}
+
+impl Probe {
+    pub(crate) fn proxy(&self) -> Proxy {
+        let progress = self.worker.progress();
+        let ago = |at: Instant| SystemTime::now().checked_sub(at.elapsed());
+        let addresses = self.controller.node_config().map(|node| node.addresses).unwrap_or_default();
+        Proxy {
+            now: Timestamp::now(),
+            updated: progress.updated.and_then(ago).and_then(|at| Timestamp::try_from(at).ok()),
+            waited: progress.pending_since.map(|since| since.elapsed()),
+            families: addresses.into_iter().map(Family::of).collect(),
+            node_eligible: self.controller.node_eligible(),
+        }
+    }
+}
+
+/// Serves `/healthz` and `/livez` on `listener`, for ever.
+pub(crate) async fn serve_proxy(listener: TcpListener, probe: Probe) {
+    let answer = move |path: &str| match path {
+        "/healthz" => probe.proxy().healthz(),
+        "/livez" => probe.proxy().livez(),
+        _ => health::not_found(),
+    };
+    serve(listener, Arc::new(answer)).await;
+}
+
+/// Keeps a listener open for every Service that asks for one. Ends when nobody tells of changes any more.
+pub(crate) async fn serve_services(
+    mut checks: watch::Receiver<Checks>,
+    probe: Probe,
+    notices: mpsc::UnboundedSender<Notice>,
+) {
+    let mut open: BTreeMap<ServiceName, Open> = BTreeMap::new();
+    let mut tasks = JoinSet::new();
+    loop {
+        let wanted: BTreeMap<ServiceName, Check> =
+            checks.borrow_and_update().all().map(|(name, check)| (name.clone(), check)).collect();
+        open.retain(|name, listener| {
+            let keep = wanted.get(name).is_some_and(|check| check.port == listener.port);
+            if !keep {
+                listener.task.abort();
+                tracing::info!(service = %name, port = listener.port.get(), "health check closed");
+            }
+            keep
+        });
+        // An aborted task lets go of its port only when it is gone.
+        while let Some(ended) = tasks.try_join_next() {
+            drop(ended);
+        }
+        let mut failed = false;
+        for (name, check) in &wanted {
+            if let Some(listener) = open.get(name) {
+                listener.endpoints.send_replace(check.endpoints);
+                continue;
+            }
+            match listen(check.port) {
+                Ok(socket) => {
+                    tracing::info!(service = %name, port = check.port.get(), "health check opened");
+                    open.insert(name.clone(), start(&mut tasks, socket, name, check, probe.clone()));
+                }
+                Err(error) => {
+                    failed = true;
+                    let _ = notices.send(Notice::health_check_failed(name, check.port, &error));
+                }
+            }
+        }
+        let changed = checks.changed();
+        if failed {
+            // Nothing changed in time: tried again all the same.
+            if let Ok(Err(_)) = tokio::time::timeout(RETRY, changed).await {
+                return;
+            }
+        } else if changed.await.is_err() {
+            return;
+        }
+    }
+}
+
+/// An open health-check port.
+struct Open {
+    port: Port,
+    endpoints: watch::Sender<usize>,
+    task: AbortHandle,
+}
+
+fn start(
+    tasks: &mut JoinSet<()>,
+    socket: TcpListener,
+    name: &ServiceName,
+    check: &Check,
+    probe: Probe,
+) -> Open {
+    let (sender, endpoints) = watch::channel(check.endpoints);
+    let name = name.clone();
+    let answer = move |_: &str| health::of_service(&name, *endpoints.borrow(), probe.proxy().is_healthy());
+    let task = tasks.spawn(serve(socket, Arc::new(answer)));
+    Open { port: check.port, endpoints: sender, task }
+}
+
+/// On all addresses of both families, or of IPv4 where there is no IPv6.
+fn listen(port: Port) -> io::Result<TcpListener> {
+    let any = |address: SocketAddr| -> io::Result<TcpListener> {
+        let listener = std::net::TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        TcpListener::from_std(listener)
+    };
+    any((Ipv6Addr::UNSPECIFIED, port.get()).into()).or_else(|error| match error.raw_os_error() {
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => any((Ipv4Addr::UNSPECIFIED, port.get()).into()),
+        _ => Err(error),
+    })
+}
+
+type Answerer = dyn Fn(&str) -> Answer + Send + Sync;
+
+/// Answers every connection; all of them end with this future.
+async fn serve(listener: TcpListener, answerer: Arc<Answerer>) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, _)) => _ = connections.spawn(serve_connection(stream, Arc::clone(&answerer))),
+                Err(error) => {
+                    tracing::debug!(%error, "cannot accept a health check");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
+}
+
+async fn serve_connection(stream: TcpStream, answerer: Arc<Answerer>) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        let answer = answerer(request.uri().path());
+        async move { Ok::<_, Infallible>(response(answer)) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .title_case_headers(true)
+        .serve_connection(TokioIo::new(stream), service)
+        .await;
+    if let Err(error) = served {
+        tracing::debug!(%error, "health check broke off");
+    }
+}
+
+fn response(answer: Answer) -> Response<Full<Bytes>> {
+    let mut builder = Response::builder().status(answer.status);
+    for (name, value) in answer.headers {
+        builder = builder.header(name, value);
+    }
+    builder.body(Full::new(answer.body.into())).unwrap_or_default()
+}

@@ -1,0 +1,286 @@
+//! The pods of this node: addresses, interfaces, and their life from the CNI plugin's ADD to its DEL.
+//!
+//! Invariant: ADD answers only after the dataplane has programmed the pod, so that no packet of it is ever
+//! seen before its policy. A failed ADD leaves nothing behind.
+
+mod ipam;
+mod link;
+mod store;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    error::Error as StdError,
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use model::{Endpoint, Family, NodeConfig};
+use tokio::sync::{Mutex, oneshot};
+
+use self::{
+    ipam::Pool,
+    store::{Record, State},
+};
+use crate::{
+    controller::Controller,
+    netlink::Netlink,
+    wire::{AddRequest, Added, AddedAddress, Attachment, CheckRequest, Failure, FailureKind},
+};
+
+/// How long ADD waits for the dataplane: below what runtimes give a plugin.
+const PROGRAM_WITHIN: Duration = Duration::from_secs(20);
+/// How long DEL waits for the dataplane to let go before the address may be given out again.
+const RELEASE_WITHIN: Duration = Duration::from_secs(5);
+
+/// See the module.
+#[derive(Debug)]
+pub(crate) struct Pods {
+    path: PathBuf,
+    netlink: Netlink,
+    controller: Controller,
+    /// One change at a time: addresses and the file belong together.
+    state: Mutex<State>,
+}
+
+impl Pods {
+    /// Takes over the pods that an earlier agent attached, and tells the dataplane of those that are still
+    /// there.
+    ///
+    /// # Errors
+    /// The state file is damaged.
+    pub(crate) async fn open(
+        path: PathBuf,
+        netlink: Netlink,
+        controller: Controller,
+    ) -> anyhow::Result<Self> {
+        let mut state = store::load(&path)?;
+        let mut kept = BTreeMap::new();
+        for (attachment, mut record) in std::mem::take(&mut state.pods) {
+            match netlink.link(&record.endpoint.interface).await? {
+                Some(link) => {
+                    record.endpoint.ifindex = link.index;
+                    controller.set_endpoint(record.endpoint.clone());
+                    kept.insert(attachment, record);
+                }
+                None => {
+                    tracing::info!(pod = %record.endpoint.pod, "gone while no agent ran");
+                    free(&mut state.pools, &record.endpoint.addresses);
+                }
+            }
+        }
+        state.pods = kept;
+        store::save(&path, &state)?;
+        tracing::info!(pods = state.pods.len(), "took over the node's pods");
+        Ok(Self { path, netlink, controller, state: Mutex::new(state) })
+    }
+
+    /// The pods that are attached.
+    pub(crate) async fn endpoints(&self) -> Vec<Endpoint> {
+        self.state.lock().await.pods.values().map(|record| record.endpoint.clone()).collect()
+    }
+
+    /// Whether pods can be attached now.
+    pub(crate) fn ready(&self) -> Result<NodeConfig, Failure> {
+        if let Some(what) = self.controller.waiting_for() {
+            return Err(failure(FailureKind::Unavailable, format!("waiting for {what}")));
+        }
+        self.controller
+            .node_config()
+            .ok_or_else(|| failure(FailureKind::Unavailable, "waiting for the Node object".into()))
+    }
+
+    /// Attaches a pod. The same request again gets the same answer.
+    pub(crate) async fn add(&self, request: AddRequest) -> Result<Added, Failure> {
+        let node = self.ready()?;
+        let mut state = self.state.lock().await;
+        if let Some(record) = state.pods.get(&request.attachment) {
+            return repeated(&request, record);
+        }
+        let addresses = allocate(&mut state, &node)?;
+        let attached = self.attach(&request, &addresses).await;
+        let endpoint = attached.inspect_err(|_| free(&mut state.pools, &addresses))?;
+        let record = Record { netns: request.netns, endpoint: endpoint.clone() };
+        state.pods.insert(request.attachment.clone(), record);
+        let settled = match self.save(&state) {
+            Ok(()) => self.program(&endpoint).await,
+            Err(failure) => Err(failure),
+        };
+        if let Err(failure) = settled {
+            self.detach(&mut state, &request.attachment).await;
+            return Err(failure);
+        }
+        tracing::info!(pod = %endpoint.pod, interface = endpoint.interface, ?addresses, "attached");
+        Ok(added(endpoint))
+    }
+
+    /// Detaches a pod; one that is not attached is fine.
+    pub(crate) async fn remove(&self, attachment: &Attachment) -> Result<(), Failure> {
+        let mut state = self.state.lock().await;
+        self.detach(&mut state, attachment).await;
+        self.save(&state)
+    }
+
+    /// Whether the pod is attached as the runtime believes.
+    pub(crate) async fn check(&self, request: &CheckRequest) -> Result<(), Failure> {
+        let state = self.state.lock().await;
+        let Attachment { container_id, ifname } = &request.attachment;
+        let Some(record) = state.pods.get(&request.attachment) else {
+            return Err(failure(
+                FailureKind::NotFound,
+                format!("container {container_id} {ifname}: not attached"),
+            ));
+        };
+        let interface = &record.endpoint.interface;
+        let link = self.netlink.link(interface).await.map_err(|error| internal(&error))?;
+        if link.is_none_or(|link| link.index != record.endpoint.ifindex) {
+            return Err(failure(FailureKind::NotFound, format!("interface {interface} is gone")));
+        }
+        match request.addresses.iter().find(|address| !record.endpoint.addresses.contains(address)) {
+            Some(address) => Err(failure(
+                FailureKind::Invalid,
+                format!("{address} is not an address of {}", record.endpoint.pod),
+            )),
+            None => Ok(()),
+        }
+    }
+
+    /// Detaches every pod that is not in `valid`.
+    pub(crate) async fn collect(&self, valid: &BTreeSet<Attachment>) -> Result<(), Failure> {
+        let mut state = self.state.lock().await;
+        let stale: Vec<_> = state.pods.keys().filter(|key| !valid.contains(key)).cloned().collect();
+        for attachment in &stale {
+            self.detach(&mut state, attachment).await;
+        }
+        self.save(&state)
+    }
+
+    async fn attach(&self, request: &AddRequest, addresses: &[IpAddr]) -> Result<Endpoint, Failure> {
+        let host_name = link::host_name(&request.attachment);
+        let wish = link::Wish {
+            host_name: &host_name,
+            pod_name: &request.attachment.ifname,
+            netns: &request.netns,
+            addresses,
+            mtu: request.mtu,
+        };
+        let pair = link::attach(&self.netlink, wish).await.map_err(|error| internal(&error))?;
+        Ok(Endpoint {
+            pod: request.pod.clone(),
+            addresses: addresses.to_vec(),
+            interface: pair.host.name,
+            ifindex: pair.host.index,
+            mac: pair.pod.mac,
+            host_mac: pair.host.mac,
+        })
+    }
+
+    async fn program(&self, endpoint: &Endpoint) -> Result<(), Failure> {
+        let programmed = self.controller.set_endpoint(endpoint.clone());
+        let failed = |reason: String| {
+            failure(FailureKind::Unavailable, format!("program pod {}: {reason}", endpoint.pod))
+        };
+        match tokio::time::timeout(PROGRAM_WITHIN, programmed).await {
+            Ok(Ok(done)) => done.map_err(failed),
+            Ok(Err(_)) => Err(failed("the dataplane has ended".into())),
+            Err(_) => Err(failed(format!("not done within {PROGRAM_WITHIN:?}"))),
+        }
+    }
+
+    /// Takes a pod out of everything. Goes on over failures: whoever detaches cannot do anything about them.
+    async fn detach(&self, state: &mut State, attachment: &Attachment) {
+        // Also without a record: an attempt may have been cut short before it was written down.
+        let name = link::host_name(attachment);
+        if let Err(error) = self.netlink.delete_link(&name).await {
+            tracing::warn!(interface = name, error = error.source.to_string(), "cannot remove");
+        }
+        let Some(record) = state.pods.remove(attachment) else { return };
+        let pod = &record.endpoint.pod;
+        // A pod that was made anew under its old name may be attached already.
+        if !state.pods.values().any(|other| other.endpoint.pod == *pod) {
+            let released: oneshot::Receiver<_> = self.controller.remove_endpoint(pod.clone());
+            if tokio::time::timeout(RELEASE_WITHIN, released).await.is_err() {
+                tracing::warn!(%pod, "the dataplane has not let go yet");
+            }
+        }
+        free(&mut state.pools, &record.endpoint.addresses);
+        tracing::info!(%pod, interface = name, "detached");
+    }
+
+    fn save(&self, state: &State) -> Result<(), Failure> {
+        store::save(&self.path, state).map_err(|error| internal(&error))
+    }
+}
+
+/// The state file that goes with a socket.
+pub(crate) fn state_path(socket: &Path) -> PathBuf {
+    socket.with_extension("pods.json")
+}
+
+/// One address per pod prefix of the node.
+fn allocate(state: &mut State, node: &NodeConfig) -> Result<Vec<IpAddr>, Failure> {
+    let used: BTreeSet<IpAddr> =
+        state.pods.values().flat_map(|record| record.endpoint.addresses.iter().copied()).collect();
+    let mut addresses = vec![];
+    for cidr in &node.pod_cidrs {
+        let allocated = pool_of(&mut state.pools, *cidr).allocate(&used);
+        match allocated {
+            Ok(address) => addresses.push(address),
+            Err(exhausted) => {
+                free(&mut state.pools, &addresses);
+                return Err(failure(FailureKind::Unavailable, exhausted.to_string()));
+            }
+        }
+    }
+    Ok(addresses)
+}
+
+fn pool_of(pools: &mut Vec<Pool>, cidr: IpNet) -> &mut Pool {
+    let index = pools.iter().position(|pool| pool.cidr() == cidr.trunc()).unwrap_or_else(|| {
+        pools.push(Pool::new(cidr));
+        pools.len() - 1
+    });
+    &mut pools[index]
+}
+
+fn free(pools: &mut [Pool], addresses: &[IpAddr]) {
+    for address in addresses {
+        for pool in &mut *pools {
+            pool.free(*address);
+        }
+    }
+}
+
+/// The runtime may ask twice; but an attachment never changes its pod or its namespace.
+fn repeated(request: &AddRequest, record: &Record) -> Result<Added, Failure> {
+    if record.endpoint.pod == request.pod && record.netns == request.netns {
+        return Ok(added(record.endpoint.clone()));
+    }
+    let Attachment { container_id, ifname } = &request.attachment;
+    let message =
+        format!("container {container_id} {ifname}: already attached to pod {}", record.endpoint.pod);
+    Err(failure(FailureKind::Invalid, message))
+}
+
+fn added(endpoint: Endpoint) -> Added {
+    let address = |address: &IpAddr| AddedAddress {
+        address: IpNet::from(*address),
+        gateway: link::gateway(Family::of(*address)),
+    };
+    Added { addresses: endpoint.addresses.iter().map(address).collect(), endpoint }
+}
+
+fn failure(kind: FailureKind, message: String) -> Failure {
+    Failure { kind, message }
+}
+
+fn internal(error: &dyn StdError) -> Failure {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        message = format!("{message}: {error}");
+        cause = error.source();
+    }
+    failure(FailureKind::Internal, message)
+}

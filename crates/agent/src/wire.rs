@@ -1,0 +1,135 @@
+//! What the agent's local API speaks: the types of its requests and answers, shared by server and client.
+
+use std::path::PathBuf;
+
+use dataplane::{ObjectStatus, PlaneStatus};
+use ipnet::IpNet;
+use model::{Endpoint, Generation, NodeConfig, Peer, Plane, PodName, ServicePort};
+use serde::{Deserialize, Serialize};
+
+/// `GET /v1/status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    pub node: String,
+    /// Of the agent.
+    pub version: String,
+    pub plane: Plane,
+    /// What is missing before anything can be programmed.
+    pub waiting_for: Option<String>,
+    /// Of the snapshot that is wanted.
+    pub generation: Generation,
+    /// Of the snapshot that the plane accepted last.
+    pub programmed: Generation,
+    pub objects: ObjectCounts,
+    /// Objects that are not programmed as they were asked for.
+    pub problems: Vec<ObjectStatus>,
+    /// Watches on the API server that are interrupted now.
+    pub interruptions: Vec<Interruption>,
+    pub dataplane: PlaneStatus,
+}
+
+/// How many objects are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ObjectCounts {
+    pub programmed: usize,
+    pub pending: usize,
+    pub failed: usize,
+    pub refused: usize,
+}
+
+/// A watch that does not reach the API server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Interruption {
+    /// Of the objects watched.
+    pub kind: String,
+    pub error: String,
+}
+
+/// `GET /v1/snapshot`: what the dataplane was asked for.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotView {
+    pub generation: Generation,
+    pub node: NodeConfig,
+    pub services: Vec<ServicePort>,
+    pub endpoints: Vec<Endpoint>,
+    pub peers: Vec<Peer>,
+}
+
+/// One interface of one container, as the container runtime names it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    pub ifname: String,
+}
+
+/// `POST /v1/cni/add`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddRequest {
+    pub attachment: Attachment,
+    pub netns: PathBuf,
+    pub pod: PodName,
+    /// Of both ends of the veth pair; the kernel's default where none is given.
+    pub mtu: Option<u32>,
+}
+
+/// Answer to [`AddRequest`]: the pod is attached and the dataplane has programmed it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Added {
+    pub endpoint: Endpoint,
+    /// The address with its prefix length, and the gateway that the pod was given for it.
+    pub addresses: Vec<AddedAddress>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddedAddress {
+    pub address: IpNet,
+    pub gateway: std::net::IpAddr,
+}
+
+/// `POST /v1/cni/check`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckRequest {
+    pub attachment: Attachment,
+    /// Addresses that the runtime believes the pod to have.
+    pub addresses: Vec<std::net::IpAddr>,
+}
+
+/// `POST /v1/cni/gc`: every attachment that is not listed is removed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CollectRequest {
+    pub valid: Vec<Attachment>,
+}
+
+/// Every answer that is not a success.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Failure {
+    pub kind: FailureKind,
+    /// Operation and object, with causes.
+    pub message: String,
+}
+
+/// What the caller can do about a [`Failure`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum FailureKind {
+    /// Nothing, without another request.
+    Invalid,
+    /// Try again: the agent waits for something.
+    Unavailable,
+    /// Look into it: the kernel or the disk refused.
+    Internal,
+    /// There is no such thing.
+    NotFound,
+}

@@ -1,0 +1,242 @@
+//! The thread that owns the dataplane: nothing else ever touches the kernel through it.
+//!
+//! Takes what arrived in one go, programs it once, answers questions between two steps. When the agent stops,
+//! the thread ends and the kernel keeps forwarding.
+
+use std::{
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
+
+use dataplane::{Dataplane, Key, ObjectState, Reconciler, Step, Timing};
+use model::{Generation, Update};
+use tokio::sync::{oneshot, watch};
+
+/// Longest sleep without anything to do; every wake-up is cheap.
+const IDLE: Duration = Duration::from_secs(3600);
+
+/// How far the dataplane is.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Progress {
+    pub(crate) programmed: Generation,
+    /// Since when an update waits.
+    pub(crate) pending_since: Option<Instant>,
+    /// When the plane accepted the last one.
+    pub(crate) updated: Option<Instant>,
+}
+
+type Question = Box<dyn FnOnce(&mut Reconciler) + Send>;
+type Answer = oneshot::Sender<Result<(), String>>;
+
+enum Command {
+    Update(Update),
+    Wait(Key, Answer),
+    Ask(Question),
+}
+
+/// The handle on the thread. The thread ends when the last handle is dropped.
+#[derive(Clone)]
+pub(crate) struct Worker {
+    commands: mpsc::Sender<Command>,
+    progress: watch::Receiver<Progress>,
+}
+
+/// The thread is gone, which only a bug in a plane brings about.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the dataplane thread has ended")]
+pub(crate) struct Gone;
+
+impl Worker {
+    /// Starts the thread. The namespace it works in is the one of the calling thread.
+    pub(crate) fn start(plane: Box<dyn Dataplane>, timing: Timing) -> std::io::Result<Self> {
+        let (commands, inbox) = mpsc::channel();
+        let (publish, progress) = watch::channel(Progress::default());
+        let reconciler = Reconciler::new(plane, timing);
+        thread::Builder::new()
+            .name("dataplane".into())
+            .spawn(move || Loop { reconciler, waiting: vec![], publish }.run(&inbox))?;
+        Ok(Self { commands, progress })
+    }
+
+    /// Hands over what moved.
+    pub(crate) fn update(&self, update: Update) -> Result<(), Gone> {
+        self.send(Command::Update(update))
+    }
+
+    /// Answers once `key`, as of everything handed over before, is programmed (or removed), or has failed.
+    pub(crate) fn wait(&self, key: Key, answer: Answer) -> Result<(), Gone> {
+        self.send(Command::Wait(key, answer))
+    }
+
+    /// Puts `question` to the reconciler, between two steps.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Reconciler) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        let (answer, reply) = oneshot::channel();
+        // Nobody may be interested any more: then the answer is dropped.
+        self.send(Command::Ask(Box::new(|reconciler| drop(answer.send(question(reconciler))))))?;
+        reply.await.map_err(|_| Gone)
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        *self.progress.borrow()
+    }
+
+    /// Returns when the thread has ended.
+    pub(crate) async fn ended(&self) -> Gone {
+        let mut progress = self.progress.clone();
+        while progress.changed().await.is_ok() {}
+        Gone
+    }
+
+    fn send(&self, command: Command) -> Result<(), Gone> {
+        self.commands.send(command).map_err(|_| Gone)
+    }
+}
+
+struct Loop {
+    reconciler: Reconciler,
+    waiting: Vec<(Key, Answer)>,
+    publish: watch::Sender<Progress>,
+}
+
+impl Loop {
+    fn run(mut self, inbox: &mpsc::Receiver<Command>) {
+        loop {
+            let now = Instant::now();
+            let due = self.reconciler.next_due(now).map_or(IDLE, |due| due.saturating_duration_since(now));
+            match inbox.recv_timeout(due) {
+                Ok(command) => {
+                    self.take(command);
+                    while let Ok(command) = inbox.try_recv() {
+                        self.take(command);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            self.step();
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        match command {
+            Command::Update(update) => {
+                self.reconciler.submit(update, Instant::now());
+                let pending_since = self.reconciler.pending_since();
+                self.publish.send_modify(|progress| progress.pending_since = pending_since);
+            }
+            Command::Wait(key, answer) => self.waiting.push((key, answer)),
+            Command::Ask(question) => question(&mut self.reconciler),
+        }
+    }
+
+    fn step(&mut self) {
+        let started = Instant::now();
+        let step = self.reconciler.step(started);
+        log(&step, started.elapsed(), self.reconciler.programmed());
+        let programmed = self.reconciler.programmed();
+        let pending_since = self.reconciler.pending_since();
+        self.publish.send_if_modified(|progress| {
+            let moved = progress.programmed != programmed || progress.pending_since != pending_since;
+            if moved && pending_since.is_none() {
+                progress.updated = Some(Instant::now());
+            }
+            progress.programmed = programmed;
+            progress.pending_since = pending_since;
+            moved
+        });
+        self.answer_waiting();
+    }
+
+    fn answer_waiting(&mut self) {
+        for (key, answer) in std::mem::take(&mut self.waiting) {
+            let result = match self.reconciler.state(&key) {
+                None | Some((ObjectState::Programmed, _)) => Ok(()),
+                Some((ObjectState::Pending, _)) => {
+                    self.waiting.push((key, answer));
+                    continue;
+                }
+                Some((_, reason)) => Err(reason.unwrap_or("refused").to_owned()),
+            };
+            // The asker may have given up.
+            drop(answer.send(result));
+        }
+    }
+}
+
+fn log(step: &Step, took: Duration, programmed: Generation) {
+    if step.tried > 0 {
+        let failed = step.failed.len();
+        tracing::debug!(tried = step.tried, failed, ?took, generation = programmed.0, "programmed");
+    }
+    for (key, reason) in &step.failed {
+        tracing::warn!(?key, reason, "not programmed, will try again");
+    }
+    for repaired in &step.repaired {
+        tracing::warn!("repaired: {repaired}");
+    }
+    if let Some(error) = &step.error {
+        tracing::error!("{}", error.with_causes());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dataplane::fake::Fake;
+    use model::{Endpoint, MacAddress, NodeConfig, PodName};
+
+    use super::*;
+
+    fn endpoint(name: &str) -> (PodName, Option<std::sync::Arc<Endpoint>>) {
+        let pod = PodName { namespace: "ns".into(), name: name.into() };
+        let endpoint = Endpoint {
+            pod: pod.clone(),
+            addresses: vec![],
+            interface: String::new(),
+            ifindex: 1,
+            mac: MacAddress::default(),
+            host_mac: MacAddress::default(),
+        };
+        (pod, Some(endpoint.into()))
+    }
+
+    fn update(generation: u64, name: &str) -> Update {
+        Update {
+            generation: Generation(generation),
+            node: Some(NodeConfig { name: "n".into(), ..NodeConfig::default() }),
+            endpoints: [endpoint(name)].into(),
+            ..Update::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn waiting_for_a_key_ends_when_the_kernel_has_it_or_refuses_it() {
+        let fake = Fake::default();
+        let key = |name| Key::Endpoint(endpoint(name).0);
+        fake.kernel().refused.insert(key("bad"), "no room".into());
+        let worker = Worker::start(Box::new(fake.clone()), Timing::default()).expect("start");
+        for (generation, name, expected) in
+            [(1, "good", Ok(())), (2, "bad", Err("insert endpoint ns/bad: no room".to_owned()))]
+        {
+            let (answer, reply) = oneshot::channel();
+            worker.update(update(generation, name)).expect("alive");
+            worker.wait(key(name), answer).expect("alive");
+            assert_eq!(reply.await.expect("an answer"), expected);
+        }
+        assert!(fake.kernel().endpoints.contains_key(&endpoint("good").0));
+        assert_eq!(worker.progress().programmed, Generation(2));
+        let wanted = worker.ask(|reconciler| reconciler.wanted().endpoints.len()).await.expect("alive");
+        assert_eq!(wanted, 2);
+    }
+
+    #[tokio::test]
+    async fn a_plane_that_panics_is_noticed() {
+        let worker = Worker::start(Box::new(Fake::default()), Timing::default()).expect("start");
+        let asked = worker.ask(|_| -> () { panic!("a bug in a plane") }).await;
+        assert!(asked.is_err());
+        worker.ended().await;
+    }
+}

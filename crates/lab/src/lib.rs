@@ -12,6 +12,7 @@
 mod build;
 pub mod cli;
 pub mod command;
+pub mod controllers;
 pub mod edge;
 mod exec;
 pub mod http;

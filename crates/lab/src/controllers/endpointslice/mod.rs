@@ -1,0 +1,163 @@
+//! The EndpointSlice controller: which pods stand behind a Service, in slices, with the least change.
+//!
+//! Writes v1 Endpoints beside them for clients older than EndpointSlices' `describe`. [`plan`] decides; this executes.
+
+mod endpoint;
+mod legacy;
+mod plan;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use k8s_openapi::api::{
+    core::v1::{Endpoints, Pod, Service},
+    discovery::v1::EndpointSlice,
+};
+use kube::{
+    Client,
+    api::{DeleteParams, PostParams},
+};
+use tokio::sync::watch;
+
+use self::plan::Action;
+use super::{
+    pass::{Controller, Outcome},
+    world::World,
+    write::{self, WriteError},
+};
+
+/// The Service that stands for the API itself.
+const API_SERVICE: (&str, &str) = ("default", "kubernetes");
+
+pub(super) struct EndpointSlices {
+    client: Client,
+    world: World,
+    api: SocketAddr,
+    /// The v1 Endpoints as last written: nobody else writes them, and they are written whole.
+    legacy: BTreeMap<(String, String), Endpoints>,
+}
+
+impl EndpointSlices {
+    pub(super) fn new(client: Client, world: World, api: SocketAddr) -> Self {
+        Self { client, world, api, legacy: BTreeMap::new() }
+    }
+}
+
+impl Controller for EndpointSlices {
+    const NAME: &'static str = "endpointslice-controller";
+
+    fn triggers(&self) -> Vec<watch::Receiver<u64>> {
+        let world = &self.world;
+        vec![world.services.changes(), world.pods.changes(), world.slices.changes(), world.nodes.changes()]
+    }
+
+    async fn pass(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        let zones = endpoint::zones(&self.world.nodes.all());
+        let pods = by_namespace(self.world.pods.all());
+        let slices = by_namespace(self.world.slices.all());
+        let services = self.world.services.all();
+        let mut present = BTreeSet::new();
+        for service in &services {
+            let namespace = service.metadata.namespace.clone().unwrap_or_default();
+            let name = service.metadata.name.clone().unwrap_or_default();
+            let pods = pods.get(&namespace).map_or(&[][..], Vec::as_slice);
+            let existing: Vec<_> = slices.get(&namespace).into_iter().flatten().cloned().collect();
+            let (actions, legacy) = if (namespace.as_str(), name.as_str()) == API_SERVICE {
+                (plan::api_slice(self.api, &existing), Some(legacy::api(self.api)))
+            } else {
+                (plan::plan(service, pods, &zones, &existing), legacy::of(service, pods))
+            };
+            outcome.note(self.execute_all(actions).await);
+            if let Some(legacy) = legacy {
+                present.insert((namespace, name));
+                outcome.note(self.write_legacy(legacy).await);
+            }
+        }
+        for slice in plan::abandoned(&services, &self.world.slices.all()) {
+            outcome.note(self.execute_all(vec![Action::Delete(slice)]).await);
+        }
+        self.forget_legacy(&present).await;
+        outcome
+    }
+}
+
+impl EndpointSlices {
+    async fn execute_all(&self, actions: Vec<Action>) -> Result<(), WriteError> {
+        let slices = &self.world.slices;
+        for action in actions {
+            match action {
+                Action::Create(slice) => drop(write::create(&self.client, slices, slice.as_ref()).await?),
+                Action::Replace(slice) => write::replace(&self.client, slices, slice.as_ref()).await?,
+                Action::Delete(slice) => write::delete(&self.client, slices, slice.as_ref(), None).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Unwatched, so one write without a version: the last one wins, and this is the only writer.
+    async fn write_legacy(&mut self, endpoints: Endpoints) -> Result<(), WriteError> {
+        let meta = &endpoints.metadata;
+        let key = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
+        if self.legacy.get(&key) == Some(&endpoints) {
+            return Ok(());
+        }
+        let api = write::api::<Endpoints>(&self.client, Some(&key.0));
+        let written = match api.replace(&key.1, &PostParams::default(), &endpoints).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => {
+                api.create(&PostParams::default(), &endpoints).await
+            }
+            answer => answer,
+        };
+        written
+            .map_err(|error| WriteError::new::<Endpoints>("write", format!("{}/{}", key.0, key.1), error))?;
+        self.legacy.insert(key, endpoints);
+        Ok(())
+    }
+
+    /// Removes the Endpoints of Services that are gone.
+    async fn forget_legacy(&mut self, present: &BTreeSet<(String, String)>) {
+        let gone: Vec<_> = self.legacy.keys().filter(|key| !present.contains(*key)).cloned().collect();
+        for key in gone {
+            let api = write::api::<Endpoints>(&self.client, Some(&key.0));
+            match api.delete(&key.1, &DeleteParams::default()).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {}
+                Err(error) => {
+                    tracing::warn!(%error, "delete endpoints");
+                    continue;
+                }
+                Ok(_) => {}
+            }
+            self.legacy.remove(&key);
+        }
+    }
+}
+
+/// The pods that `service` selects; a Service without selector selects none.
+fn selected<'a>(service: &'a Service, pods: &'a [Arc<Pod>]) -> impl Iterator<Item = &'a Arc<Pod>> {
+    let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
+    let selector = selector.filter(|selector| !selector.is_empty());
+    pods.iter().filter(move |pod| {
+        let labels = pod.metadata.labels.as_ref();
+        selector.is_some_and(|selector| {
+            selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
+        })
+    })
+}
+
+fn by_namespace<K: super::world::Kind>(objects: Vec<Arc<K>>) -> BTreeMap<String, Vec<Arc<K>>> {
+    let mut grouped = BTreeMap::<_, Vec<_>>::new();
+    for object in objects {
+        grouped.entry(object.meta().namespace.clone().unwrap_or_default()).or_default().push(object);
+    }
+    grouped
+}
+
+/// Slices of this controller, as opposed to mirrored or hand-made ones.
+fn is_managed(slice: &EndpointSlice) -> bool {
+    let labels = slice.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(plan::MANAGED_BY)).map(String::as_str) == Some(plan::CONTROLLER)
+}

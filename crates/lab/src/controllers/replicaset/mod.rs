@@ -1,0 +1,116 @@
+//! The ReplicaSet controller: as many pods as wanted, and which go first when there are too many.
+//!
+//! [`plan`] decides; this executes.
+
+mod plan;
+
+use std::sync::Arc;
+
+use k8s_openapi::{
+    api::{apps::v1::ReplicaSet, core::v1::Pod},
+    jiff::Timestamp,
+};
+use kube::Client;
+use serde_json::json;
+use tokio::sync::watch;
+
+use self::plan::Action;
+use super::{
+    events::{Note, Recorder},
+    meta::{controlled_by, controller_of, is_controlled_by, selects},
+    pass::{Controller, Outcome},
+    world::World,
+    write::{self, WriteError},
+};
+
+pub(super) struct ReplicaSets {
+    pub(super) client: Client,
+    pub(super) world: World,
+    pub(super) recorder: Recorder,
+}
+
+impl Controller for ReplicaSets {
+    const NAME: &'static str = "replicaset-controller";
+
+    fn triggers(&self) -> Vec<watch::Receiver<u64>> {
+        vec![self.world.replica_sets.changes(), self.world.pods.changes()]
+    }
+
+    async fn pass(&mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        let pods = self.world.pods.all();
+        for set in self.world.replica_sets.all() {
+            let result = self.reconcile(&set, &pods, &mut outcome).await;
+            outcome.note(result);
+        }
+        outcome
+    }
+}
+
+impl ReplicaSets {
+    async fn reconcile(
+        &self,
+        set: &ReplicaSet,
+        pods: &[Arc<Pod>],
+        outcome: &mut Outcome,
+    ) -> Result<(), WriteError> {
+        let uid = set.metadata.uid.as_deref();
+        let owned: Vec<_> =
+            pods.iter().filter(|pod| is_controlled_by(&pod.metadata, uid)).map(Arc::clone).collect();
+        let orphans: Vec<_> = pods.iter().filter(|pod| is_orphan_of(pod, set)).collect();
+        let planned = plan::plan(set, &owned, &orphans, Timestamp::now());
+        if let Some(delay) = planned.again_after {
+            outcome.again(delay);
+        }
+        for action in planned.actions {
+            self.execute(set, action).await?;
+        }
+        Ok(())
+    }
+
+    async fn execute(&self, set: &ReplicaSet, action: Action) -> Result<(), WriteError> {
+        let (client, pods) = (&self.client, &self.world.pods);
+        match action {
+            Action::Adopt(pod) => {
+                let patch = json!({"metadata": {"ownerReferences": [controlled_by(set)]}});
+                write::merge(client, pods, &pod, patch).await
+            }
+            Action::Create(pod) => match write::create(client, pods, &pod).await {
+                Ok(created) => {
+                    if let Some(created) = created {
+                        let name = created.metadata.name.unwrap_or_default();
+                        let note = Note::normal("SuccessfulCreate", format!("Created pod: {name}"));
+                        self.recorder.record(set, note).await;
+                    }
+                    Ok(())
+                }
+                Err(error) => {
+                    let cause =
+                        std::error::Error::source(&error).map(ToString::to_string).unwrap_or_default();
+                    let note = Note::warning("FailedCreate", format!("Error creating: {cause}"));
+                    self.recorder.record(set, note).await;
+                    Err(error)
+                }
+            },
+            Action::Delete(pod) => {
+                write::delete(client, pods, pod.as_ref(), None).await?;
+                let name = pod.metadata.name.as_deref().unwrap_or_default();
+                let note = Note::normal("SuccessfulDelete", format!("Deleted pod: {name}"));
+                self.recorder.record(set, note).await;
+                Ok(())
+            }
+            Action::SetStatus(status) => {
+                let written = ReplicaSet { status: Some(*status), ..set.clone() };
+                write::replace_status(client, &self.world.replica_sets, &written).await
+            }
+        }
+    }
+}
+
+fn is_orphan_of(pod: &Pod, set: &ReplicaSet) -> bool {
+    let Some(spec) = &set.spec else { return false };
+    controller_of(&pod.metadata).is_none()
+        && pod.metadata.namespace == set.metadata.namespace
+        && pod.metadata.deletion_timestamp.is_none()
+        && selects(&spec.selector, pod.metadata.labels.as_ref().unwrap_or(&Default::default()))
+}

@@ -54,6 +54,12 @@ pub enum Error {
         #[source]
         source: serde_json::Error,
     },
+    #[error("read the programs on {node}'s interfaces")]
+    Hooks {
+        node: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("wait for {what}: not within {seconds} s")]
     Late { what: String, seconds: u64 },
     #[error("find {what}")]

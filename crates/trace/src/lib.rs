@@ -13,6 +13,7 @@ pub mod cli;
 pub mod command;
 pub mod compare;
 pub mod counters;
+pub mod hooks;
 pub mod labs;
 pub mod layers;
 pub mod normalise;

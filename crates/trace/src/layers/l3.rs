@@ -9,7 +9,9 @@ use super::Found;
 use crate::{
     bench::{Bench, Error, Watch},
     command::{Line, watch_first_segments},
+    compare::Exhibit,
     counters::Counters,
+    hooks::{Counting, Hooks},
     normalise::Style,
     requests::Series,
     subject::Subject,
@@ -24,9 +26,10 @@ const SETTLE: Duration = Duration::from_millis(400);
 
 pub(super) fn capture(bench: &Bench, subject: &Subject) -> Result<Found, Error> {
     let node = super::first_node(bench);
-    let _marked = match bench.plane {
-        Plane::Iptables => Some(Mark::set(bench, subject, &node)?),
-        Plane::Ebpf => None,
+    let unseen = |source| Error::Hooks { node: node.clone(), source };
+    let (_marked, _counting) = match bench.plane {
+        Plane::Iptables => (Some(Mark::set(bench, subject, &node)?), None),
+        Plane::Ebpf => (None, Some(Counting::start().map_err(unseen)?)),
     };
     for _ in 0..ATTEMPTS {
         if let Some(seen) = Listeners::start(bench, subject, &node)?.one_connection(bench, subject, &node)? {
@@ -82,6 +85,7 @@ struct Listeners {
     rules: Option<(Line, Watch)>,
     pods: Vec<(PodInfo, Line, Watch)>,
     before: Counters,
+    hooks: Hooks,
 }
 
 impl Listeners {
@@ -103,7 +107,13 @@ impl Listeners {
             let (line, watch) = start(watch_first_segments(place, "any", &[subject.target_port]))?;
             pods.push((pod, line, watch));
         }
-        Ok(Self { interfaces, rules, pods, before: Counters::read(bench, node)? })
+        Ok(Self {
+            interfaces,
+            rules,
+            pods,
+            before: Counters::read(bench, node)?,
+            hooks: hooks_of(bench, node)?,
+        })
     }
 
     /// Makes a connection and returns what was seen of it, where it came to this node.
@@ -118,7 +128,7 @@ impl Listeners {
         for (_, _, watch) in self.pods.iter().take(1) {
             watch.listen(SETTLE, |_| self.pods.iter().any(|(_, _, watch)| !watch.so_far().is_empty()))?;
         }
-        let after = Counters::read(bench, node)?;
+        let (after, hooks_after) = (Counters::read(bench, node)?, hooks_of(bench, node)?);
         let mut found = Found::default();
         let (line, watch) = self.interfaces;
         let crossed = watch.stop();
@@ -145,20 +155,13 @@ impl Listeners {
             found.fact("rules_applied", applied);
             found.fact("netfilter_hooks", hooks.len());
         } else {
-            let moved = after.moved_since(&self.before);
-            let socket = bench.lab.agent_socket(node).display().to_string();
-            let line = Line::new(
-                Place::Node(node.to_owned()),
-                ["twinplane", "status", "--socket", &socket, "-o", "json"],
-            );
-            let note = format!(
-                "The datapath's counters before and after the whole connection: {} new flow, {} packets of known flows.",
-                after.since(&self.before, "forwarded_new"),
-                after.since(&self.before, "forwarded_established"),
-            );
-            found.exhibits.push(bench.exhibit("Counters that moved", &line, Style::Plain, moved, 0, note));
+            if !hooks_after.is_empty() {
+                found.exhibits.push(runs(bench, node, &hooks_after, &self.hooks));
+            }
+            found.exhibits.push(moved(bench, node, &after, &self.before));
             found.fact("rules_applied", 0);
             found.fact("netfilter_hooks", 0);
+            found.fact("ebpf_programs_run", hooks_after.ran_since(&self.hooks));
         }
         let mut arrived = vec![];
         for (pod, line, watch) in self.pods {
@@ -173,6 +176,36 @@ impl Listeners {
         }
         Ok(Some(found))
     }
+}
+
+fn hooks_of(bench: &Bench, node: &str) -> Result<Hooks, Error> {
+    let namespace = bench.lab.namespace(&Place::Node(node.to_owned()))?;
+    Hooks::read(&namespace).map_err(|source| Error::Hooks { node: node.to_owned(), source })
+}
+
+/// Programs by hook.
+fn runs(bench: &Bench, node: &str, after: &Hooks, before: &Hooks) -> Exhibit {
+    let calls = "# bpf(2): BPF_ENABLE_STATS; per interface BPF_PROG_QUERY; run_cnt of every program found";
+    let line = Line::shell(Place::Node(node.to_owned()), calls);
+    let note = format!(
+        "Asked of the kernel before and after the whole connection: {} programs ran, on the node's own interface and \
+         on the pods' ends.",
+        after.ran_since(before),
+    );
+    bench.exhibit("Programs that ran, hook by hook", &line, Style::Plain, after.table(before), 0, note)
+}
+
+/// What the programs decided.
+fn moved(bench: &Bench, node: &str, after: &Counters, before: &Counters) -> Exhibit {
+    let socket = bench.lab.agent_socket(node).display().to_string();
+    let words = ["twinplane", "status", "--socket", &socket, "-o", "json"];
+    let line = Line::new(Place::Node(node.to_owned()), words);
+    let note = format!(
+        "The datapath's own counters before and after: {} packets of new flows, {} of known ones.",
+        after.since(before, "forwarded_new"),
+        after.since(before, "forwarded_established"),
+    );
+    bench.exhibit("Counters that moved", &line, Style::Plain, after.moved_since(before), 0, note)
 }
 
 /// `eth0 in`, `veth1 out`, … in order, from `tcpdump -i any`: time, interface, direction.

@@ -158,8 +158,7 @@ impl Scale {
         }
         let pool = l2::pool(bench, subject)?;
         let dropped = |node: &&String| pool.history.iter().rev().find_map(|probe| self.drop_of(node, probe));
-        let mut removals =
-            empty.iter().map(dropped).collect::<Option<Vec<_>>>().unwrap_or_default();
+        let mut removals = empty.iter().map(dropped).collect::<Option<Vec<_>>>().unwrap_or_default();
         removals.sort_by_key(|removal| removal.after);
         Ok(removals.pop())
     }

@@ -1,1 +1,13 @@
-//! The scenario harness: one topology, one table of cases, three executors.
+//! Scenarios: one topology, one table of cases, three executors.
+//!
+//! Each case says what must happen in its own words. It runs on the oracle alone, and on each plane between real
+//! sockets in namespaces; all must agree, but for [`model::DIVERGENCES`].
+
+pub mod cases;
+pub mod cluster;
+pub mod expect;
+pub mod places;
+mod planes;
+pub mod talk;
+pub mod topology;
+pub mod world;

@@ -1,0 +1,82 @@
+//! Changes under flows that are open.
+
+use model::Protocol;
+
+use super::reach::{WEB, WEB_VIP, web_node_port};
+use crate::{
+    cluster::Service,
+    expect::{Probe, Want, masqueraded, own},
+    places::{Node, Place, Pod},
+    world::World,
+};
+
+use Node::A;
+use Place::Client;
+use Pod::{A1, A2, B1, B2};
+
+pub(super) fn endpoint_added(world: &mut World) {
+    world.program(&[Service::web(&[A2])]);
+    let probe = Probe::tcp(Place::Pod(A1), WEB);
+    let (mut held, _) = world.hold(probe);
+    world.program(&[Service::web(&[A2, B1])]);
+    held.expect(A2);
+    world.expect(probe, own(&[A2, B1]));
+}
+
+/// Flows of the others go on.
+pub(super) fn endpoint_removed(world: &mut World) {
+    world.program(&[Service::web(&[A2, B1, B2])]);
+    let probes =
+        [Probe::tcp(Place::Pod(A1), WEB), Probe::tcp(Client, WEB_VIP), Probe::tcp(Client, web_node_port(A))];
+    let mut held: Vec<_> =
+        probes.iter().flat_map(|probe| [A2, B1].map(|pod| (world.hold_by(*probe, pod), pod))).collect();
+    world.program(&[Service::web(&[A2, B1])]);
+    for (flow, pod) in &mut held {
+        flow.expect(*pod);
+        flow.expect_intact_body(1 << 16);
+    }
+    world.expect(probes[0], own(&[A2, B1]));
+    world.expect(probes[1], masqueraded(A, &[A2, B1]));
+}
+
+/// A UDP client that keeps its socket is not left with a backend that is gone.
+pub(super) fn udp_moves(world: &mut World) {
+    let dns = |pods: &[Pod]| {
+        [Service::new("dns", 2).port("dns", Protocol::Udp, 53, 8080).node_port(30053).on_vip().backends(pods)]
+    };
+    world.program(&dns(&[A2]));
+    let probes = [
+        Probe::udp(Place::Pod(A1), ([10, 24, 0, 2], 53)),
+        Probe::udp(Client, (A.address(), 30053)),
+        Probe::udp(Client, (crate::places::VIP, 53)),
+    ];
+    let mut held: Vec<_> = probes.iter().map(|probe| world.hold(*probe).0).collect();
+    world.program(&dns(&[B1]));
+    for flow in &mut held {
+        flow.expect(B1);
+    }
+}
+
+pub(super) fn service_removed(world: &mut World) {
+    world.program(&[Service::web(&[A2, B1])]);
+    world.expect(Probe::tcp(Client, web_node_port(A)), masqueraded(A, &[A2, B1]));
+    world.program(&[]);
+    for probe in
+        [Probe::tcp(Place::Pod(A1), WEB), Probe::tcp(Client, web_node_port(A)), Probe::tcp(Client, WEB_VIP)]
+    {
+        world.expect(probe, Want::NotAService);
+    }
+    world.program(&[Service::web(&[B2])]);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[B2]));
+}
+
+pub(super) fn service_without_endpoints_gets_one(world: &mut World) {
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        let service = |pods: &[Pod]| [Service::new("late", 6).port("p", protocol, 80, 8080).backends(pods)];
+        let probe = Probe { protocol, ..Probe::tcp(Place::Pod(A1), ([10, 24, 0, 6], 80)) };
+        world.program(&service(&[]));
+        world.expect(probe, Want::NoEndpoints);
+        world.program(&service(&[A2, B1]));
+        world.expect(probe, own(&[A2, B1]));
+    }
+}

@@ -1,0 +1,105 @@
+//! Traffic policies, refusals, source ranges, terminating backends.
+
+use super::reach::{WEB, WEB_VIP, web_node_port};
+use crate::{
+    cluster::Service,
+    expect::{Probe, Want, masqueraded, own},
+    places::{Node, Place, Pod},
+    world::World,
+};
+
+use Node::{A, B};
+use Place::Client;
+use Pod::{A1, A2, B1, B2};
+
+/// Outside clients reach the node's own backends only, and are seen by them.
+pub(super) fn external_local(world: &mut World) {
+    world.program(&[Service::web(&[A1, A2, B1]).external_local()]);
+    for (node, pods) in [(A, &[A1, A2][..]), (B, &[B1])] {
+        world.expect(Probe::tcp(Client, WEB_VIP).via(node), own(pods));
+        world.expect(Probe::tcp(Client, web_node_port(node)), own(pods));
+    }
+}
+
+/// The planes differ: one refuses, one is silent as kube-proxy.
+pub(super) fn no_local_endpoints(world: &mut World) {
+    world.program(&[Service::web(&[B1]).external_local()]);
+    world.expect(Probe::tcp(Client, WEB_VIP).via(A), Want::NoLocalEndpoints);
+    world.expect(Probe::tcp(Client, web_node_port(A)), Want::NoLocalEndpoints);
+    world.expect(Probe::tcp(Client, WEB_VIP).via(B), own(&[B1]));
+}
+
+/// Local policy binds outside clients only.
+pub(super) fn local_policy_short_circuits(world: &mut World) {
+    world.program(&[Service::web(&[B1, B2]).external_local()]);
+    for frontend in [WEB_VIP, web_node_port(A)] {
+        world.expect(Probe::tcp(Place::Pod(A1), frontend), own(&[B1, B2]));
+        world.expect(Probe::tcp(Place::Host(A), frontend), masqueraded(A, &[B1, B2]));
+    }
+}
+
+pub(super) fn internal_local(world: &mut World) {
+    world.program(&[Service::web(&[A2, B1]).internal_local()]);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[A2]));
+    world.expect(Probe::tcp(Place::Pod(B2), WEB), own(&[B1]));
+    world.program(&[Service::web(&[B1]).internal_local()]);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), Want::NoLocalEndpoints);
+    // The other kinds of frontend have a policy of their own.
+    world.expect(Probe::tcp(Client, WEB_VIP), masqueraded(A, &[B1]));
+}
+
+pub(super) fn no_endpoints(world: &mut World) {
+    let dns = Service::new("dns", 2).port("dns", model::Protocol::Udp, 53, 8080).node_port(30053);
+    world.program(&[Service::web(&[]), dns]);
+    for probe in [
+        Probe::tcp(Place::Pod(A1), WEB),
+        Probe::tcp(Place::Host(A), WEB),
+        Probe::tcp(Client, WEB_VIP),
+        Probe::tcp(Client, web_node_port(B)),
+        Probe::udp(Place::Pod(A1), ([10, 24, 0, 2], 53)),
+        Probe::udp(Client, (A.address(), 30053)),
+    ] {
+        world.expect(probe, Want::NoEndpoints);
+    }
+}
+
+/// They guard the load-balancer address, and nothing else.
+pub(super) fn source_ranges(world: &mut World) {
+    world.program(&[Service::web(&[A2, B1]).source_ranges(&["192.0.2.0/24"])]);
+    world.expect(Probe::tcp(Client, WEB_VIP), Want::SourceDenied);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB_VIP), Want::SourceDenied);
+    world.expect(Probe::tcp(Client, web_node_port(A)), masqueraded(A, &[A2, B1]));
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[A2, B1]));
+    world.program(&[Service::web(&[A2, B1]).source_ranges(&["192.0.2.0/24", "198.51.100.0/25"])]);
+    world.expect(Probe::tcp(Client, WEB_VIP), masqueraded(A, &[A2, B1]));
+    world.program(&[Service::web(&[A2, B1]).external_local().source_ranges(&["198.51.100.10/32"])]);
+    world.expect(Probe::tcp(Client, WEB_VIP).via(B), own(&[B1]));
+    world.program(&[Service::web(&[A2, B1])]);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB_VIP), masqueraded(A, &[A2, B1]));
+}
+
+/// Only where no ready backend is left.
+pub(super) fn terminating(world: &mut World) {
+    world.program(&[Service::web(&[A2]).terminating(&[B1])]);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[A2]));
+    world.program(&[Service::web(&[]).terminating(&[A2, B1])]);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[A2, B1]));
+}
+
+/// Outside clients keep the node's own terminating backend; inside clients use the ready one elsewhere.
+pub(super) fn terminating_local(world: &mut World) {
+    world.program(&[Service::web(&[B1]).terminating(&[A2]).external_local()]);
+    world.expect(Probe::tcp(Client, WEB_VIP).via(A), own(&[A2]));
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[B1]));
+}
+
+pub(super) fn affinity(world: &mut World) {
+    world.program(&[Service::web(&[A1, A2, B1]).affinity(600)]);
+    for probe in [Probe::tcp(Place::Pod(B2), WEB), Probe::tcp(Client, WEB_VIP)] {
+        if let Some(counts) = world.count(probe.times(30)) {
+            assert_eq!(counts.len(), 1, "{probe:?}: {counts:?}");
+        }
+    }
+    world.program(&[Service::web(&[A1, A2, B1])]);
+    world.expect(Probe::tcp(Place::Pod(B2), WEB), own(&[A1, A2, B1]));
+}

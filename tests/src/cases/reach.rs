@@ -1,0 +1,160 @@
+//! Who is reached from where, and whom the backend sees.
+
+use std::net::Ipv4Addr;
+
+use model::Protocol;
+
+use crate::{
+    cluster::Service,
+    expect::{Probe, Seen, Want, masqueraded, mixed, own},
+    places::{Node, Place, Pod, VIP},
+    world::World,
+};
+
+use Node::{A, B};
+use Place::Client;
+use Pod::{A1, A2, B1, B2};
+
+pub(super) const WEB: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 24, 0, 1), 80);
+pub(super) const WEB_VIP: (Ipv4Addr, u16) = (VIP, 80);
+
+pub(super) fn web_node_port(node: Node) -> (Ipv4Addr, u16) {
+    (node.address(), 30080)
+}
+
+pub(super) fn pod_to_cluster_ip(world: &mut World) {
+    world.program(&[Service::web(&[A2, B1, B2])]);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[A2, B1, B2]));
+    world.program(&[Service::web(&[A2])]);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[A2]));
+    world.expect(Probe::tcp(Place::Pod(B1), WEB), own(&[A2]));
+}
+
+pub(super) fn pod_to_cluster_ip_udp(world: &mut World) {
+    world.program(&[Service::new("dns", 2).port("dns", Protocol::Udp, 53, 8080).backends(&[A2, B1])]);
+    world.expect(Probe::udp(Place::Pod(A1), (Ipv4Addr::new(10, 24, 0, 2), 53)), own(&[A2, B1]));
+}
+
+/// A pod that is given itself must not see its own address as the client's.
+pub(super) fn hairpin(world: &mut World) {
+    world.program(&[Service::web(&[A1])]);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), masqueraded(A, &[A1]));
+    world.program(&[Service::web(&[A1, B1])]);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), mixed(&[(A1, Seen::Node(A)), (B1, Seen::Own)]));
+}
+
+pub(super) fn host_to_cluster_ip(world: &mut World) {
+    world.program(&[Service::web(&[A1, B1])]);
+    world.expect(Probe::tcp(Place::Host(A), WEB), masqueraded(A, &[A1, B1]));
+    world.expect(Probe::tcp(Place::Host(B), WEB), masqueraded(B, &[A1, B1]));
+}
+
+pub(super) fn client_to_node_port(world: &mut World) {
+    world.program(&[Service::web(&[A1, B1, B2])]);
+    for node in Node::ALL {
+        world.expect(Probe::tcp(Client, web_node_port(node)), masqueraded(node, &[A1, B1, B2]));
+    }
+    world.program(&[Service::new("dns", 2)
+        .port("dns", Protocol::Udp, 53, 8080)
+        .node_port(30053)
+        .backends(&[A1, B1])]);
+    for node in Node::ALL {
+        world.expect(Probe::udp(Client, (node.address(), 30053)), masqueraded(node, &[A1, B1]));
+    }
+}
+
+pub(super) fn client_to_vip(world: &mut World) {
+    world.program(&[Service::web(&[A1, A2, B1])]);
+    for node in Node::ALL {
+        world.expect(Probe::tcp(Client, WEB_VIP).via(node), masqueraded(node, &[A1, A2, B1]));
+    }
+    // A port that no Service has on the address.
+    world.expect(Probe::tcp(Client, (VIP, 81)), Want::NotAService);
+}
+
+/// The packet never leaves for the load balancer.
+pub(super) fn pod_to_vip(world: &mut World) {
+    world.program(&[Service::web(&[A2, B1])]);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB_VIP).via(B), masqueraded(A, &[A2, B1]));
+}
+
+pub(super) fn pod_to_node_port(world: &mut World) {
+    world.program(&[Service::web(&[A2, B1])]);
+    world.expect(Probe::tcp(Place::Pod(A1), web_node_port(A)), masqueraded(A, &[A2, B1]));
+    world.expect(Probe::tcp(Place::Pod(A1), web_node_port(B)), masqueraded(B, &[A2, B1]));
+}
+
+pub(super) fn external_ip(world: &mut World) {
+    let address = Ipv4Addr::new(203, 0, 113, 77);
+    world.program(&[Service::web(&[A2, B1]).external_ip(address)]);
+    world.expect(Probe::tcp(Place::Pod(A1), (address, 80)), masqueraded(A, &[A2, B1]));
+}
+
+pub(super) fn several_ports(world: &mut World) {
+    let service =
+        Service::new("two", 3).port("http", Protocol::Tcp, 80, 8080).port("admin", Protocol::Tcp, 9000, 9090);
+    world.program(&[service.backends(&[A2, B1])]);
+    for port in [80, 9000] {
+        world.expect(Probe::tcp(Place::Pod(A1), (Ipv4Addr::new(10, 24, 0, 3), port)), own(&[A2, B1]));
+    }
+}
+
+/// Different Services' backends, so that an answer tells which one it came by.
+pub(super) fn tcp_and_udp_on_one_port(world: &mut World) {
+    let address = (Ipv4Addr::new(10, 24, 0, 4), 53);
+    let both = |tcp: &[Pod], udp: &[Pod]| {
+        [
+            Service::new("stream", 4).port("dns", Protocol::Tcp, 53, 8080).backends(tcp),
+            Service::new("datagram", 4).port("dns", Protocol::Udp, 53, 8080).backends(udp),
+        ]
+    };
+    world.program(&both(&[A2], &[B1]));
+    world.expect(Probe::tcp(Place::Pod(A1), address), own(&[A2]));
+    world.expect(Probe::udp(Place::Pod(A1), address), own(&[B1]));
+    world.program(&both(&[], &[B1]));
+    world.expect(Probe::tcp(Place::Pod(A1), address), Want::NoEndpoints);
+    world.expect(Probe::udp(Place::Pod(A1), address), own(&[B1]));
+}
+
+pub(super) fn named_ports_differ(world: &mut World) {
+    world.program(&[Service::new("named", 5).named_port("http", 80, 8080, 9090).backends(&[A2, B1])]);
+    world.expect(Probe::tcp(Place::Pod(A1), (Ipv4Addr::new(10, 24, 0, 5), 80)), own(&[A2, B1]));
+}
+
+/// 300 connections over three backends: each gets 100, with a standard deviation of 8.2. Five of those are met by
+/// chance once in a million.
+pub(super) fn spread_is_even(world: &mut World) {
+    world.program(&[Service::web(&[A1, A2, B1])]);
+    for probe in [Probe::tcp(Client, WEB_VIP), Probe::tcp(Place::Pod(B2), WEB)] {
+        if let Some(counts) = world.count(probe.times(300)) {
+            assert!(counts.values().all(|count| (59..=141).contains(count)), "{probe:?}: {counts:?}");
+        }
+    }
+}
+
+pub(super) fn body_is_intact(world: &mut World) {
+    world.program(&[Service::web(&[A2, B1])]);
+    intact_from_everywhere(world);
+}
+
+/// Packets then carry complete checksums, which are fixed up in another way.
+pub(super) fn no_transmit_offload(world: &mut World) {
+    world.program(&[Service::web(&[A2, B1])]);
+    world.disable_transmit_offload();
+    intact_from_everywhere(world);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[A2, B1]));
+    world.expect(Probe::tcp(Client, WEB_VIP), masqueraded(A, &[A2, B1]));
+}
+
+fn intact_from_everywhere(world: &World) {
+    for backend in [A2, B1] {
+        for probe in [
+            Probe::tcp(Place::Pod(A1), WEB),
+            Probe::tcp(Client, WEB_VIP),
+            Probe::tcp(Client, web_node_port(B)),
+            Probe::tcp(Place::Host(A), WEB),
+        ] {
+            world.hold_by(probe, backend).expect_intact_body(1 << 20);
+        }
+    }
+}

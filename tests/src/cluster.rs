@@ -1,0 +1,243 @@
+//! Services as a case describes them, and each node's [`Snapshot`] of them.
+//!
+//! Stands in for the `cluster` crate with the least that cases need, so that a mistake there shows as a
+//! difference and not as agreement.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
+};
+
+use model::{
+    Backend, Family, Frontend, FrontendAddress, FrontendKind, NodeConfig, Peer, Port, Protocol, ServiceName,
+    ServicePort, ServicePortId, Snapshot, TrafficPolicy,
+};
+
+use crate::places::{Node, Pod, VIP};
+
+/// A Service with one or several ports.
+#[derive(Clone, Debug)]
+pub struct Service {
+    name: &'static str,
+    cluster_ip: Ipv4Addr,
+    ports: Vec<ServicePortSpec>,
+    load_balancer: bool,
+    external_ip: Option<Ipv4Addr>,
+    internal: TrafficPolicy,
+    external: TrafficPolicy,
+    source_ranges: Vec<&'static str>,
+    affinity_seconds: Option<u32>,
+    backends: Vec<(Pod, State)>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct ServicePortSpec {
+    name: &'static str,
+    protocol: Protocol,
+    port: u16,
+    target: Target,
+    node_port: Option<u16>,
+}
+
+/// Which port of a backend a Service's port means.
+#[derive(Clone, Copy, Debug)]
+enum Target {
+    Number(u16),
+    /// A named port that the pods of the two nodes define differently.
+    PerNode(u16, u16),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    /// Serving while it terminates.
+    Terminating,
+}
+
+impl Service {
+    /// Cluster IP 10.24.0.`last`; Cluster policy, no ports, no backends.
+    pub fn new(name: &'static str, last: u8) -> Self {
+        Self {
+            name,
+            cluster_ip: Ipv4Addr::new(10, 24, 0, last),
+            ports: vec![],
+            load_balancer: false,
+            external_ip: None,
+            internal: TrafficPolicy::Cluster,
+            external: TrafficPolicy::Cluster,
+            source_ranges: vec![],
+            affinity_seconds: None,
+            backends: vec![],
+        }
+    }
+
+    /// TCP port 80 to 8080, node port 30080, on the load-balancer address.
+    pub fn web(backends: &[Pod]) -> Self {
+        Self::new("web", 1).port("http", Protocol::Tcp, 80, 8080).node_port(30080).on_vip().backends(backends)
+    }
+
+    #[must_use]
+    pub fn port(mut self, name: &'static str, protocol: Protocol, port: u16, target: u16) -> Self {
+        let target = Target::Number(target);
+        self.ports.push(ServicePortSpec { name, protocol, port, target, node_port: None });
+        self
+    }
+
+    /// A port whose number on a backend depends on the backend's node.
+    #[must_use]
+    pub fn named_port(mut self, name: &'static str, port: u16, on_a: u16, on_b: u16) -> Self {
+        let target = Target::PerNode(on_a, on_b);
+        self.ports.push(ServicePortSpec { name, protocol: Protocol::Tcp, port, target, node_port: None });
+        self
+    }
+
+    /// Gives the port added last a node port.
+    #[must_use]
+    pub fn node_port(mut self, number: u16) -> Self {
+        if let Some(port) = self.ports.last_mut() {
+            port.node_port = Some(number);
+        }
+        self
+    }
+
+    #[must_use]
+    pub fn on_vip(mut self) -> Self {
+        self.load_balancer = true;
+        self
+    }
+
+    #[must_use]
+    pub fn external_ip(mut self, address: Ipv4Addr) -> Self {
+        self.external_ip = Some(address);
+        self
+    }
+
+    /// externalTrafficPolicy: Local.
+    #[must_use]
+    pub fn external_local(mut self) -> Self {
+        self.external = TrafficPolicy::Local;
+        self
+    }
+
+    /// internalTrafficPolicy: Local.
+    #[must_use]
+    pub fn internal_local(mut self) -> Self {
+        self.internal = TrafficPolicy::Local;
+        self
+    }
+
+    #[must_use]
+    pub fn source_ranges(mut self, ranges: &[&'static str]) -> Self {
+        self.source_ranges = ranges.to_vec();
+        self
+    }
+
+    #[must_use]
+    pub fn affinity(mut self, seconds: u32) -> Self {
+        self.affinity_seconds = Some(seconds);
+        self
+    }
+
+    #[must_use]
+    pub fn backends(mut self, pods: &[Pod]) -> Self {
+        self.backends.extend(pods.iter().map(|pod| (*pod, State::Ready)));
+        self
+    }
+
+    #[must_use]
+    pub fn terminating(mut self, pods: &[Pod]) -> Self {
+        self.backends.extend(pods.iter().map(|pod| (*pod, State::Terminating)));
+        self
+    }
+
+    fn service_ports(&self, node: Node) -> impl Iterator<Item = ServicePort> {
+        self.ports.iter().map(move |port| ServicePort {
+            id: ServicePortId {
+                service: ServiceName { namespace: "scenario".into(), name: self.name.into() },
+                port: port.name.into(),
+                protocol: port.protocol,
+                family: Family::V4,
+            },
+            frontends: self.frontends(port),
+            cluster: self.usable(node, port, |_| true),
+            local: self.usable(node, port, |pod| pod.node() == node),
+            usable_anywhere: !self.backends.is_empty(),
+            affinity_seconds: self.affinity_seconds,
+            health_check_port: None,
+        })
+    }
+
+    fn frontends(&self, spec: &ServicePortSpec) -> Vec<Frontend> {
+        let port = Port::new(spec.port).expect("a case's port");
+        let at = |kind, address: Ipv4Addr, policy, ranges: &[&str]| Frontend {
+            kind,
+            address: FrontendAddress::Ip(address.into()),
+            port,
+            policy,
+            source_ranges: ranges.iter().map(|range| range.parse().expect("a case's prefix")).collect(),
+        };
+        let mut frontends = vec![at(FrontendKind::ClusterIp, self.cluster_ip, self.internal, &[])];
+        frontends.extend(self.external_ip.map(|ip| at(FrontendKind::ExternalIp, ip, self.external, &[])));
+        if self.load_balancer {
+            frontends.push(at(FrontendKind::LoadBalancer, VIP, self.external, &self.source_ranges));
+        }
+        frontends.extend(spec.node_port.map(|number| Frontend {
+            kind: FrontendKind::NodePort,
+            address: FrontendAddress::Node,
+            port: Port::new(number).expect("a case's port"),
+            policy: self.external,
+            source_ranges: vec![],
+        }));
+        frontends
+    }
+
+    /// Ready backends among those wanted, or else those that terminate.
+    fn usable(&self, node: Node, port: &ServicePortSpec, wanted: impl Fn(Pod) -> bool) -> Vec<Backend> {
+        let of = |state: State| {
+            let pods = self.backends.iter().filter(|(pod, is)| wanted(*pod) && *is == state);
+            let mut backends: Vec<_> = pods.map(|(pod, _)| backend(*pod, port, node, state)).collect();
+            backends.sort();
+            backends
+        };
+        let ready = of(State::Ready);
+        if ready.is_empty() { of(State::Terminating) } else { ready }
+    }
+}
+
+fn backend(pod: Pod, port: &ServicePortSpec, node: Node, state: State) -> Backend {
+    let number = match port.target {
+        Target::Number(number) => number,
+        Target::PerNode(on_a, on_b) => [on_a, on_b][pod.node() as usize],
+    };
+    Backend {
+        address: SocketAddr::new(pod.address().into(), number),
+        local: pod.node() == node,
+        terminating: state == State::Terminating,
+    }
+}
+
+/// What `node` is to program; endpoints are the topology's to add.
+pub fn snapshot(services: &[Service], node: Node) -> Snapshot {
+    let other = Node::ALL.into_iter().find(|other| *other != node).expect("two nodes");
+    let services = services.iter().flat_map(|service| service.service_ports(node));
+    let cidr = |text: &str| text.parse().expect("prefix");
+    Snapshot {
+        node: NodeConfig {
+            name: node.name().into(),
+            addresses: vec![IpAddr::V4(node.address())],
+            pod_cidrs: vec![cidr(node.pod_cidr())],
+            cluster_cidrs: vec![cidr("10.20.0.0/16")],
+        },
+        services: services.map(|service| (service.id.clone(), Arc::new(service))).collect(),
+        peers: [(
+            other.name().to_owned(),
+            Arc::new(Peer {
+                name: other.name().into(),
+                addresses: vec![other.address().into()],
+                pod_cidrs: vec![cidr(other.pod_cidr())],
+            }),
+        )]
+        .into(),
+        ..Default::default()
+    }
+}

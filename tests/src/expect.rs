@@ -1,0 +1,181 @@
+//! What a case asks and what it wants, and what the oracle says of it. Pure.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+};
+
+use model::{
+    Masquerade, Protocol, Snapshot,
+    oracle::{Outcome, Packet, forward},
+};
+
+use crate::places::{Node, Place, Pod, VIP};
+
+/// One question, asked over connections of their own.
+#[derive(Clone, Copy, Debug)]
+pub struct Probe {
+    pub from: Place,
+    pub to: SocketAddr,
+    pub protocol: Protocol,
+    /// Which node the edge sends the load-balancer address to.
+    pub via: Node,
+    /// How many connections.
+    pub times: usize,
+}
+
+impl Probe {
+    /// TCP, by node-a where that matters, often enough to meet each of three backends.
+    ///
+    /// Missing one of three in 40 tries has a chance of 3 × (2/3)^40 < 10^-6.
+    pub fn tcp(from: Place, to: impl Into<SocketAddr>) -> Self {
+        Self { from, to: to.into(), protocol: Protocol::Tcp, via: Node::A, times: 40 }
+    }
+
+    pub fn udp(from: Place, to: impl Into<SocketAddr>) -> Self {
+        Self { protocol: Protocol::Udp, ..Self::tcp(from, to) }
+    }
+
+    #[must_use]
+    pub fn via(mut self, node: Node) -> Self {
+        self.via = node;
+        self
+    }
+
+    #[must_use]
+    pub fn times(mut self, times: usize) -> Self {
+        self.times = times;
+        self
+    }
+}
+
+/// Whose address a backend sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Seen {
+    /// The client's own.
+    Own,
+    /// Masqueraded by a node.
+    Node(Node),
+    Other(IpAddr),
+}
+
+/// What a case says must happen, independently of the oracle.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// Every one of these answers, and no other.
+    Backends(BTreeMap<Pod, Seen>),
+    /// No usable backend anywhere.
+    NoEndpoints,
+    /// None on this node, and Local policy.
+    NoLocalEndpoints,
+    SourceDenied,
+    /// Nothing of a Service: whatever lies at the address answers.
+    NotAService,
+}
+
+/// All of `pods` answer and see the client itself.
+pub fn own(pods: &[Pod]) -> Want {
+    Want::Backends(pods.iter().map(|pod| (*pod, Seen::Own)).collect())
+}
+
+/// All of `pods` answer and see `node`.
+pub fn masqueraded(node: Node, pods: &[Pod]) -> Want {
+    Want::Backends(pods.iter().map(|pod| (*pod, Seen::Node(node))).collect())
+}
+
+/// All of these answer, each seeing another's address.
+pub fn mixed(pods: &[(Pod, Seen)]) -> Want {
+    Want::Backends(pods.iter().copied().collect())
+}
+
+/// The nodes' snapshots, and what they do with probes.
+#[derive(Debug, Default)]
+pub struct Oracle {
+    pub snapshots: BTreeMap<Node, Snapshot>,
+}
+
+impl Oracle {
+    /// The outcome at the node that decides: the first that knows the destination.
+    pub fn outcome(&self, probe: &Probe) -> (Node, Outcome) {
+        let first = first_node(probe);
+        let outcome = self.at(first, probe);
+        let owner = Node::ALL.into_iter().find(|node| IpAddr::V4(node.address()) == probe.to.ip());
+        match owner {
+            // A node's own address is routed to it, and it decides.
+            Some(owner) if outcome == Outcome::Untouched && owner != first => (owner, self.at(owner, probe)),
+            _ => (first, outcome),
+        }
+    }
+
+    fn at(&self, node: Node, probe: &Probe) -> Outcome {
+        let source = SocketAddr::new(probe.from.address().into(), 40_000);
+        let packet = Packet { source, destination: probe.to, protocol: probe.protocol };
+        forward(&packet, &self.snapshots[&node])
+    }
+
+    /// What the oracle's outcome means for a client.
+    pub fn want(&self, probe: &Probe) -> Want {
+        let (node, outcome) = self.outcome(probe);
+        match outcome {
+            Outcome::Untouched => Want::NotAService,
+            Outcome::NoEndpoints => Want::NoEndpoints,
+            Outcome::NoLocalEndpoints => Want::NoLocalEndpoints,
+            Outcome::SourceDenied => Want::SourceDenied,
+            Outcome::Forwarded { choices } => Want::Backends(
+                choices
+                    .iter()
+                    .map(|choice| {
+                        let pod = Pod::at(choice.backend.ip()).expect("a backend is a pod");
+                        let seen = match choice.masquerade {
+                            Masquerade::No => Seen::Own,
+                            Masquerade::Yes => Seen::Node(node),
+                        };
+                        (pod, seen.of(probe.from))
+                    })
+                    .collect(),
+            ),
+        }
+    }
+
+    /// Backend addresses that TCP or UDP port numbers tell apart.
+    pub fn backends(&self, probe: &Probe) -> BTreeSet<SocketAddr> {
+        match self.outcome(probe).1 {
+            Outcome::Forwarded { choices } => choices.iter().map(|choice| choice.backend).collect(),
+            _ => BTreeSet::new(),
+        }
+    }
+}
+
+impl Seen {
+    /// A host's own address is its node's: nobody can tell whether it was masqueraded.
+    #[must_use]
+    pub fn of(self, from: Place) -> Self {
+        match (self, from) {
+            (Self::Node(node), Place::Host(host)) if node == host => Self::Own,
+            _ => self,
+        }
+    }
+
+    pub fn from_address(address: IpAddr, from: Place) -> Self {
+        if address == IpAddr::V4(from.address()) {
+            return Self::Own;
+        }
+        match Node::ALL.into_iter().find(|node| IpAddr::V4(node.address()) == address) {
+            Some(node) => Self::Node(node),
+            None => Self::Other(address),
+        }
+    }
+}
+
+/// The node whose rules a probe's packets meet first.
+fn first_node(probe: &Probe) -> Node {
+    match probe.from {
+        Place::Pod(pod) => pod.node(),
+        Place::Host(node) => node,
+        Place::Client if probe.to.ip() == IpAddr::V4(VIP) => probe.via,
+        Place::Client => Node::ALL
+            .into_iter()
+            .find(|node| IpAddr::V4(node.address()) == probe.to.ip())
+            .unwrap_or(probe.via),
+    }
+}

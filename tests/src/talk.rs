@@ -1,0 +1,176 @@
+//! What runs in pods, and how clients talk to it: "who" is answered by the pod's name and the client address it
+//! saw, "body N" by N known bytes.
+
+use std::{
+    io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    os::fd::AsFd,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use nix::sys::{
+    socket::{setsockopt, sockopt::ReceiveTimeout},
+    time::{TimeVal, TimeValLike as _},
+};
+
+use crate::places::Pod;
+
+/// Where pods listen.
+pub const TCP_PORTS: [u16; 2] = [8080, 9090];
+pub const UDP_PORTS: [u16; 1] = [8080];
+
+/// How often a server looks whether it is to stop.
+const TICK: Duration = Duration::from_millis(50);
+
+/// A server's answer to "who".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Who {
+    pub pod: Pod,
+    /// The client's address as the pod saw it.
+    pub client: IpAddr,
+}
+
+/// The servers of all pods; they end when this is dropped.
+#[derive(Debug, Default)]
+pub struct Servers {
+    stop: Arc<AtomicBool>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+impl Servers {
+    /// Starts `pod`'s servers. Call it on a thread inside the pod's namespace.
+    ///
+    /// # Errors
+    /// A port is taken.
+    pub fn start(&mut self, pod: Pod) -> io::Result<()> {
+        for port in TCP_PORTS {
+            let listener = TcpListener::bind(("0.0.0.0", port))?;
+            end_waits(&listener)?;
+            let stop = Arc::clone(&self.stop);
+            self.threads.push(std::thread::spawn(move || serve_tcp(&listener, pod, &stop)));
+        }
+        for port in UDP_PORTS {
+            let socket = UdpSocket::bind(("0.0.0.0", port))?;
+            end_waits(&socket)?;
+            let stop = Arc::clone(&self.stop);
+            self.threads.push(std::thread::spawn(move || serve_udp(&socket, pod, &stop)));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Servers {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// `SO_RCVTIMEO` also ends accept(2) (socket(7)).
+fn end_waits(socket: &impl AsFd) -> io::Result<()> {
+    Ok(setsockopt(socket, ReceiveTimeout, &TimeVal::milliseconds(TICK.as_millis() as i64))?)
+}
+
+fn serve_tcp(listener: &TcpListener, pod: Pod, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok((stream, client)) = listener.accept() {
+            // The stream's thread ends with the client's.
+            std::thread::spawn(move || serve_stream(stream, pod, client.ip()));
+        }
+    }
+}
+
+fn serve_stream(mut stream: TcpStream, pod: Pod, client: IpAddr) -> io::Result<()> {
+    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    let mut lines = BufReader::new(stream.try_clone()?).lines();
+    while let Some(Ok(line)) = lines.next() {
+        match line.split_once(' ') {
+            Some(("body", size)) => stream.write_all(&body(size.parse().unwrap_or(0)))?,
+            _ => writeln!(stream, "{} {client}", pod.name())?,
+        }
+    }
+    Ok(())
+}
+
+fn serve_udp(socket: &UdpSocket, pod: Pod, stop: &AtomicBool) {
+    let mut buffer = [0; 64];
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok((_, client)) = socket.recv_from(&mut buffer) {
+            let _ = socket.send_to(format!("{} {}", pod.name(), client.ip()).as_bytes(), client);
+        }
+    }
+}
+
+/// Bytes that no shift, cut or repetition leaves equal.
+fn body(size: usize) -> Vec<u8> {
+    (0..size as u32).map(|at| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8).collect()
+}
+
+/// An open conversation over TCP.
+#[derive(Debug)]
+pub struct Conversation(BufReader<TcpStream>);
+
+impl Conversation {
+    /// # Errors
+    /// Refused, or nothing within `patience`.
+    pub fn open(to: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&to, patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// # Errors
+    /// The connection broke, or is silent.
+    pub fn who(&mut self) -> io::Result<Who> {
+        self.0.get_mut().write_all(b"who\n")?;
+        let mut line = String::new();
+        self.0.read_line(&mut line)?;
+        parse(line.trim_end())
+    }
+
+    /// Whether `size` bytes arrive as they were sent.
+    ///
+    /// # Errors
+    /// The connection broke, or is silent.
+    pub fn body_is_intact(&mut self, size: usize) -> io::Result<bool> {
+        self.0.get_mut().write_all(format!("body {size}\n").as_bytes())?;
+        let mut received = vec![0; size];
+        self.0.read_exact(&mut received)?;
+        Ok(received == body(size))
+    }
+}
+
+/// Asks over UDP from a socket connected to a service. Sends again every 200 ms: what is on its way while
+/// rules change may be lost.
+///
+/// # Errors
+/// Refused, or nothing within `patience`.
+pub fn who_udp(socket: &UdpSocket, patience: Duration) -> io::Result<Who> {
+    let deadline = Instant::now() + patience;
+    let mut buffer = [0; 64];
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    while Instant::now() < deadline {
+        socket.send(b"who")?;
+        match socket.recv(&mut buffer) {
+            Ok(length) => return parse(&String::from_utf8_lossy(&buffer[..length])),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(ErrorKind::TimedOut.into())
+}
+
+fn parse(answer: &str) -> io::Result<Who> {
+    let read = || {
+        let (pod, client) = answer.split_once(' ')?;
+        Some(Who { pod: Pod::named(pod)?, client: client.parse().ok()? })
+    };
+    read().ok_or_else(|| io::Error::new(ErrorKind::InvalidData, format!("unexpected answer {answer:?}")))
+}

@@ -1,0 +1,288 @@
+//! Where a case happens: on the oracle alone, or on a plane between real sockets.
+
+use std::{
+    collections::BTreeMap,
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    sync::Arc,
+    time::Duration,
+};
+
+use dataplane::Dataplane;
+use model::{Answer, Plane, Protocol};
+
+use crate::{
+    cluster::{self, Service},
+    expect::{Oracle, Probe, Seen, Want},
+    places::{Node, Pod},
+    planes,
+    talk::{Conversation, Servers, Who, who_udp},
+    topology::Topology,
+};
+
+/// Long enough for an answer on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// A first retransmission (1 s) that is not answered either is silence.
+const SILENCE: Duration = Duration::from_millis(1500);
+
+/// A two-node cluster that a case changes and asks.
+#[derive(Debug)]
+pub struct World {
+    oracle: Oracle,
+    lab: Option<Lab>,
+}
+
+/// Nodes that run a plane, and pods that serve.
+struct Lab {
+    plane: Plane,
+    /// Before the topology: planes leave before their namespaces go.
+    planes: BTreeMap<Node, Box<dyn Dataplane>>,
+    _servers: Servers,
+    topology: Topology,
+}
+
+/// What clients noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Noticed {
+    /// How often each answered, and whom it saw.
+    Backends(BTreeMap<(Pod, Seen), usize>),
+    Refused,
+    Silence,
+    /// Some router knows no way there.
+    Unreachable,
+}
+
+/// A flow that outlives changes.
+#[derive(Debug)]
+pub struct Held {
+    probe: Probe,
+    socket: Option<Socket>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Tcp(Conversation),
+    Udp(UdpSocket),
+}
+
+impl World {
+    /// Without a kernel: `expect` compares with the oracle only.
+    pub fn oracle() -> Self {
+        Self { oracle: Oracle::default(), lab: None }
+    }
+
+    /// Two nodes that run `plane`, four pods that serve, a client outside.
+    pub fn kernel(plane: Plane) -> Self {
+        Self { oracle: Oracle::default(), lab: Some(Lab::new(plane)) }
+    }
+
+    /// Makes these the cluster's Services, and nothing else.
+    pub fn program(&mut self, services: &[Service]) {
+        for node in Node::ALL {
+            let mut next = cluster::snapshot(services, node);
+            let before = self.oracle.snapshots.remove(&node).unwrap_or_default();
+            next.generation = before.generation.next();
+            if let Some(lab) = &mut self.lab {
+                let endpoints = lab.topology.endpoints(node).into_iter();
+                next.endpoints =
+                    endpoints.map(|endpoint| (endpoint.pod.clone(), Arc::new(endpoint))).collect();
+                let plane = lab.planes.get_mut(&node).expect("both nodes run a plane");
+                let changed = next.changed_since(&before);
+                let applied = lab.topology.node(node).run(|| plane.apply(&next, &changed));
+                let applied = applied.expect("enter namespace").expect("apply");
+                assert!(applied.failed.is_empty(), "{}: {:?}", node.name(), applied.failed);
+            }
+            self.oracle.snapshots.insert(node, next);
+        }
+    }
+
+    /// The oracle says `want` of the probe, and clients notice it.
+    pub fn expect(&self, probe: Probe, want: Want) {
+        let want = want.as_seen_from(&probe);
+        assert_eq!(self.oracle.want(&probe), want, "the oracle, of {probe:?}");
+        let Some(lab) = &self.lab else { return };
+        let noticed = lab.ask(&probe, &want);
+        match (&want, &noticed) {
+            (Want::Backends(backends), Noticed::Backends(answers)) => {
+                let who: BTreeMap<_, _> = answers.keys().copied().collect();
+                assert_eq!(
+                    who.len(),
+                    answers.len(),
+                    "one backend saw several addresses: {probe:?}: {answers:?}"
+                );
+                assert_eq!(who, *backends, "{probe:?}");
+            }
+            (Want::NotAService, _) => {
+                assert!(!matches!(noticed, Noticed::Backends(_)), "{probe:?}: {noticed:?}")
+            }
+            _ => assert_eq!(Some(&noticed), self.refusal(lab.plane, &probe).as_ref(), "{probe:?}"),
+        }
+    }
+
+    /// How often each backend answers; `None` on the oracle, which has no chance.
+    pub fn count(&self, probe: Probe) -> Option<BTreeMap<Pod, usize>> {
+        let lab = self.lab.as_ref()?;
+        match lab.ask(&probe, &self.oracle.want(&probe)) {
+            Noticed::Backends(answers) => {
+                Some(answers.into_iter().map(|((pod, _), count)| (pod, count)).collect())
+            }
+            other => panic!("{probe:?}: {other:?}"),
+        }
+    }
+
+    /// Opens a flow and keeps it; says who answers it.
+    pub fn hold(&self, probe: Probe) -> (Held, Option<Pod>) {
+        let socket = self.lab.as_ref().map(|lab| lab.open(&probe));
+        let mut held = Held { probe, socket };
+        let pod = held.who().map(|who| who.pod);
+        (held, pod)
+    }
+
+    /// As [`Self::hold`], trying until `pod` is the one that answers.
+    pub fn hold_by(&self, probe: Probe, pod: Pod) -> Held {
+        for _ in 0..100 {
+            let (held, answers) = self.hold(probe);
+            if answers.is_none_or(|answers| answers == pod) {
+                return held;
+            }
+        }
+        panic!("{} never answered {probe:?}", pod.name())
+    }
+
+    /// The plane under test, unless this is the oracle alone.
+    pub fn plane(&self) -> Option<Plane> {
+        self.lab.as_ref().map(|lab| lab.plane)
+    }
+
+    /// Pods send complete checksums from now on.
+    pub fn disable_transmit_offload(&self) {
+        if let Some(lab) = &self.lab {
+            lab.topology.disable_transmit_offload();
+        }
+    }
+
+    fn refusal(&self, plane: Plane, probe: &Probe) -> Option<Noticed> {
+        plane.answer(&self.oracle.outcome(probe).1).map(|answer| match answer {
+            Answer::Refused => Noticed::Refused,
+            Answer::Silence => Noticed::Silence,
+        })
+    }
+}
+
+impl Held {
+    /// Asks again over the same flow, and wants this pod to answer.
+    pub fn expect(&mut self, pod: Pod) {
+        if let Some(who) = self.who() {
+            assert_eq!(who.pod, pod, "{:?}", self.probe);
+        }
+    }
+
+    /// Whether `size` bytes arrive as they were sent.
+    pub fn expect_intact_body(&mut self, size: usize) {
+        if let Some(Socket::Tcp(conversation)) = &mut self.socket {
+            assert!(conversation.body_is_intact(size).expect("body"), "{:?}", self.probe);
+        }
+    }
+
+    fn who(&mut self) -> Option<Who> {
+        let probe = &self.probe;
+        let answer = match self.socket.as_mut()? {
+            Socket::Tcp(conversation) => conversation.who(),
+            Socket::Udp(socket) => who_udp(socket, PATIENCE),
+        };
+        Some(answer.unwrap_or_else(|error| panic!("{probe:?}: {error}")))
+    }
+}
+
+impl Want {
+    /// A host cannot tell its own address from its node's.
+    fn as_seen_from(self, probe: &Probe) -> Self {
+        match self {
+            Self::Backends(backends) => {
+                Self::Backends(backends.into_iter().map(|(pod, seen)| (pod, seen.of(probe.from))).collect())
+            }
+            other => other,
+        }
+    }
+}
+
+impl Lab {
+    fn new(plane: Plane) -> Self {
+        let topology = Topology::new();
+        let mut servers = Servers::default();
+        for pod in Pod::ALL {
+            topology.pod(pod).run(|| servers.start(pod)).expect("enter namespace").expect("start servers");
+        }
+        let planes = Node::ALL.map(|node| (node, planes::open(plane, &topology, node))).into();
+        Self { plane, planes, _servers: servers, topology }
+    }
+
+    fn ask(&self, probe: &Probe, want: &Want) -> Noticed {
+        self.topology.route_vip(probe.via);
+        let (patience, times) = match want {
+            Want::Backends(_) => (PATIENCE, probe.times),
+            // One that is not forwarded says it all.
+            _ => (SILENCE, 1),
+        };
+        let ask = || {
+            let mut answers = BTreeMap::new();
+            for _ in 0..times {
+                match once(probe, patience) {
+                    Ok(who) => {
+                        *answers.entry((who.pod, Seen::from_address(who.client, probe.from))).or_default() +=
+                            1
+                    }
+                    Err(noticed) => return noticed,
+                }
+            }
+            Noticed::Backends(answers)
+        };
+        self.topology.place(probe.from).run(ask).expect("enter namespace")
+    }
+
+    fn open(&self, probe: &Probe) -> Socket {
+        self.topology.route_vip(probe.via);
+        let open = || match probe.protocol {
+            Protocol::Udp => udp(probe.to).map(Socket::Udp),
+            _ => Conversation::open(probe.to, PATIENCE).map(Socket::Tcp),
+        };
+        let opened = self.topology.place(probe.from).run(open).expect("enter namespace");
+        opened.unwrap_or_else(|error| panic!("{probe:?}: {error}"))
+    }
+}
+
+impl std::fmt::Debug for Lab {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} in {}", self.plane, self.topology.name)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for (node, plane) in &mut self.planes {
+            let cleaned = self.topology.node(*node).run(|| plane.clean_up());
+            if let Ok(Err(error)) = cleaned {
+                eprintln!("{}: {error}", node.name());
+            }
+        }
+    }
+}
+
+fn once(probe: &Probe, patience: Duration) -> Result<Who, Noticed> {
+    let who = match probe.protocol {
+        Protocol::Udp => udp(probe.to).and_then(|socket| who_udp(&socket, patience)),
+        _ => Conversation::open(probe.to, patience).and_then(|mut conversation| conversation.who()),
+    };
+    who.map_err(|error| match error.kind() {
+        ErrorKind::ConnectionRefused => Noticed::Refused,
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => Noticed::Silence,
+        ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => Noticed::Unreachable,
+        _ => panic!("{probe:?}: {error}"),
+    })
+}
+
+fn udp(to: SocketAddr) -> std::io::Result<UdpSocket> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(to)?;
+    Ok(socket)
+}

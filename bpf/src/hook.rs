@@ -9,7 +9,7 @@ use crate::{
     kernel::{Context, DROP, NEXT, jiffies},
     maps, nat,
     parse::{self, Irregular},
-    slow,
+    reject, slow,
 };
 
 /// Note on packets that one of our programs sent out of a device: the egress program there lets them go.
@@ -34,7 +34,16 @@ impl Outcome {
     pub fn drop(reason: Reason) -> Self {
         Self { reason, verdict: DROP }
     }
+
+    /// To be refused by [`reject`], once this program's stack is free again: all of a call chain's frames share 512 bytes.
+    #[inline(always)]
+    pub fn refuse() -> Self {
+        Self { reason: Reason::RefusedTcp, verdict: TO_BE_REFUSED }
+    }
 }
+
+/// No verdict of the kernel's.
+const TO_BE_REFUSED: i32 = i32::MIN;
 
 /// Where a program runs.
 pub trait Hook {
@@ -111,11 +120,17 @@ pub fn run<H: Hook>(ctx: Context) -> i32 {
     let length = ctx.len();
     let outcome = match ctx.protocol() {
         _ if !H::INGRESS && ctx.note() == HANDLED => Outcome::pass(Reason::PassedHandled),
-        Ipv4::ETHERTYPE => fast::<Ipv4, H>(ctx),
-        Ipv6::ETHERTYPE => fast::<Ipv6, H>(ctx),
+        Ipv4::ETHERTYPE => handle::<Ipv4, H>(ctx),
+        Ipv6::ETHERTYPE => handle::<Ipv6, H>(ctx),
         _ => Outcome::pass(Reason::PassedProtocol),
     };
     finish::<H>(ctx, outcome, length)
+}
+
+#[inline(always)]
+fn handle<F: Family, H: Hook>(ctx: Context) -> Outcome {
+    let outcome = fast::<F, H>(ctx);
+    if outcome.verdict == TO_BE_REFUSED { reject::run::<F, H>(ctx) } else { outcome }
 }
 
 /// One lookup for a packet of a known, steady flow.

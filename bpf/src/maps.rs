@@ -4,9 +4,12 @@
 
 use abi::{COUNTERS as COUNTER_ROWS, Config, Count, Frontend, prefilter};
 use aya_ebpf::{
+    bindings::bpf_fib_lookup,
     btf_maps::{Array, PerCpuArray},
     macros::btf_map,
 };
+
+use crate::family::MESSAGE_WORDS;
 
 #[btf_map]
 pub static CONFIG: Array<Config, 1> = Array::new();
@@ -16,6 +19,24 @@ pub static COUNTERS: PerCpuArray<Count, { COUNTER_ROWS }> = PerCpuArray::new();
 
 #[btf_map]
 pub static PREFILTER: Array<u64, { prefilter::WORDS }> = Array::new();
+
+/// A question to the routing table, and a message that is being composed: too big for the stack.
+#[repr(C)]
+pub struct Space {
+    pub query: bpf_fib_lookup,
+    pub message: [u32; MESSAGE_WORDS],
+    pub quote: [u32; MESSAGE_WORDS],
+}
+
+#[btf_map]
+static SPACE: PerCpuArray<Space, 1> = PerCpuArray::new();
+
+/// To be asked for once per use: what it holds is anyone's.
+#[inline(always)]
+pub fn space() -> Option<&'static mut Space> {
+    // SAFETY: this CPU's own, and nothing interrupts a program with another of the same CPU.
+    SPACE.get_ptr_mut(0).map(|space| unsafe { &mut *space })
+}
 
 /// What the program that runs now may use, read once per packet.
 #[inline(always)]

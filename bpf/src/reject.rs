@@ -10,6 +10,7 @@ use crate::{
     family::{Family, MESSAGE_WORDS},
     hook::{HANDLED, Hook, Outcome},
     kernel::{Context, ETHERNET},
+    maps::{self, Space},
     parse::{self, Bytes, Packet, Transport, tcp},
 };
 
@@ -89,30 +90,31 @@ fn reset_in_place<F: Family>(ctx: Context, packet: &Packet<F>, header: Bytes<20>
 #[inline(always)]
 fn compose_reset<F: Family>(ctx: Context, packet: &Packet<F>, reset: Reset) -> bool {
     let answer = packet.tuple.reversed();
-    let mut message = [0u32; MESSAGE_WORDS];
-    let at = F::compose(&mut message, &answer, packet.tuple.protocol, TCP_HEADER);
+    let Some(Space { message, .. }) = maps::space() else { return false };
+    let at = F::compose(message, &answer, packet.tuple.protocol, TCP_HEADER);
     message[at] = ports(answer.source_port, answer.destination_port);
     message[at + 1] = reset.sequence;
     message[at + 2] = reset.acknowledgment;
     message[at + 3] = u32::from_ne_bytes([0x50, reset.flags, 0, 0]);
+    message[at + 4] = 0;
     let total = F::pseudo_sum(&answer, packet.tuple.protocol, TCP_HEADER) + sum(&message[at..at + 5]);
     let [low, high] = (!fold(total)).to_ne_bytes();
     message[at + 4] = u32::from_ne_bytes([low, high, 0, 0]);
-    replace::<F>(ctx, TCP_HEADER as u32) && store::<F>(ctx, &message, TCP_HEADER)
+    replace::<F>(ctx, TCP_HEADER as u32) && store::<F>(ctx, message, TCP_HEADER)
 }
 
 /// Quotes network and UDP header, the least that RFC 792 asks for.
 #[inline(always)]
 fn unreachable<F: Family>(ctx: Context, packet: &Packet<F>) -> bool {
     let answer: Tuple<F::Address> = packet.tuple.reversed();
-    let mut message = [0u32; MESSAGE_WORDS];
+    let Some(Space { message, quote, .. }) = maps::space() else { return false };
     let payload = ICMP_HEADER + 4 * F::QUOTE_WORDS as u16;
-    let at = F::compose(&mut message, &answer, F::ICMP, payload);
-    let mut quote = [0u32; MESSAGE_WORDS];
-    if !ctx.load(ETHERNET, &mut quote, 4 * F::QUOTE_WORDS as u32) {
+    let at = F::compose(message, &answer, F::ICMP, payload);
+    if !ctx.load(ETHERNET, quote, 4 * F::QUOTE_WORDS as u32) {
         return false;
     }
     message[at] = F::PORT_UNREACHABLE;
+    message[at + 1] = 0;
     for word in 0..F::QUOTE_WORDS {
         message[at + 2 + word] = quote[word];
     }
@@ -123,7 +125,7 @@ fn unreachable<F: Family>(ctx: Context, packet: &Packet<F>) -> bool {
     let [low, high] = (!fold(total)).to_ne_bytes();
     let [kind, code, ..] = F::PORT_UNREACHABLE.to_ne_bytes();
     message[at] = u32::from_ne_bytes([kind, code, low, high]);
-    replace::<F>(ctx, payload as u32) && store::<F>(ctx, &message, payload)
+    replace::<F>(ctx, payload as u32) && store::<F>(ctx, message, payload)
 }
 
 /// Turns the packet into an empty one with room for `payload` bytes behind the network header.

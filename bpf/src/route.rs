@@ -13,6 +13,7 @@ use crate::{
     family::{Family, origin},
     hook::Hook,
     kernel::Context,
+    maps::{self, Space},
 };
 
 /// No limit of ours: a veth takes what the pod's stack takes.
@@ -91,17 +92,21 @@ fn to_stack<A>(flow: &mut Flow<A>) {
 
 #[inline(always)]
 fn to_wire<F: Family, H: Hook>(ctx: Context, flow: &mut Flow<F::Address>) -> Way {
+    let Some(Space { query, .. }) = maps::space() else {
+        to_stack(flow);
+        return Way::Unknown;
+    };
     // SAFETY: all zero is a valid query.
-    let mut query: bpf_fib_lookup = unsafe { mem::zeroed() };
+    *query = unsafe { mem::zeroed() };
     query.family = F::ADDRESS_FAMILY;
     query.ifindex = ctx.interface();
     // Any length asks for the route's MTU; one byte always fits.
     query.__bindgen_anon_1.tot_len = 1;
-    F::set_fib_addresses(&mut query, flow.source, flow.destination);
+    F::set_fib_addresses(query, flow.source, flow.destination);
     let flags = if H::INGRESS { 0 } else { BPF_FIB_LOOKUP_OUTPUT };
     // SAFETY: the query is as long as we say.
     let answer = unsafe {
-        helper::bpf_fib_lookup(ctx.raw().cast(), &raw mut query, size_of::<bpf_fib_lookup>() as i32, flags)
+        helper::bpf_fib_lookup(ctx.raw().cast(), &raw mut *query, size_of::<bpf_fib_lookup>() as i32, flags)
     };
     if answer != BPF_FIB_LKUP_RET_SUCCESS as i64 && answer != BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
         to_stack(flow);
@@ -109,7 +114,7 @@ fn to_wire<F: Family, H: Hook>(ctx: Context, flow: &mut Flow<F::Address>) -> Way
     }
     flow.route = Route::Neighbour as u8;
     flow.interface = query.ifindex;
-    flow.next_hop = F::next_hop(&query);
+    flow.next_hop = F::next_hop(query);
     flow.ttl_step = 1;
     // SAFETY: written by the kernel in answer to `tot_len`.
     flow.mtu = match unsafe { query.__bindgen_anon_1.mtu_result } {

@@ -9,7 +9,6 @@ use crate::{
     kernel::{self, Context},
     maps, nat, parse,
     parse::Irregular,
-    reject,
     route::{self, Way},
     service::{self, Choice, Review},
 };
@@ -37,14 +36,14 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
     };
     match update::<F, H>(ctx, scratch, config, flags) {
         Known::Yes => return send::<F, H>(ctx, scratch, Reason::ForwardedUpdated),
-        Known::Refused => return reject::run::<F, H>(ctx),
+        Known::Refused => return Outcome::refuse(),
         Known::No if !H::OPENS => return Outcome::pass(Reason::PassedUnrelated),
         Known::No => {}
     }
     match service::choose::<F>(&scratch.key, config, &mut scratch.backend) {
         Choice::Backend { masquerade } => open_translated::<F, H>(ctx, scratch, config, masquerade),
         Choice::None => open_plain::<F, H>(ctx, scratch, config),
-        Choice::Refused => reject::run::<F, H>(ctx),
+        Choice::Refused => Outcome::refuse(),
         Choice::Denied => Outcome::drop(Reason::DroppedSourceRange),
         Choice::Missing => Outcome::drop(Reason::DroppedInternal),
     }

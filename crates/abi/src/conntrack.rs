@@ -183,5 +183,5 @@ const _: () = {
     assert!(size_of::<Flow<V4>>() == 80 && size_of::<Flow<V6>>() == 104);
     assert!(size_of::<FragmentKey<V4>>() == 12 && size_of::<FragmentKey<V6>>() == 36);
 };
-plain!(Tuple<crate::V4>, Tuple<crate::V6>, Flow<crate::V4>, Flow<crate::V6>);
-plain!(FragmentKey<crate::V4>, FragmentKey<crate::V6>, FragmentPorts);
+plain!(FragmentPorts);
+plain!(per family: Tuple, Flow, FragmentKey);

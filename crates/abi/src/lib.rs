@@ -40,6 +40,11 @@ pub const CAST_TO_KERN_CTX: u32 = 0x7f00_0001;
 
 /// Tells user space that a type may be copied to and from a map as bytes.
 macro_rules! plain {
+    (per family: $($type:ident),+ $(,)?) => {$(
+        // SAFETY: as below, for the two types that are addresses.
+        #[cfg(feature = "user")]
+        unsafe impl<A: crate::Address + aya::Pod> aya::Pod for $type<A> {}
+    )+};
     ($($type:ty),+ $(,)?) => {$(
         // SAFETY: `repr(C)`, integers only, no implicit padding (checked by the size assertions beside the type).
         #[cfg(feature = "user")]

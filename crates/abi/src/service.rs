@@ -188,7 +188,5 @@ const _: () = {
     assert!(size_of::<RangeKey<V4>>() == 12 && size_of::<RangeKey<V6>>() == 24);
     assert!(size_of::<Endpoint>() == 16);
 };
-plain!(FrontendKey<crate::V4>, FrontendKey<crate::V6>, Frontend, BackendKey, Endpoint);
-plain!(Backend<crate::V4>, Backend<crate::V6>, MemberKey<crate::V4>, MemberKey<crate::V6>);
-plain!(AffinityKey<crate::V4>, AffinityKey<crate::V6>, AffinityValue<crate::V4>, AffinityValue<crate::V6>);
-plain!(RangeKey<crate::V4>, RangeKey<crate::V6>);
+plain!(Frontend, BackendKey, Endpoint);
+plain!(per family: FrontendKey, Backend, MemberKey, AffinityKey, AffinityValue, RangeKey);

@@ -1,1 +1,32 @@
-//! The eBPF dataplane: maps, programs, links.
+//! The eBPF dataplane: keeps the kernel's maps, programs and links in step with a [`model::Snapshot`].
+//!
+//! ```text
+//!  rows      Service port → rows of the maps (pure)
+//!    ▼
+//!  family    which rows differ, in which order they come and go
+//!    ▼
+//!  table     typed maps, by batch where it pays ── sys: bpf(2)
+//!  objects   programs fitted to the kernel ── links: on the devices ── bpffs: pinned, so that they outlive the agent
+//! ```
+//! The programs themselves are in `bpf/`; the bytes both sides share in `abi`. Never decides what a client gets: that is
+//! [`model::ServicePort::target`].
+//!
+//! Invariant: the datapath forwards while no agent runs. A restarted agent finds its own rows by name, writes what differs,
+//! replaces programs in place, and loses no connection.
+
+mod bpffs;
+mod btf;
+mod family;
+mod links;
+mod objects;
+mod plane;
+mod ports;
+mod report;
+mod rows;
+mod sys;
+mod table;
+mod tables;
+
+pub use links::Attach;
+pub use objects::Checksums;
+pub use plane::{Config, EbpfDataplane};

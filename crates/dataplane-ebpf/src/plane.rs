@@ -1,0 +1,390 @@
+//! [`EbpfDataplane`]: opens the plane, and drives tables and links by what changed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::RangeInclusive,
+    path::PathBuf,
+};
+
+use abi::Timeouts;
+use aya::{
+    Ebpf,
+    programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult},
+};
+use dataplane::{Applied, Connection, Dataplane, Error, Feature, Key, PlaneStatus, ServiceRow};
+use model::{Changed, Endpoint, Family, Plane, PodName, ServicePortId, Snapshot};
+
+use crate::{
+    bpffs::Pins,
+    links::{self, Attach, Device, Links},
+    objects::{self, Checksums, Object, Summed},
+    ports, report,
+    rows::node_address,
+    tables::Tables,
+};
+
+/// Idle seconds after which a connection is forgotten. Established TCP as Cilium has it; the rest as the kernel's own
+/// connection tracking (`net/netfilter/nf_conntrack_proto_*.c`).
+const TCP_OPENING: u32 = 60;
+const TCP_ESTABLISHED: u32 = 6 * 3600;
+const TCP_HALF_CLOSED: u32 = 120;
+const TCP_CLOSED: u32 = 10;
+const UDP_UNANSWERED: u32 = 60;
+const UDP: u32 = 180;
+
+/// How the plane is set up on a node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Folder for pinned maps and links. A bpf file system is mounted on it where it is on none.
+    pub bpffs: PathBuf,
+    /// Devices towards the other nodes and the world.
+    pub uplinks: Vec<String>,
+    /// Rows of each family's connection table; two per translated flow. Changing it starts with an empty table.
+    pub conntrack_entries: u32,
+    pub attach: Attach,
+    pub checksums: Checksums,
+    /// Source ports for masqueraded flows; `None`: the largest range that no socket of this node draws from.
+    pub masquerade_ports: Option<RangeInclusive<u16>>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bpffs: PathBuf::from("/sys/fs/bpf/twinplane"),
+            uplinks: vec![],
+            conntrack_entries: 65_536,
+            attach: Attach::Auto,
+            checksums: Checksums::Auto,
+            masquerade_ports: None,
+        }
+    }
+}
+
+/// The plane of the network namespace that it was opened in. To be used from threads in that namespace only.
+///
+/// Dropping it leaves the datapath running; [`Dataplane::clean_up`] takes it down.
+pub struct EbpfDataplane {
+    pins: Pins,
+    pod: Ebpf,
+    uplink: Ebpf,
+    links: Links,
+    tables: Tables,
+    summed: Summed,
+    uplinks: BTreeSet<Device>,
+    hz: u32,
+    /// The devices and addresses of the local pods that are programmed.
+    endpoints: BTreeMap<PodName, (Device, Vec<IpAddr>)>,
+    /// Rows of a former agent were compared with a first snapshot.
+    adopted: bool,
+}
+
+impl std::fmt::Debug for EbpfDataplane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("EbpfDataplane")
+            .field("pins", &self.pins)
+            .field("uplinks", &self.uplinks)
+            .finish_non_exhaustive()
+    }
+}
+
+impl EbpfDataplane {
+    /// Loads the programs, takes over or makes the maps, and attaches to the uplinks of the calling thread's namespace.
+    ///
+    /// # Errors
+    /// No root, no BPF, a verifier's refusal, an uplink that is not there: each says so.
+    pub fn open(config: Config) -> Result<Self, Error> {
+        raise_memory_limit();
+        let pins = Pins::prepare(&config.bpffs)?;
+        let maps = pins.maps();
+        for map in objects::discard_resized(&maps, config.conntrack_entries) {
+            tracing::warn!(map, "connection table has another size: connections are forgotten");
+        }
+        let summed = Summed::find(config.checksums);
+        let mut pod = objects::load(Object::Pod, &maps, config.conntrack_entries, summed)?;
+        let uplink = objects::load(Object::Uplink, &maps, config.conntrack_entries, summed)?;
+        let hz = objects::measure_hz(&mut pod)?;
+        let tables = Tables::open(&maps)?;
+        let links = Links::new(pins.links(), config.attach);
+        let mut this = Self {
+            pins,
+            pod,
+            uplink,
+            links,
+            tables,
+            summed,
+            uplinks: BTreeSet::new(),
+            hz,
+            endpoints: BTreeMap::new(),
+            adopted: false,
+        };
+        this.configure(config.masquerade_ports.unwrap_or_else(ports::masquerade_range))?;
+        for name in config.uplinks {
+            let index =
+                links::index(&name).ok_or_else(|| Error::new("find uplink", &name, "no such device"))?;
+            let device = Device { name, index };
+            this.links.attach(&mut this.uplink, &links::UPLINK, &device)?;
+            this.uplinks.insert(device);
+        }
+        Ok(this)
+    }
+
+    fn configure(&self, ports: RangeInclusive<u16>) -> Result<(), Error> {
+        let mut config = self.tables.config()?;
+        config.revision = next_revision(config.revision);
+        config.hz = self.hz;
+        config.masquerade_first = (*ports.start()).into();
+        config.masquerade_ports = u32::from(*ports.end()) - u32::from(*ports.start()) + 1;
+        config.timeouts = Timeouts {
+            tcp_opening: TCP_OPENING * self.hz,
+            tcp_established: TCP_ESTABLISHED * self.hz,
+            tcp_half_closed: TCP_HALF_CLOSED * self.hz,
+            tcp_closed: TCP_CLOSED * self.hz,
+            udp_unanswered: UDP_UNANSWERED * self.hz,
+            udp: UDP * self.hz,
+        };
+        self.tables.set_config(&config)
+    }
+
+    /// Sends every flow through the slow path once, so that it meets what was just programmed.
+    fn advance(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let mut config = self.tables.config()?;
+        config.revision = next_revision(config.revision);
+        config.node_v4 = node_address(&snapshot.node).unwrap_or_default();
+        config.node_v6 = node_address(&snapshot.node).unwrap_or_default();
+        self.tables.set_config(&config)
+    }
+
+    fn apply_service(&mut self, id: &ServicePortId, snapshot: &Snapshot) -> Result<(), Error> {
+        let service = snapshot.services.get(id).map(|service| &**service);
+        let (v4, v6, prefilter) = self.tables.parts();
+        let mut set_bits = |bits: &[u32]| prefilter.set(bits);
+        match id.family {
+            Family::V4 => v4.apply_service(id, service, &snapshot.node, &mut set_bits),
+            Family::V6 => v6.apply_service(id, service, &snapshot.node, &mut set_bits),
+        }
+    }
+
+    /// Programs first, rows second: once a row is there, packets are delivered past the stack.
+    fn apply_endpoint(&mut self, name: &PodName, endpoint: Option<&Endpoint>) -> Result<(), Error> {
+        let Some(endpoint) = endpoint else {
+            return self.remove_endpoint(name);
+        };
+        let device = Device { name: endpoint.interface.clone(), index: endpoint.ifindex };
+        if self.endpoints.get(name).is_some_and(|(old, _)| *old != device) {
+            self.remove_endpoint(name)?;
+        }
+        self.links.attach(&mut self.pod, &links::POD, &device)?;
+        let (v4, v6, prefilter) = self.tables.parts();
+        let mut set_bits = |bits: &[u32]| prefilter.set(bits);
+        v4.put_endpoint(endpoint, &mut set_bits)
+            .and_then(|()| v6.put_endpoint(endpoint, &mut set_bits))
+            .map_err(|source| Error::new("program endpoint", name.to_string(), source))?;
+        self.endpoints.insert(name.clone(), (device, endpoint.addresses.clone()));
+        self.drop_stale_addresses(name)
+    }
+
+    fn remove_endpoint(&mut self, name: &PodName) -> Result<(), Error> {
+        let Some((device, _)) = self.endpoints.remove(name) else { return Ok(()) };
+        self.drop_stale_addresses(name)?;
+        self.links.detach(&device).map_err(|source| Error::new("detach programs from", device.name, source))
+    }
+
+    fn drop_stale_addresses(&mut self, name: &PodName) -> Result<(), Error> {
+        if !self.adopted {
+            // Rows of a former agent are dropped together, when all pods are known.
+            return Ok(());
+        }
+        let keep: BTreeSet<IpAddr> =
+            self.endpoints.values().flat_map(|(_, addresses)| addresses).copied().collect();
+        let result =
+            self.tables.v4.retain_endpoints(&keep).and_then(|()| self.tables.v6.retain_endpoints(&keep));
+        result.map_err(|source| Error::new("remove endpoint", name.to_string(), source))
+    }
+
+    /// Removes what a former agent left and this snapshot does not explain.
+    fn adopt(&mut self) -> Result<(), Error> {
+        self.adopted = true;
+        let stale = self.tables.v4.prune()? + self.tables.v6.prune()?;
+        if stale > 0 {
+            tracing::info!(stale, "removed rows of services that are gone");
+        }
+        let any = PodName { namespace: String::new(), name: "of a former agent".into() };
+        self.drop_stale_addresses(&any)?;
+        let keep = self.endpoints.values().map(|(device, _)| device).chain(&self.uplinks).cloned().collect();
+        self.links.retain(&keep).map_err(|source| Error::new("remove stale", "links", source))
+    }
+
+    /// Every service that `changed` asks for, given that a changed node changes all of them.
+    fn services_to_program(&self, snapshot: &Snapshot, changed: &Changed) -> BTreeSet<ServicePortId> {
+        let mut services = changed.services.clone();
+        if changed.node {
+            services.extend(snapshot.services.keys().cloned());
+            services.extend(self.tables.v4.owned().keys().cloned());
+            services.extend(self.tables.v6.owned().keys().cloned());
+        }
+        services
+    }
+
+    /// The rows that a Service port has in the maps, in the order the datapath reads them: `MAP key => value`.
+    ///
+    /// # Errors
+    /// A map cannot be read.
+    pub fn dump_service_rows(&self, id: &ServicePortId) -> Result<Vec<String>, Error> {
+        match id.family {
+            Family::V4 => report::raw_rows(&self.tables.v4, id),
+            Family::V6 => report::raw_rows(&self.tables.v6, id),
+        }
+    }
+
+    /// Runs one of the plane's programs on a packet, without sending anything (`BPF_PROG_TEST_RUN`).
+    ///
+    /// # Errors
+    /// There is no such program, or the kernel refuses the packet.
+    pub fn test_run(&mut self, program: &str, options: TestRunOptions<'_>) -> Result<TestRunResult, Error> {
+        let ebpf = if Object::Pod.programs().contains(&program) { &mut self.pod } else { &mut self.uplink };
+        let classifier: &mut SchedClassifier = objects::classifier(ebpf, program)?;
+        classifier.test_run(options).map_err(|error| Error::new("run program", program, error))
+    }
+
+    /// The benchmark's programs over this plane's own maps.
+    ///
+    /// # Errors
+    /// As for [`Self::open`].
+    #[doc(hidden)]
+    pub fn load_bench(&self) -> Result<Ebpf, Error> {
+        let rows = self.tables.v4.flows.capacity();
+        objects::load(Object::Bench, &self.pins.maps(), rows, self.summed)
+    }
+}
+
+impl Dataplane for EbpfDataplane {
+    fn plane(&self) -> Plane {
+        Plane::Ebpf
+    }
+
+    fn apply(&mut self, snapshot: &Snapshot, changed: &Changed) -> Result<Applied, Error> {
+        let mut applied = Applied::default();
+        if changed.is_empty() && self.adopted {
+            return Ok(applied);
+        }
+        let mut note = |key, result: Result<(), Error>| {
+            if let Err(error) = result {
+                applied.failed.insert(key, error);
+            }
+        };
+        if changed.node {
+            let result = self.tables.v4.apply_node(&snapshot.node);
+            note(Key::Node, result.and_then(|()| self.tables.v6.apply_node(&snapshot.node)));
+        }
+        for name in &changed.endpoints {
+            let endpoint = snapshot.endpoints.get(name).map(|endpoint| &**endpoint);
+            note(Key::Endpoint(name.clone()), self.apply_endpoint(name, endpoint));
+        }
+        for id in self.services_to_program(snapshot, changed) {
+            let result = self.apply_service(&id, snapshot);
+            note(Key::Service(id), result);
+        }
+        self.advance(snapshot)?;
+        if !self.adopted {
+            self.adopt()?;
+        }
+        Ok(applied)
+    }
+
+    fn repair(&mut self, snapshot: &Snapshot) -> Result<Vec<String>, Error> {
+        let mut repaired = self.tables.v4.refresh()?;
+        repaired.extend(self.tables.v6.refresh()?);
+        // What differs is written, what nobody owns is removed: the same work as after a start.
+        self.adopted = false;
+        let applied = self.apply(snapshot, &Changed::all(snapshot))?;
+        let words = self.tables.rebuild_prefilter()?;
+        if words > 0 {
+            tracing::debug!(words, "prefilter rebuilt");
+        }
+        for device in self.uplinks.clone() {
+            self.links.attach(&mut self.uplink, &links::UPLINK, &device)?;
+        }
+        for (key, error) in applied.failed {
+            tracing::warn!(?key, %error, "not repaired");
+        }
+        Ok(repaired)
+    }
+
+    fn services(&self) -> Result<Vec<ServiceRow>, Error> {
+        let mut rows = report::service_rows(&self.tables.v4)?;
+        rows.extend(report::service_rows(&self.tables.v6)?);
+        rows.sort();
+        Ok(rows)
+    }
+
+    fn connections(&self, limit: usize) -> Result<Vec<Connection>, Error> {
+        let now = self.now()?;
+        let mut rows = report::connections(&self.tables.v4, now, self.hz, limit)?;
+        let left = limit - rows.len();
+        rows.extend(report::connections(&self.tables.v6, now, self.hz, left)?);
+        Ok(rows)
+    }
+
+    fn status(&self) -> PlaneStatus {
+        let clock = Feature {
+            name: "clock".into(),
+            available: true,
+            detail: format!("{} jiffies per second", self.hz),
+        };
+        PlaneStatus {
+            plane: Plane::Ebpf,
+            features: vec![self.links.feature(), self.summed.feature(), clock],
+            maps: self.tables.fill(),
+            counters: self.tables.counters().unwrap_or_default(),
+        }
+    }
+
+    fn clean_up(&mut self) -> Result<(), Error> {
+        let mut errors: Vec<String> = vec![];
+        let devices = self.endpoints.values().map(|(device, _)| device).chain(&self.uplinks);
+        for device in devices {
+            if let Err(error) = self.links.detach(device) {
+                errors.push(format!("detach from {}: {error}", device.name));
+            }
+        }
+        if let Err(error) = self.links.retain(&BTreeSet::new()) {
+            errors.push(format!("remove links: {error}"));
+        }
+        errors.extend(self.pins.remove().iter().map(|error| format!("remove pins: {error}")));
+        self.endpoints.clear();
+        self.uplinks.clear();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Error::new("clean up", "ebpf dataplane", errors.join("; ")))
+        }
+    }
+}
+
+impl EbpfDataplane {
+    /// The clock that entries are stamped with, in jiffies.
+    fn now(&self) -> Result<u32, Error> {
+        let program: &SchedClassifier = self
+            .pod
+            .program("clock")
+            .and_then(|program| program.try_into().ok())
+            .ok_or_else(|| Error::new("find program", "clock", "not in its object"))?;
+        let packet = [0u8; 64];
+        let options = TestRunOptions { data_in: Some(&packet), ..Default::default() };
+        let run = program.test_run(options).map_err(|error| Error::new("run program", "clock", error))?;
+        Ok(run.return_value)
+    }
+}
+
+/// 0 marks a flow that was not validated yet.
+fn next_revision(revision: u32) -> u32 {
+    revision.wrapping_add(1).max(1)
+}
+
+/// Kernels before 5.11 count maps against the locked-memory limit.
+fn raise_memory_limit() {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a valid limit. Where it is not permitted, loading says so.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+}

@@ -1,0 +1,188 @@
+//! A Service port as rows of the maps. Pure: the same input gives the same rows, also after a restart.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use abi::{
+    Address, Backend, BackendKey, BackendSet, Be16, Frontend, FrontendKey, MemberKey, RangeKey, SetId,
+    backend_flags, frontend_flags,
+};
+use model::{
+    FrontendAddress, FrontendKind, Masquerade, NodeConfig, Protocol, ServicePort, ServicePortId, Target,
+    TrafficPolicy, oracle::Origin,
+};
+
+use crate::table::Prefix;
+
+/// Everything that one Service port puts into the maps of its family.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Rows<A: Ord> {
+    pub(crate) frontends: BTreeMap<FrontendKey<A>, Frontend>,
+    pub(crate) backends: BTreeMap<BackendKey, Backend<A>>,
+    pub(crate) members: BTreeMap<MemberKey<A>, u32>,
+    pub(crate) ranges: BTreeMap<Prefix<RangeKey<A>>, u32>,
+    /// Bits of the prefilter.
+    pub(crate) bits: Vec<u32>,
+}
+
+/// Why a Service port cannot be programmed, whatever the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unsupported {
+    #[error("sctp is not supported by the ebpf dataplane")]
+    Sctp,
+    #[error("a backend or frontend address is of another family than the service")]
+    OtherFamily,
+}
+
+/// The rows of `service` on `node`.
+pub(crate) fn rows<A: Address>(service: &ServicePort, node: &NodeConfig) -> Result<Rows<A>, Unsupported> {
+    if service.id.protocol == Protocol::Sctp {
+        return Err(Unsupported::Sctp);
+    }
+    let mut rows = Rows::default();
+    let cluster = backend_set(&mut rows, &service.id, "cluster", &service.cluster)?;
+    let local = backend_set(&mut rows, &service.id, "local", &service.local)?;
+    for (index, frontend) in service.frontends.iter().enumerate() {
+        let mut row = Frontend {
+            affinity_seconds: service.affinity_seconds.unwrap_or(0),
+            flags: kind_number(frontend.kind) << frontend_flags::KIND_SHIFT,
+            ..Default::default()
+        };
+        if service.usable_anywhere {
+            row.flags |= frontend_flags::USABLE;
+        }
+        if frontend.policy == TrafficPolicy::Local {
+            row.flags |= frontend_flags::LOCAL;
+        }
+        let set = |origin| target(service, service.target(frontend, origin), cluster, local);
+        let (pod, node_scope, external) = (set(Origin::Pod), set(Origin::Node), set(Origin::External));
+        row.inside = pod.0;
+        row.outside = external.0;
+        for (masquerade, flag) in [
+            (pod.1, frontend_flags::MASQUERADE_POD),
+            (node_scope.1, frontend_flags::MASQUERADE_NODE),
+            (external.1, frontend_flags::MASQUERADE_EXTERNAL),
+        ] {
+            if masquerade {
+                row.flags |= flag;
+            }
+        }
+        if !frontend.source_ranges.is_empty() {
+            row.flags |= frontend_flags::SOURCE_RANGES;
+            row.ranges = set_id(&service.id, &format!("ranges {index}"));
+            for range in &frontend.source_ranges {
+                // A range of the other family allows nobody here.
+                if let Some(address) = A::from_ip(range.addr()) {
+                    let key = RangeKey { ranges: row.ranges, address };
+                    rows.ranges.insert(Prefix { length: 64 + u32::from(range.prefix_len()), data: key }, 1);
+                }
+            }
+        }
+        for address in addresses::<A>(frontend.address, node)? {
+            let key = FrontendKey {
+                address,
+                port: Be16::new(frontend.port.get()),
+                protocol: service.id.protocol.number(),
+                padding: 0,
+            };
+            rows.frontends.insert(key, row);
+            rows.bits.push(abi::prefilter::bit(key.address, key.port, key.protocol));
+        }
+    }
+    let processes =
+        rows.backends.values().filter(|backend| node.addresses.contains(&backend.address.to_ip()));
+    // Their answers leave through the host's stack, where the egress programs ask the prefilter.
+    let bits: Vec<u32> = processes
+        .map(|backend| abi::prefilter::bit(backend.address, backend.port, service.id.protocol.number()))
+        .collect();
+    rows.bits.extend(bits);
+    Ok(rows)
+}
+
+/// A node port stands for every address of the node, one row each.
+fn addresses<A: Address>(address: FrontendAddress, node: &NodeConfig) -> Result<Vec<A>, Unsupported> {
+    match address {
+        FrontendAddress::Ip(ip) => Ok(vec![A::from_ip(ip).ok_or(Unsupported::OtherFamily)?]),
+        FrontendAddress::Node => Ok(node.addresses.iter().filter_map(|ip| A::from_ip(*ip)).collect()),
+    }
+}
+
+/// The set that clients of one origin choose from, and whether they are masqueraded.
+fn target(
+    service: &ServicePort,
+    target: Target<'_>,
+    cluster: BackendSet,
+    local: BackendSet,
+) -> (BackendSet, bool) {
+    match target {
+        Target::Backends(backends, masquerade) => {
+            let is_local = std::ptr::eq(backends, service.local.as_slice());
+            (if is_local { local } else { cluster }, masquerade == Masquerade::Yes)
+        }
+        // Refused on this plane, whether others have backends or not.
+        Target::NoEndpoints | Target::NoLocalEndpoints => (BackendSet::default(), false),
+    }
+}
+
+fn backend_set<A: Address>(
+    rows: &mut Rows<A>,
+    id: &ServicePortId,
+    which: &str,
+    backends: &[model::Backend],
+) -> Result<BackendSet, Unsupported> {
+    let set = set_id(id, which);
+    for (slot, backend) in backends.iter().enumerate() {
+        let address = A::from_ip(backend.address.ip()).ok_or(Unsupported::OtherFamily)?;
+        let port = Be16::new(backend.address.port());
+        let local = if backend.local { backend_flags::LOCAL } else { 0 };
+        let terminating = if backend.terminating { backend_flags::TERMINATING } else { 0 };
+        let slot = u32::try_from(slot).expect("fewer backends than a u32 counts");
+        rows.backends.insert(BackendKey { set, slot }, Backend { address, port, flags: local | terminating });
+        rows.members.insert(MemberKey { set, address, port, padding: 0 }, 1);
+    }
+    Ok(BackendSet { set, len: u32::try_from(backends.len()).expect("fewer backends than a u32 counts") })
+}
+
+/// The same name gives the same number in every run: rows of a former agent are recognised, not doubled. By FNV-1a of 64
+/// bits two of 20,000 names meet with a probability of one in 10^11.
+fn set_id(id: &ServicePortId, what: &str) -> SetId {
+    let parts = [
+        id.service.namespace.as_str(),
+        &id.service.name,
+        &id.port,
+        id.protocol.lowercase(),
+        match id.family {
+            model::Family::V4 => "4",
+            model::Family::V6 => "6",
+        },
+        what,
+    ];
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    SetId::from(bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    }))
+}
+
+const KINDS: [FrontendKind; 4] =
+    [FrontendKind::ClusterIp, FrontendKind::ExternalIp, FrontendKind::LoadBalancer, FrontendKind::NodePort];
+
+fn kind_number(kind: FrontendKind) -> u32 {
+    KINDS.iter().position(|other| *other == kind).map_or(0, |index| index as u32)
+}
+
+/// The kind that a row was written with.
+pub(crate) fn kind(flags: u32) -> FrontendKind {
+    KINDS[(flags >> frontend_flags::KIND_SHIFT & frontend_flags::KIND_MASK) as usize]
+}
+
+/// The prefilter's bit of a pod of this node.
+pub(crate) fn endpoint_bit<A: Address>(address: A) -> u32 {
+    abi::prefilter::bit(address, Be16::default(), 0)
+}
+
+/// The first address of `node` in the family: the one that masquerades.
+pub(crate) fn node_address<A: Address>(node: &NodeConfig) -> Option<A> {
+    node.addresses.iter().find_map(|ip: &IpAddr| A::from_ip(*ip))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,260 @@
+//! Packet in, packet out, by test runs of the real programs over the real maps: one table for both families.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use aya::programs::TestRunOptions;
+use dataplane::Dataplane as _;
+use dataplane_ebpf::{Checksums, Config, EbpfDataplane};
+use model::{
+    Changed, FrontendAddress, FrontendKind, Protocol, ServicePort, Snapshot,
+    TrafficPolicy::{Cluster, Local},
+};
+
+use crate::{
+    model_of::{address, cluster_ip, endpoint, frontend, node, service, snapshot, with_backends},
+    space::{self, PinFolder},
+    wire::{ACK, Body, FIN, Frame, Mac, RST, SYN, icmp_error},
+};
+
+const NEXT: i32 = -1;
+const DROP: i32 = 2;
+const REDIRECT: i32 = 7;
+
+const POD_MAC: Mac = [2, 0x20, 0, 0, 0, 5];
+const HOST_MAC: Mac = [2, 0x20, 0, 0, 0, 1];
+/// The only port that masquerading may use: the outcome is known, and the range is soon exhausted.
+const MASQUERADE_PORT: u16 = 5000;
+
+/// The addresses of one family.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    node: IpAddr,
+    pod: IpAddr,
+    remote_pod: IpAddr,
+    client: IpAddr,
+    cluster_ip: IpAddr,
+    vip: IpAddr,
+    /// Of an ICMP error: (destination unreachable, port unreachable), (fragmentation needed or packet too big).
+    unreachable: (u8, u8),
+    too_big: (u8, u8),
+}
+
+fn plans() -> [Plan; 2] {
+    [
+        Plan {
+            node: address("10.128.0.11"),
+            pod: address("10.20.0.5"),
+            remote_pod: address("10.20.1.7"),
+            client: address("198.51.100.10"),
+            cluster_ip: address("10.24.0.10"),
+            vip: address("203.0.113.10"),
+            unreachable: (3, 3),
+            too_big: (3, 4),
+        },
+        Plan {
+            node: address("fd00:128::11"),
+            pod: address("fd00:20::5"),
+            remote_pod: address("fd00:20:0:1::7"),
+            client: address("2001:db8:c::10"),
+            cluster_ip: address("fd00:24::10"),
+            vip: address("2001:db8:f::10"),
+            unreachable: (1, 4),
+            too_big: (2, 0),
+        },
+    ]
+}
+
+/// A node in a namespace, with one pod and one uplink, whose programs are run by hand.
+struct Bench<'a> {
+    plan: Plan,
+    plane: &'a mut EbpfDataplane,
+    uplink: u32,
+    pod_link: u32,
+    counters: BTreeMap<String, u64>,
+}
+
+struct Answer {
+    verdict: i32,
+    frame: Vec<u8>,
+    /// Reasons and lookups that counted, and how often.
+    counted: BTreeMap<String, u64>,
+}
+
+impl Answer {
+    /// The verdict, the whole frame, and exactly one packet under `reason`.
+    #[track_caller]
+    fn expect(&self, verdict: i32, frame: &[u8], reason: &str) {
+        assert_eq!(self.reasons(), [(reason.to_owned(), 1)].into(), "counters");
+        assert_eq!(self.verdict, verdict, "verdict");
+        assert_eq!(hex(&self.frame), hex(frame), "frame");
+    }
+
+    fn reasons(&self) -> BTreeMap<String, u64> {
+        self.counted
+            .iter()
+            .filter(|(name, _)| !name.starts_with("slow_"))
+            .map(|(n, c)| (n.clone(), *c))
+            .collect()
+    }
+
+    fn lookups(&self) -> BTreeMap<String, u64> {
+        self.counted
+            .iter()
+            .filter(|(name, _)| name.starts_with("slow_"))
+            .map(|(n, c)| (n.clone(), *c))
+            .collect()
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    let words = bytes.chunks(2).map(|pair| pair.iter().map(|byte| format!("{byte:02x}")).collect::<String>());
+    words.collect::<Vec<_>>().join(" ")
+}
+
+impl Bench<'_> {
+    fn from_pod(&mut self, frame: &[u8]) -> Answer {
+        self.run("from_pod", self.pod_link, frame)
+    }
+
+    fn from_wire(&mut self, frame: &[u8]) -> Answer {
+        self.run("from_wire", self.uplink, frame)
+    }
+
+    fn run(&mut self, program: &str, interface: u32, frame: &[u8]) -> Answer {
+        // `struct __sk_buff`: only the interface is set.
+        let mut context = [0u8; 192];
+        context[40..44].copy_from_slice(&interface.to_ne_bytes());
+        let mut out = vec![0u8; 4096];
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ..TestRunOptions::default()
+        };
+        let run =
+            self.plane.test_run(program, options).unwrap_or_else(|error| panic!("{program}: {error:?}"));
+        out.truncate(run.data_size_out as usize);
+        let after = counters(self.plane);
+        let counted = after
+            .iter()
+            .map(|(name, count)| (name.clone(), count - self.counters[name]))
+            .filter(|(_, count)| *count > 0)
+            .collect();
+        self.counters = after;
+        Answer { verdict: run.return_value as i32, frame: out, counted }
+    }
+
+    fn program(&mut self, services: Vec<ServicePort>) {
+        let snapshot = self.snapshot(services);
+        let applied = self.plane.apply(&snapshot, &Changed::all(&snapshot)).expect("apply");
+        assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+        self.counters = counters(self.plane);
+    }
+
+    fn snapshot(&self, services: Vec<ServicePort>) -> Snapshot {
+        let addresses: Vec<String> = plans().iter().map(|plan| plan.node.to_string()).collect();
+        let node = node("node-a", &addresses.iter().map(String::as_str).collect::<Vec<_>>());
+        let pods: Vec<IpAddr> = plans().iter().map(|plan| plan.pod).collect();
+        let macs = ("02:20:00:00:00:05", "02:20:00:00:00:01");
+        snapshot(node, services, vec![endpoint("pod", &pods, "tppod", self.pod_link, macs)])
+    }
+
+    fn at(&self, pick: fn(&Plan) -> IpAddr, port: u16) -> SocketAddr {
+        SocketAddr::new(pick(&self.plan), port)
+    }
+
+    /// A TCP service of every kind of frontend under `policy`.
+    fn web(&self, policy: model::TrafficPolicy, backends: &[(SocketAddr, bool)]) -> ServicePort {
+        let mut frontends = vec![cluster_ip(self.plan.cluster_ip, 80)];
+        frontends.push(frontend(FrontendKind::LoadBalancer, FrontendAddress::Ip(self.plan.vip), 80, policy));
+        frontends.push(frontend(FrontendKind::NodePort, FrontendAddress::Node, 30080, policy));
+        with_backends(service("web", Protocol::Tcp, frontends), backends)
+    }
+
+    fn dns(&self, backends: &[(SocketAddr, bool)]) -> ServicePort {
+        with_backends(service("dns", Protocol::Udp, vec![cluster_ip(self.plan.cluster_ip, 53)]), backends)
+    }
+}
+
+fn counters(plane: &EbpfDataplane) -> BTreeMap<String, u64> {
+    plane.status().counters.into_iter().map(|counter| (counter.name, counter.packets)).collect()
+}
+
+/// Runs `test` for both families, with both ways to treat checksums.
+fn each(test: fn(&mut Bench<'_>)) {
+    for plan in plans() {
+        for checksums in [Checksums::Auto, Checksums::ByHelper] {
+            println!("{plan:?}, {checksums:?}");
+            let space = space::namespace("packets");
+            let pins = PinFolder::new();
+            space::forward(&space);
+            space::ip(
+                &space,
+                "link add wire0 type veth peer name far
+                 link set wire0 up
+                 link set far up
+                 addr add 10.128.0.11/24 dev wire0
+                 addr add fd00:128::11/64 dev wire0 nodad
+                 route add default via 10.128.0.1
+                 route add default via fd00:128::1
+                 route add 10.20.1.0/24 via 10.128.0.12
+                 route add fd00:20:0:1::/64 via fd00:128::12
+                 link add tppod type veth peer name eth9
+                 link set tppod up
+                 link set eth9 up
+                 ",
+            );
+            space.run(|| one(plan, checksums, &pins, test)).expect("enter");
+        }
+    }
+}
+
+fn one(plan: Plan, checksums: Checksums, pins: &PinFolder, test: fn(&mut Bench<'_>)) {
+    let config = Config {
+        bpffs: pins.path().to_owned(),
+        uplinks: vec!["wire0".into()],
+        conntrack_entries: 1024,
+        checksums,
+        masquerade_ports: Some(MASQUERADE_PORT..=MASQUERADE_PORT),
+        ..Config::default()
+    };
+    let mut plane = EbpfDataplane::open(config).unwrap_or_else(|error| panic!("{error}: {:?}", error.source));
+
+    let (uplink, pod_link) = (space::ifindex("wire0"), space::ifindex("tppod"));
+    let counters = counters(&plane);
+    test(&mut Bench { plan, plane: &mut plane, uplink, pod_link, counters });
+    plane.clean_up().expect("clean up");
+}
+
+#[test]
+fn a_pod_reaches_a_remote_backend_by_its_cluster_ip_and_hears_from_the_frontend() {
+    each(|bench| {
+        let (pod, backend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.remote_pod, 8080));
+        let frontend = bench.at(|p| p.cluster_ip, 80);
+        bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
+
+        let syn = Frame::tcp(pod, frontend, SYN);
+        bench.from_pod(&syn.bytes()).expect(REDIRECT, &syn.translated(pod, backend).bytes(), "forwarded_new");
+        let syn_ack = Frame::tcp(backend, pod, SYN | ACK);
+        let heard = syn_ack.translated(frontend, pod).macs(POD_MAC, HOST_MAC);
+        bench.from_wire(&syn_ack.bytes()).expect(REDIRECT, &heard.bytes(), "forwarded_updated");
+        let ack = Frame::tcp(pod, frontend, ACK);
+        let sent = ack.translated(pod, backend).bytes();
+        bench.from_pod(&ack.bytes()).expect(REDIRECT, &sent, "forwarded_updated");
+
+        let established = bench.from_pod(&ack.bytes());
+        established.expect(REDIRECT, &sent, "forwarded_established");
+        assert!(established.lookups().is_empty(), "one lookup, and that on the fast path");
+        let reply = Frame::tcp(backend, pod, ACK);
+        let answer = bench.from_wire(&reply.bytes());
+        answer.expect(
+            REDIRECT,
+            &reply.translated(frontend, pod).macs(POD_MAC, HOST_MAC).bytes(),
+            "forwarded_established",
+        );
+        assert!(answer.lookups().is_empty());
+    });
+}

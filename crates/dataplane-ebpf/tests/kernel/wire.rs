@@ -1,0 +1,160 @@
+//! Frames as bytes: built from what they say, with right checksums.
+
+use std::net::{IpAddr, SocketAddr};
+
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const ACK: u8 = 16;
+
+pub(crate) type Mac = [u8; 6];
+
+/// A frame with ports.
+#[derive(Clone, Debug)]
+pub(crate) struct Frame {
+    pub(crate) to: Mac,
+    pub(crate) from: Mac,
+    pub(crate) source: SocketAddr,
+    pub(crate) destination: SocketAddr,
+    pub(crate) ttl: u8,
+    pub(crate) body: Body,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Body {
+    Tcp { flags: u8, sequence: u32, acknowledgment: u32, payload: Vec<u8> },
+    Udp { payload: Vec<u8> },
+}
+
+impl Frame {
+    pub(crate) fn tcp(source: SocketAddr, destination: SocketAddr, flags: u8) -> Self {
+        let body = Body::Tcp { flags, sequence: 1000, acknowledgment: 2000, payload: vec![] };
+        Self::new(source, destination, body)
+    }
+
+    pub(crate) fn udp(source: SocketAddr, destination: SocketAddr) -> Self {
+        Self::new(source, destination, Body::Udp { payload: b"question".to_vec() })
+    }
+
+    fn new(source: SocketAddr, destination: SocketAddr, body: Body) -> Self {
+        Self { to: [2, 0, 0, 0, 0, 1], from: [2, 0, 0, 0, 0, 2], source, destination, ttl: 64, body }
+    }
+
+    /// The same packet after translation and one hop.
+    pub(crate) fn translated(&self, source: SocketAddr, destination: SocketAddr) -> Self {
+        Self { source, destination, ttl: self.ttl - 1, ..self.clone() }
+    }
+
+    pub(crate) fn macs(mut self, to: Mac, from: Mac) -> Self {
+        (self.to, self.from) = (to, from);
+        self
+    }
+
+    pub(crate) fn ttl(mut self, ttl: u8) -> Self {
+        self.ttl = ttl;
+        self
+    }
+
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        let (protocol, transport) = self.transport();
+        frame(self.to, self.from, (self.source.ip(), self.destination.ip()), self.ttl, protocol, &transport)
+    }
+
+    /// Network header and payload, as an ICMP error quotes them.
+    pub(crate) fn packet(&self) -> Vec<u8> {
+        self.bytes()[14..].to_vec()
+    }
+
+    fn transport(&self) -> (u8, Vec<u8>) {
+        let mut bytes = vec![];
+        bytes.extend(self.source.port().to_be_bytes());
+        bytes.extend(self.destination.port().to_be_bytes());
+        let (protocol, field) = match &self.body {
+            Body::Tcp { flags, sequence, acknowledgment, payload } => {
+                bytes.extend(sequence.to_be_bytes());
+                bytes.extend(acknowledgment.to_be_bytes());
+                bytes.extend([0x50, *flags, 0xfa, 0xf0, 0, 0, 0, 0]);
+                bytes.extend(payload);
+                (6, 16)
+            }
+            Body::Udp { payload } => {
+                bytes.extend((8 + payload.len() as u16).to_be_bytes());
+                bytes.extend([0, 0]);
+                bytes.extend(payload);
+                (17, 6)
+            }
+        };
+        let sum =
+            match checksum(&bytes, pseudo(self.source.ip(), self.destination.ip(), protocol, bytes.len())) {
+                0 if protocol == 17 => 0xffff,
+                sum => sum,
+            };
+        bytes[field..field + 2].copy_from_slice(&sum.to_be_bytes());
+        (protocol, bytes)
+    }
+}
+
+/// An ICMP error of either family.
+pub(crate) fn icmp_error(addresses: (IpAddr, IpAddr), ttl: u8, kind: u8, code: u8, quoted: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![kind, code, 0, 0, 0, 0, 0, 0];
+    bytes.extend(quoted);
+    let (protocol, start) = match addresses.0 {
+        IpAddr::V4(_) => (1, 0),
+        IpAddr::V6(_) => (58, pseudo(addresses.0, addresses.1, 58, bytes.len())),
+    };
+    let sum = checksum(&bytes, start);
+    bytes[2..4].copy_from_slice(&sum.to_be_bytes());
+    frame([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2], addresses, ttl, protocol, &bytes)
+}
+
+fn frame(
+    to: Mac,
+    from: Mac,
+    (source, destination): (IpAddr, IpAddr),
+    ttl: u8,
+    protocol: u8,
+    payload: &[u8],
+) -> Vec<u8> {
+    let mut bytes = [to, from].concat();
+    match (source, destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => {
+            bytes.extend([8, 0, 0x45, 0]);
+            bytes.extend((20 + payload.len() as u16).to_be_bytes());
+            bytes.extend([0, 0, 0x40, 0, ttl, protocol, 0, 0]);
+            bytes.extend(source.octets());
+            bytes.extend(destination.octets());
+            let sum = checksum(&bytes[14..34], 0);
+            bytes[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
+        (IpAddr::V6(source), IpAddr::V6(destination)) => {
+            bytes.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
+            bytes.extend((payload.len() as u16).to_be_bytes());
+            bytes.extend([protocol, ttl]);
+            bytes.extend(source.octets());
+            bytes.extend(destination.octets());
+        }
+        mixed => panic!("two families in one packet: {mixed:?}"),
+    }
+    bytes.extend(payload);
+    bytes
+}
+
+fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> u32 {
+    let octets = |ip| match ip {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    sum(&octets(source)) + sum(&octets(destination)) + u32::from(protocol) + length as u32
+}
+
+fn sum(bytes: &[u8]) -> u32 {
+    bytes.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0))).sum()
+}
+
+fn checksum(bytes: &[u8], start: u32) -> u16 {
+    let mut total = start + sum(bytes);
+    while total >> 16 != 0 {
+        total = (total & 0xffff) + (total >> 16);
+    }
+    !(total as u16)
+}

@@ -2,6 +2,7 @@
 
 use std::{fs, io, path::PathBuf};
 
+use model::Plane;
 use netns::NetNs;
 
 use crate::{command, links, state::State};
@@ -39,6 +40,9 @@ pub(crate) fn build(state: &State) -> Result<(), Error> {
     }
     for node in &state.topology.nodes {
         folder(state.paths().node(&node.name))?;
+        if state.topology.plane == Plane::Ebpf {
+            folder(state.node_bpffs(&node.name))?;
+        }
         if let Some(group) = state.node_cgroup(&node.name) {
             folder(group)?;
         }
@@ -59,5 +63,10 @@ fn set(namespace: &NetNs, key: &str, value: &str) -> Result<(), command::Error> 
 }
 
 fn folder(path: PathBuf) -> Result<(), Error> {
-    fs::create_dir_all(&path).map_err(|source| Error::Folder { path, source })
+    // A lab that goes takes the shared parent with it if it is the last: made once more then.
+    let again = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => fs::create_dir_all(&path),
+        _ => Err(error),
+    };
+    fs::create_dir_all(&path).or_else(again).map_err(|source| Error::Folder { path: path.clone(), source })
 }

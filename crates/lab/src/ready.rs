@@ -2,18 +2,21 @@
 
 use std::{io, time::Duration};
 
+use dataplane::ServiceRow;
 use k8s_openapi::{
     List, ListableResource,
     api::{
         apps::v1::Deployment,
         core::v1::{Event, Pod, Service},
+        discovery::v1::{Endpoint, EndpointSlice},
     },
 };
 use kube::ResourceExt as _;
-use serde::de::DeserializeOwned;
+use model::Generation;
+use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
-    edge::{EdgeStatus, TargetPool},
+    edge::{EdgeStatus, Health, TargetPool},
     http,
     lab::Lab,
     status::Status,
@@ -39,10 +42,49 @@ pub(crate) fn workloads(lab: &Lab) -> Result<Option<String>, Failure> {
     Ok(pending.or_else(|| pods.iter().find_map(pod)).or_else(|| services.iter().find_map(service)))
 }
 
-/// A target pool that has not heard from every node, or from no healthy one.
+/// A node that has not programmed everything, a target pool without a node that takes traffic.
 pub(crate) fn nodes(lab: &Lab) -> Result<Option<String>, Failure> {
     let EdgeStatus { target_pools, .. } = lab.edge_status()?;
-    Ok(target_pools.iter().find_map(pool))
+    for node in &lab.topology().nodes {
+        let agent: Programmed = serde_json::from_slice(&lab.agent_get(&node.name, "/v1/status")?)?;
+        let services: Vec<ServiceRow> = serde_json::from_slice(&lab.agent_get(&node.name, "/v1/services")?)?;
+        if let Some(what) = unprogrammed(&agent, &services, &target_pools) {
+            return Ok(Some(format!("{} to program {what}", node.name)));
+        }
+    }
+    let slices = list::<EndpointSlice>(lab, "/apis/discovery.k8s.io/v1/endpointslices")?;
+    Ok(target_pools.iter().find_map(|pool| self::pool(pool, serves(pool, &slices))))
+}
+
+/// What is read of an agent's `GET /v1/status`.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Programmed {
+    waiting_for: Option<String>,
+    generation: Generation,
+    programmed: Generation,
+    objects: Objects,
+}
+
+#[derive(Debug, Deserialize)]
+struct Objects {
+    pending: usize,
+    failed: usize,
+    refused: usize,
+}
+
+/// What an agent has still to program. An object that it reports as failed is not waited for.
+fn unprogrammed(agent: &Programmed, services: &[ServiceRow], pools: &[TargetPool]) -> Option<String> {
+    if let Some(what) = &agent.waiting_for {
+        return Some(format!("anything: it waits for {what}"));
+    }
+    if agent.generation != agent.programmed || agent.objects.pending > 0 {
+        return Some(format!("generation {} (now {})", agent.generation.0, agent.programmed.0));
+    }
+    let known = |pool: &&TargetPool| services.iter().any(|row| row.frontend.ip() == pool.ip_address);
+    let missing = pools.iter().find(|pool| !known(pool));
+    let excused = agent.objects.failed + agent.objects.refused > 0;
+    missing.filter(|_| !excused).map(|pool| format!("{} for {}", pool.ip_address, pool.service))
 }
 
 /// The newest warning event: what a wait that took too long may have waited for.
@@ -82,13 +124,26 @@ fn service(service: &Service) -> Option<String> {
     (balanced && !has_address).then(|| format!("{}: no address yet", title("Service", service)))
 }
 
-fn pool(pool: &TargetPool) -> Option<String> {
+/// Whether some endpoint of the pool's Service is ready.
+fn serves(pool: &TargetPool, slices: &[EndpointSlice]) -> bool {
+    let of_service = |slice: &&EndpointSlice| {
+        slice.namespace().as_deref() == Some(&pool.service.namespace)
+            && slice.labels().get("kubernetes.io/service-name") == Some(&pool.service.name)
+    };
+    // Unset means ready (discovery/v1 EndpointConditions).
+    let ready = |endpoint: &Endpoint| {
+        endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
+    };
+    slices.iter().filter(of_service).any(|slice| slice.endpoints.iter().any(ready))
+}
+
+fn pool(pool: &TargetPool, serves: bool) -> Option<String> {
     let unheard = pool.members.iter().find(|member| member.last_probe.is_none());
     if let Some(member) = unheard {
         return Some(format!("the first health check of {} for {}", member.node, pool.service));
     }
-    let healthy = pool.members.iter().any(|member| member.health == crate::edge::Health::Healthy);
-    (!healthy).then(|| format!("a healthy node for {}", pool.service))
+    let healthy = pool.members.iter().any(|member| member.health == Health::Healthy);
+    (serves && !healthy).then(|| format!("a healthy node for {}", pool.service))
 }
 
 fn title(kind: &str, object: &impl kube::Resource) -> String {
@@ -120,6 +175,31 @@ mod tests {
         assert_eq!(deployment(&with(1, 1, 3)), None);
         assert_eq!(deployment(&with(1, 1, 2)).as_deref(), Some("Deployment n/d: 2 of 3 pods ready"));
         assert!(deployment(&with(2, 1, 3)).is_some());
+    }
+
+    #[test]
+    fn an_agent_is_waited_for_until_it_knows_every_address() {
+        let agent = |programmed, pending, failed| Programmed {
+            waiting_for: None,
+            generation: Generation(2),
+            programmed: Generation(programmed),
+            objects: Objects { pending, failed, refused: 0 },
+        };
+        let pool = from_value(json!({
+            "name": "a1", "region": "lab", "service": { "namespace": "n", "name": "s" },
+            "ipAddress": "203.0.113.1", "sessionAffinity": "NONE", "members": [], "history": [],
+            "healthCheck": {
+                "target": { "port": 10256, "path": "/healthz" },
+                "intervalMs": 8000, "timeoutMs": 1000, "healthyThreshold": 1, "unhealthyThreshold": 3,
+            },
+        }));
+        let pools = [pool.expect("a pool")];
+        assert!(unprogrammed(&agent(1, 0, 0), &[], &[]).is_some(), "an old generation");
+        assert!(unprogrammed(&agent(2, 1, 0), &[], &[]).is_some(), "an object pending");
+        assert_eq!(unprogrammed(&agent(2, 0, 0), &[], &[]), None);
+        let missing = unprogrammed(&agent(2, 0, 0), &[], &pools);
+        assert_eq!(missing.as_deref(), Some("203.0.113.1 for n/s"));
+        assert_eq!(unprogrammed(&agent(2, 0, 1), &[], &pools), None, "a failure is reported elsewhere");
     }
 
     #[test]

@@ -98,8 +98,10 @@ impl Removal {
             }
         }
         self.remove_tree(&paths.bpffs());
+        remove_empty_parent(&paths.bpffs());
         if let Some(cgroup) = cgroup {
             self.remove_cgroup(&cgroup);
+            remove_empty_parent(&cgroup);
         }
         // The last to go: as long as anything is left, the lab is listed.
         if self.failures.is_empty() {
@@ -177,6 +179,13 @@ impl Removal {
             self.failures.push(Failure::List { what, source });
             vec![]
         })
+    }
+}
+
+/// The folder that the labs share goes with the last of them; what refuses is still in use.
+fn remove_empty_parent(path: &Path) {
+    if let Some(parent) = path.parent() {
+        let _ = fs::remove_dir(parent);
     }
 }
 

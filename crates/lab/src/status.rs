@@ -6,7 +6,10 @@ use jiff::Timestamp;
 use model::Plane;
 use serde::{Deserialize, Serialize};
 
-use crate::plan::LabName;
+use crate::{
+    plan::{LabName, NodePlan},
+    state::State,
+};
 
 /// The answer of `GET /v1/status`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,4 +72,25 @@ pub struct PodInfo {
     /// Its network namespace.
     pub netns: String,
     pub ready: bool,
+}
+
+impl Status {
+    /// What is known before anything runs.
+    pub(crate) fn initial(state: &State) -> Self {
+        let node = |plan: &NodePlan| NodeStatus {
+            name: plan.name.clone(),
+            address: plan.address(),
+            pod_cidr: plan.pod_cidrs[0].to_string(),
+            zone: plan.zone.clone(),
+            agent: AgentStatus::default(),
+        };
+        Self {
+            name: state.topology.name.clone(),
+            plane: state.topology.plane,
+            created: state.created,
+            phase: Phase::Starting { step: "start the supervisor".to_owned() },
+            api: None,
+            nodes: state.topology.nodes.iter().map(node).collect(),
+        }
+    }
 }

@@ -77,6 +77,9 @@ enum Command {
         #[arg(long)]
         name: LabName,
     },
+    /// What the images twinplane/echo and agnhost run
+    #[command(hide = true)]
+    Echo(crate::controllers::echo::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -141,6 +144,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         }
         Command::Down { lab, all } => down(&lab, all),
         Command::Supervise { name } => supervisor::run(&name).map(|()| ExitCode::SUCCESS),
+        Command::Echo(args) => crate::controllers::echo::run(args),
     }
 }
 

@@ -6,7 +6,6 @@
 mod agents;
 mod api;
 mod kubeconfig;
-mod nodes;
 
 use std::{
     io,
@@ -22,8 +21,10 @@ use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    controllers,
     edge::Edge,
     plan::LabName,
     process::Registry,
@@ -77,7 +78,7 @@ pub(crate) fn run(name: &LabName) -> anyhow::Result<()> {
     let state = State::load(name)?;
     let registry = Registry::new(state.paths().processes());
     registry.record(ROLE, std::process::id())?;
-    let status = Mutex::new(nodes::initial_status(&state));
+    let status = Mutex::new(Status::initial(&state));
     let shared = Arc::new(Shared { state, status, registry });
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(supervise(shared))
 }
@@ -111,16 +112,13 @@ async fn start_and_run(shared: &Arc<Shared>, edge: &std::sync::OnceLock<Edge>) -
     shared.update(|status| status.api = Some(address));
     let client = Client::try_from(Config::new(format!("http://{address}").parse()?))?;
 
-    shared.begin("register nodes");
-    nodes::register(&client, &shared.state.topology).await?;
-
     shared.begin("start the load balancer");
     let balancers = Edge::new(shared.state.topology.clone(), shared.state.health_check)?;
     edge.set(balancers.clone()).expect("set once");
 
     shared.begin("start agents");
     let agents = agents::start(shared)?;
-    let controllers = std::future::pending::<()>();
+    let controllers = controllers::run(context(shared, client, balancers)?, CancellationToken::new());
     shared.update(|status| status.phase = Phase::Running);
     tracing::info!(api = %address, "running");
     tokio::select! {
@@ -128,6 +126,27 @@ async fn start_and_run(shared: &Arc<Shared>, edge: &std::sync::OnceLock<Edge>) -
         ended = serving => Err(anyhow::Error::from(ended?.expect_err("served until the end")).context("serve the API")),
         ended = agents => Err(ended.context("supervise agents")),
     }
+}
+
+fn context(shared: &Shared, client: Client, balancers: Edge) -> anyhow::Result<controllers::Context<Edge>> {
+    let state = &shared.state;
+    let paths = state.paths();
+    let exe = std::env::current_exe()?;
+    let node = |plan: &crate::NodePlan| controllers::NodeContext {
+        agent_socket: paths.agent_socket(&plan.name),
+        cgroup: state.node_cgroup(&plan.name),
+        plan: plan.clone(),
+    };
+    Ok(controllers::Context {
+        client,
+        topology: state.topology.clone(),
+        balancers,
+        registry: shared.registry.clone(),
+        nodes: state.topology.nodes.iter().map(node).collect(),
+        state_dir: paths.root().to_owned(),
+        cni_plugin: exe.clone(),
+        exe,
+    })
 }
 
 type Serving = tokio::task::JoinHandle<io::Result<()>>;

@@ -50,6 +50,8 @@ async fn a_changed_template_replaces_every_pod_and_keeps_service() {
     cluster.create(deployment("nginx", 3, "nginx:1")).await;
     cluster.create(harness::service("nginx", json!({"type": "ClusterIP"}))).await;
     cluster.until_ready_endpoints("nginx", 3).await;
+    let available = |object: &Value| object["status"]["availableReplicas"] == 3;
+    cluster.until("first rollout", "apps/v1", "deployments", "nginx", available).await;
     let before = running_pods(&cluster.list("v1", "pods").await);
     let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "nginx:2"}]}}}});
     cluster.merge("apps/v1", "deployments", "nginx", image).await;

@@ -86,31 +86,36 @@ fn plan_family(
         let ports = own.first().and_then(|slice| slice.ports.clone()).unwrap_or_default();
         groups.insert((family, ports.iter().map(port_key).collect()), (ports, BTreeMap::new()));
     }
-    let mut taken: BTreeSet<_> = own.iter().filter_map(|slice| slice.metadata.name.clone()).collect();
-    let (mut actions, mut kept) = (vec![], BTreeSet::new());
-    for ((family, key), (ports, wanted)) in groups {
+    let mut filled = vec![];
+    for ((_, key), (ports, wanted)) in groups {
         let same: Vec<_> =
             own.iter().filter(|slice| slice_key(slice) == key).map(|slice| Arc::clone(slice)).collect();
-        let filled = fill(&same, wanted);
-        for (slice, endpoints) in filled {
-            let meta = metadata(service, pods, slice.as_deref(), &mut taken, family);
-            let new = EndpointSlice {
-                address_type: family.to_owned(),
-                endpoints,
-                metadata: meta,
-                ports: Some(ports.clone()).filter(|ports| !ports.is_empty()),
-            };
-            match slice {
-                None => actions.push(Action::Create(Arc::new(new))),
-                Some(old) => {
-                    kept.insert(old.metadata.name.clone());
-                    actions.extend(replacement(&old, new));
-                }
-            }
+        filled.extend(
+            fill(&same, wanted).into_iter().map(|(slice, endpoints)| (slice, ports.clone(), endpoints)),
+        );
+    }
+    let kept: BTreeSet<_> =
+        filled.iter().filter_map(|(slice, ..)| slice.as_ref()?.metadata.name.clone()).collect();
+    let is_kept =
+        |slice: &EndpointSlice| slice.metadata.name.as_ref().is_some_and(|name| kept.contains(name));
+    // A slice that would go is made into one that would be created: no moment has both, or neither.
+    let mut surplus = own.iter().filter(|slice| !is_kept(slice)).map(|slice| Arc::clone(slice));
+    let mut taken: BTreeSet<_> = own.iter().filter_map(|slice| slice.metadata.name.clone()).collect();
+    let mut actions = vec![];
+    for (slice, ports, endpoints) in filled {
+        let slice = slice.or_else(|| surplus.next());
+        let new = EndpointSlice {
+            address_type: family.to_owned(),
+            endpoints,
+            metadata: metadata(service, pods, slice.as_deref(), &mut taken, family),
+            ports: Some(ports).filter(|ports| !ports.is_empty()),
+        };
+        match slice {
+            None => actions.push(Action::Create(Arc::new(new))),
+            Some(old) => actions.extend(replacement(&old, new)),
         }
     }
-    let surplus = own.iter().filter(|slice| !kept.contains(&slice.metadata.name));
-    actions.extend(surplus.map(|slice| Action::Delete(Arc::clone(slice))));
+    actions.extend(surplus.map(Action::Delete));
     actions
 }
 

@@ -159,6 +159,8 @@ fn finished_pods_and_pods_without_address_are_no_endpoints() {
     let mut api = Api::default();
     api.sync(&plain(), &pods);
     assert_eq!(api.sizes(), [0], "one empty slice says that the Service was looked at");
+    assert_eq!(api.sync(&plain(), &[pod(3)]), 1);
+    assert_eq!(api.sizes(), [1], "which then becomes the first real one");
 }
 
 #[test]
@@ -215,8 +217,13 @@ fn a_port_change_moves_everything() {
     let other = service(
         json!({"ports": [{"port": 80, "targetPort": 9090}], "clusterIP": "10.24.0.9", "ipFamilies": ["IPv4"]}),
     );
-    api.sync(&other, &[pod(0), pod(1)]);
-    assert_eq!(api.sizes(), [2]);
+    let name = api.slices[0].metadata.name.clone();
+    assert_eq!(api.sync(&other, &[pod(0), pod(1)]), 1);
+    assert_eq!(
+        (api.sizes(), &api.slices[0].metadata.name),
+        (vec![2], &name),
+        "the same slice, changed at once"
+    );
     assert_eq!(api.slices[0].ports.as_ref().expect("ports")[0].port, Some(9090));
 }
 

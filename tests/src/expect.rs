@@ -1,7 +1,7 @@
 //! What a case asks and what it wants, and what the oracle says of it. Pure.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
 };
 
@@ -108,7 +108,7 @@ impl Oracle {
     }
 
     fn at(&self, node: Node, probe: &Probe) -> Outcome {
-        let source = SocketAddr::new(probe.from.address().into(), 40_000);
+        let source = SocketAddr::new(source(probe), 40_000);
         let packet = Packet { source, destination: probe.to, protocol: probe.protocol };
         forward(&packet, &self.snapshots[&node])
     }
@@ -136,14 +136,6 @@ impl Oracle {
             ),
         }
     }
-
-    /// Backend addresses that TCP or UDP port numbers tell apart.
-    pub fn backends(&self, probe: &Probe) -> BTreeSet<SocketAddr> {
-        match self.outcome(probe).1 {
-            Outcome::Forwarded { choices } => choices.iter().map(|choice| choice.backend).collect(),
-            _ => BTreeSet::new(),
-        }
-    }
 }
 
 impl Seen {
@@ -164,6 +156,14 @@ impl Seen {
             Some(node) => Self::Node(node),
             None => Self::Other(address),
         }
+    }
+}
+
+/// The address that the client's kernel chooses: to an address of the machine itself, that one.
+fn source(probe: &Probe) -> IpAddr {
+    match probe.from {
+        Place::Host(_) if probe.to.ip() == IpAddr::V4(VIP) => VIP.into(),
+        from => from.address().into(),
     }
 }
 

@@ -1,36 +1,61 @@
-//! Opens the planes under test on the nodes of a topology.
+//! Opens the planes under test on the nodes of a topology, and takes them down again.
 
-use std::path::PathBuf;
+use std::{error::Error as _, fs, io::ErrorKind, path::PathBuf};
 
 use dataplane::Dataplane;
 use model::Plane;
 
 use crate::{places::Node, topology::Topology};
 
-/// # Panics
-/// The plane refuses to open.
-pub(crate) fn open(plane: Plane, topology: &Topology, node: Node) -> Box<dyn Dataplane> {
-    let open = || -> Result<Box<dyn Dataplane>, dataplane::Error> {
-        match plane {
-            Plane::Iptables => {
-                let config = dataplane_iptables::Config::default();
-                Ok(Box::new(dataplane_iptables::IptablesDataplane::open(config)?))
-            }
-            Plane::Ebpf => {
-                let config = dataplane_ebpf::Config {
-                    bpffs: pins(topology, node),
-                    uplinks: vec!["eth0".to_owned()],
-                    ..Default::default()
-                };
-                Ok(Box::new(dataplane_ebpf::EbpfDataplane::open(config)?))
-            }
-        }
-    };
-    let opened = topology.node(node).run(open).expect("enter namespace");
-    opened.unwrap_or_else(|error| panic!("open {plane} on {}: {error}", node.name()))
+/// A node's plane. Dropping it takes its pins away, and with them whatever it attached.
+pub(crate) struct NodePlane {
+    pub(crate) plane: Box<dyn Dataplane>,
+    _pins: Pins,
 }
 
 /// Where a node's maps and links are pinned; of its own, so that cases run in parallel.
-fn pins(topology: &Topology, node: Node) -> PathBuf {
-    PathBuf::from(format!("/sys/fs/bpf/{}-{}", topology.name, node.name()))
+struct Pins(PathBuf);
+
+impl NodePlane {
+    /// # Panics
+    /// The plane refuses to open.
+    pub(crate) fn open(plane: Plane, topology: &Topology, node: Node) -> Self {
+        // Before the plane opens: what it leaves when it fails half-way is removed, too.
+        let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/{}-{}", topology.name, node.name())));
+        let open = || -> Result<Box<dyn Dataplane>, dataplane::Error> {
+            match plane {
+                Plane::Iptables => {
+                    let config = dataplane_iptables::Config::default();
+                    Ok(Box::new(dataplane_iptables::IptablesDataplane::open(config)?))
+                }
+                Plane::Ebpf => {
+                    let config = dataplane_ebpf::Config {
+                        bpffs: pins.0.clone(),
+                        uplinks: vec!["eth0".to_owned()],
+                        ..Default::default()
+                    };
+                    Ok(Box::new(dataplane_ebpf::EbpfDataplane::open(config)?))
+                }
+            }
+        };
+        let opened = topology.node(node).run(open).expect("enter namespace");
+        let plane =
+            opened.unwrap_or_else(|error| panic!("open {plane} on {}: {}", node.name(), chain(&error)));
+        Self { plane, _pins: pins }
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != ErrorKind::NotFound => eprintln!("{}: {error}", self.0.display()),
+            _ => {}
+        }
+    }
+}
+
+/// An error with all its causes.
+pub(crate) fn chain(error: &dataplane::Error) -> String {
+    let causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

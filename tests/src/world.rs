@@ -8,14 +8,13 @@ use std::{
     time::Duration,
 };
 
-use dataplane::Dataplane;
 use model::{Answer, Plane, Protocol};
 
 use crate::{
     cluster::{self, Service},
     expect::{Oracle, Probe, Seen, Want},
     places::{Node, Pod},
-    planes,
+    planes::{NodePlane, chain},
     talk::{Conversation, Servers, Who, who_udp},
     topology::Topology,
 };
@@ -36,7 +35,7 @@ pub struct World {
 struct Lab {
     plane: Plane,
     /// Before the topology: planes leave before their namespaces go.
-    planes: BTreeMap<Node, Box<dyn Dataplane>>,
+    planes: BTreeMap<Node, NodePlane>,
     _servers: Servers,
     topology: Topology,
 }
@@ -86,11 +85,13 @@ impl World {
                 let endpoints = lab.topology.endpoints(node).into_iter();
                 next.endpoints =
                     endpoints.map(|endpoint| (endpoint.pod.clone(), Arc::new(endpoint))).collect();
-                let plane = lab.planes.get_mut(&node).expect("both nodes run a plane");
+                let plane = &mut lab.planes.get_mut(&node).expect("both nodes run a plane").plane;
                 let changed = next.changed_since(&before);
                 let applied = lab.topology.node(node).run(|| plane.apply(&next, &changed));
-                let applied = applied.expect("enter namespace").expect("apply");
-                assert!(applied.failed.is_empty(), "{}: {:?}", node.name(), applied.failed);
+                let applied = applied.expect("enter namespace");
+                let applied = applied.unwrap_or_else(|error| panic!("{}: {}", node.name(), chain(&error)));
+                let failed: Vec<_> = applied.failed.values().map(chain).collect();
+                assert_eq!(failed, [""; 0], "{}", node.name());
             }
             self.oracle.snapshots.insert(node, next);
         }
@@ -213,7 +214,7 @@ impl Lab {
         for pod in Pod::ALL {
             topology.pod(pod).run(|| servers.start(pod)).expect("enter namespace").expect("start servers");
         }
-        let planes = Node::ALL.map(|node| (node, planes::open(plane, &topology, node))).into();
+        let planes = Node::ALL.map(|node| (node, NodePlane::open(plane, &topology, node))).into();
         Self { plane, planes, _servers: servers, topology }
     }
 
@@ -259,10 +260,10 @@ impl std::fmt::Debug for Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for (node, plane) in &mut self.planes {
+        for (node, NodePlane { plane, .. }) in &mut self.planes {
             let cleaned = self.topology.node(*node).run(|| plane.clean_up());
             if let Ok(Err(error)) = cleaned {
-                eprintln!("{}: {error}", node.name());
+                eprintln!("{}: {}", node.name(), chain(&error));
             }
         }
     }

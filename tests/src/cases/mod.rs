@@ -49,9 +49,11 @@ cases! {
         external_local,
         no_local_endpoints,
         local_policy_short_circuits,
+        host_to_own_addresses,
         internal_local,
         no_endpoints,
         source_ranges,
+        source_ranges_on_the_node,
         terminating,
         terminating_local,
         affinity;

@@ -34,7 +34,17 @@ pub(super) fn local_policy_short_circuits(world: &mut World) {
     world.program(&[Service::web(&[B1, B2]).external_local()]);
     for frontend in [WEB_VIP, web_node_port(A)] {
         world.expect(Probe::tcp(Place::Pod(A1), frontend), own(&[B1, B2]));
-        world.expect(Probe::tcp(Place::Host(A), frontend), masqueraded(A, &[B1, B2]));
+    }
+}
+
+/// The node's own processes are no outside clients either; frontends on the node's own addresses need no network.
+pub(super) fn host_to_own_addresses(world: &mut World) {
+    let local = Service::web(&[B1, B2]).external_local();
+    for (service, pods) in [(Service::web(&[A1, B1]), [A1, B1]), (local, [B1, B2])] {
+        world.program(&[service]);
+        for frontend in [WEB_VIP, web_node_port(A)] {
+            world.expect(Probe::tcp(Place::Host(A), frontend), masqueraded(A, &pods));
+        }
     }
 }
 
@@ -76,6 +86,14 @@ pub(super) fn source_ranges(world: &mut World) {
     world.expect(Probe::tcp(Client, WEB_VIP).via(B), own(&[B1]));
     world.program(&[Service::web(&[A2, B1])]);
     world.expect(Probe::tcp(Place::Pod(A1), WEB_VIP), masqueraded(A, &[A2, B1]));
+}
+
+/// A node reaches the load-balancer address, which is one of its own, where its own address may.
+pub(super) fn source_ranges_on_the_node(world: &mut World) {
+    world.program(&[Service::web(&[A2, B1]).source_ranges(&["10.128.0.0/24"])]);
+    world.expect(Probe::tcp(Place::Host(A), WEB_VIP), masqueraded(A, &[A2, B1]));
+    world.program(&[Service::web(&[A2, B1]).source_ranges(&["192.0.2.0/24"])]);
+    world.expect(Probe::tcp(Place::Host(A), WEB_VIP), Want::SourceDenied);
 }
 
 /// Only where no ready backend is left.

@@ -8,19 +8,19 @@ use crate::validation::FieldErrors;
 /// What went wrong with a request; [`ApiError::status`] is what the client sees.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ApiError {
-    #[error("{resource} {name:?} not found")]
+    #[error("{} {name:?} not found", qualified(resource, group))]
     NotFound { group: String, resource: String, name: String },
     #[error("the server could not find the requested resource")]
     UnknownPath,
-    #[error("{resource} {name:?} already exists")]
+    #[error("{} {name:?} already exists", qualified(resource, group))]
     AlreadyExists { group: String, resource: String, name: String },
-    #[error("Operation cannot be fulfilled on {resource} {name:?}: {detail}")]
+    #[error("Operation cannot be fulfilled on {} {name:?}: {detail}", qualified(resource, group))]
     Conflict { group: String, resource: String, name: String, detail: String },
     #[error("Apply failed with {}", conflicts_text(.0))]
     ApplyConflict(Vec<ApplyConflict>),
-    #[error("{kind} {name:?} is invalid: {errors}")]
+    #[error("{} {name:?} is invalid: {errors}", qualified(kind, group))]
     Invalid { group: String, kind: String, name: String, errors: FieldErrors },
-    #[error("{resource} {name:?} is forbidden: {detail}")]
+    #[error("{} {name:?} is forbidden: {detail}", qualified(resource, group))]
     Forbidden { group: String, resource: String, name: String, detail: String },
     #[error("{0}")]
     BadRequest(String),
@@ -46,6 +46,11 @@ pub(crate) struct ApplyConflict {
     /// As messages name it: quoted, and how it came by the field.
     pub(crate) manager: String,
     pub(crate) field: String,
+}
+
+/// `deployments.apps`, or `services` for the core group.
+fn qualified(name: &str, group: &str) -> String {
+    if group.is_empty() { name.to_owned() } else { format!("{name}.{group}") }
 }
 
 fn conflicts_text(conflicts: &[ApplyConflict]) -> String {

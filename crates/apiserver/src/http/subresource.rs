@@ -49,32 +49,22 @@ impl Exchange {
     async fn scale(&self, key: &Key, paths: &ScalePaths, body: Body) -> Result<Response, ApiError> {
         let show =
             |object: &Object| json_response(StatusCode::OK, &ops::scale_of(&self.resource, paths, object));
-        let change: Box<dyn FnOnce(&Value) -> Result<Value, ApiError> + Send> = match self.parts.method {
+        let (kind, sent) = match self.parts.method {
             Method::GET => {
                 let object = self.app.core.lock().get(&self.resource, key)?;
                 return Ok(show(&object));
             }
-            Method::PUT => {
-                let sent = body::read(&self.parts.headers, body).await?;
-                Box::new(move |_| Ok(sent))
-            }
+            Method::PUT => (None, body::read(&self.parts.headers, body).await?),
             Method::PATCH => {
                 let (kind, sent) = body::read_patch(&self.parts.headers, body).await?;
-                Box::new(move |scale| match kind {
-                    PatchType::Json => patch::json_patch(scale, &sent),
-                    PatchType::Merge | PatchType::Strategic | PatchType::Apply => {
-                        let mut scale = scale.clone();
-                        patch::merge(&mut scale, &sent);
-                        Ok(scale)
-                    }
-                })
+                (Some(kind), sent)
             }
             _ => return Err(ApiError::MethodNotAllowed),
         };
         let options = self.query.write_options(self.manager())?;
         let mut state = self.app.core.lock();
         let written = ops::update(&mut state, &self.resource, key, Part::Main, &options, |current| {
-            let scale = change(&ops::scale_of(&self.resource, paths, current))?;
+            let scale = next_scale(ops::scale_of(&self.resource, paths, current), kind, sent)?;
             ops::apply_scale(paths, current, &scale)
         })?;
         drop(state);
@@ -118,6 +108,19 @@ impl Exchange {
         let options = DeleteOptions::parse(&eviction["deleteOptions"])?;
         ops::delete(&mut self.app.core.lock(), &self.resource, key, &options)?;
         Ok(json_response(StatusCode::CREATED, &success()))
+    }
+}
+
+/// The Scale that a PUT or a patch makes of the current one. A Scale has no lists: all but JSON patches merge alike.
+fn next_scale(current: Value, kind: Option<PatchType>, sent: Value) -> Result<Value, ApiError> {
+    match kind {
+        None => Ok(sent),
+        Some(PatchType::Json) => patch::json_patch(&current, &sent),
+        Some(PatchType::Merge | PatchType::Strategic | PatchType::Apply) => {
+            let mut scale = current;
+            patch::merge(&mut scale, &sent);
+            Ok(scale)
+        }
     }
 }
 

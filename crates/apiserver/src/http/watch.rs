@@ -118,7 +118,7 @@ fn check_initial_events(query: &Query, initial: bool, resource: &Resource) -> Re
     }
     Err(ApiError::Invalid {
         group: "meta.k8s.io".to_owned(),
-        kind: "ListOptions.meta.k8s.io".to_owned(),
+        kind: "ListOptions".to_owned(),
         name: resource.plural.clone(),
         errors,
     })

@@ -87,7 +87,7 @@ pub(super) fn create_managed(
 pub(super) fn invalid(resource: &Resource, name: &str, errors: FieldErrors) -> ApiError {
     ApiError::Invalid {
         group: resource.group.clone(),
-        kind: resource.qualified_kind(),
+        kind: resource.kind.clone(),
         name: name.to_owned(),
         errors,
     }
@@ -126,7 +126,7 @@ fn check_namespace(state: &State, resource: &Resource, object: &Object) -> Resul
     if meta::is_deleting(namespace) {
         return Err(ApiError::Forbidden {
             group: resource.group.clone(),
-            resource: resource.qualified(),
+            resource: resource.plural.clone(),
             name: meta::name(object).to_owned(),
             detail: format!(
                 "unable to create new content in namespace {name} because it is being terminated"

@@ -133,7 +133,7 @@ fn check_preconditions(
         {
             return Err(ApiError::Conflict {
                 group: resource.group.clone(),
-                resource: resource.qualified(),
+                resource: resource.plural.clone(),
                 name: meta::name(current).to_owned(),
                 detail: format!(
                     "Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}"

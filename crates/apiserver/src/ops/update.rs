@@ -81,8 +81,8 @@ fn run(
     prepare(resource, part, &current, &mut object);
 
     let mut errors = FieldErrors::default();
+    defaulting::apply(resource, &mut object);
     if part == Part::Main {
-        defaulting::apply(resource, &mut object);
         if resource.is(Builtin::Service) {
             let entropy = &*state.config.entropy;
             alloc::service::assign(&state.allocations, entropy, Some(&current), &mut object, &mut errors);
@@ -126,7 +126,7 @@ fn check_identity(resource: &Resource, current: &Object, object: &Object) -> Res
     }
     let conflict = |detail: String| ApiError::Conflict {
         group: resource.group.clone(),
-        resource: resource.qualified(),
+        resource: resource.plural.clone(),
         name: name.to_owned(),
         detail,
     };

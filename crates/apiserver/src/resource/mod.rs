@@ -57,16 +57,6 @@ impl Resource {
         }
     }
 
-    /// `services` or `deployments.apps`, as messages name a resource.
-    pub(crate) fn qualified(&self) -> String {
-        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
-    }
-
-    /// `Service` or `Deployment.apps`, as messages of invalid objects name a kind.
-    pub(crate) fn qualified_kind(&self) -> String {
-        if self.group.is_empty() { self.kind.clone() } else { format!("{}.{}", self.kind, self.group) }
-    }
-
     pub(crate) fn builtin(&self) -> Option<Builtin> {
         match self.schema {
             Schema::Builtin(builtin) => Some(builtin),

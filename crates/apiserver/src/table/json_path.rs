@@ -3,8 +3,6 @@
 
 use serde_json::Value;
 
-use crate::meta;
-
 /// The first value a path finds.
 pub(super) fn first<'a>(path: &str, value: &'a Value) -> Option<&'a Value> {
     let path = path.trim().trim_start_matches('{').trim_end_matches('}').trim_start_matches('$');
@@ -73,7 +71,8 @@ fn holds(filter: &str, element: &Value) -> bool {
     let wanted = right.trim().trim_matches(['\'', '"']);
     let same = match found {
         Value::String(text) => text == wanted,
-        other => !meta::is_empty(other) && other.to_string() == wanted,
+        Value::Null => false,
+        other => serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *other),
     };
     same == equal
 }

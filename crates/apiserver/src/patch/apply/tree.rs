@@ -96,7 +96,7 @@ fn is_hollow(value: &Value) -> bool {
 
 fn is_element(element: &Value, step: &str, wanted: &str) -> bool {
     if step.starts_with("v:") {
-        return element.to_string() == wanted;
+        return serde_json::from_str::<Value>(wanted).is_ok_and(|wanted| wanted == *element);
     }
     let keys: Map<String, Value> = serde_json::from_str(wanted).unwrap_or_default();
     !keys.is_empty()

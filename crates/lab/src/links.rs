@@ -64,8 +64,11 @@ fn edge(topology: &Topology) -> Wiring {
     let mut sysctls = NO_REVERSE_PATH_FILTER.to_vec();
     sysctls.extend([
         ("net.ipv4.ip_forward", "1"),
-        // The 5-tuple, not only addresses (Linux networking/ip-sysctl.rst).
-        ("net.ipv4.fib_multipath_hash_policy", "1"),
+        // The 5-tuple as it stands in the packet: addresses, protocol, ports (Linux networking/ip-sysctl.rst).
+        // Policy 1 would take the hash that the sending socket put beside the packet (net/ipv4/route.c,
+        // fib_multipath_hash), which survives a veth pair and changes with every retransmission.
+        ("net.ipv4.fib_multipath_hash_policy", "3"),
+        ("net.ipv4.fib_multipath_hash_fields", "55"),
         // A pod's packet may leave the edge by the interface it came in on: nothing to complain about.
         ("net.ipv4.conf.all.send_redirects", "0"),
         ("net.ipv4.conf.default.send_redirects", "0"),

@@ -62,6 +62,8 @@ pub struct Error {
 /// What was found and removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Removed {
+    /// There was anything to remove.
+    pub existed: bool,
     pub processes: usize,
     pub namespaces: usize,
 }
@@ -103,6 +105,7 @@ impl Removal {
             self.remove_cgroup(&cgroup);
             remove_empty_parent(&cgroup);
         }
+        self.removed.existed |= paths.root().exists() || self.removed != Removed::default();
         // The last to go: as long as anything is left, the lab is listed.
         if self.failures.is_empty() {
             self.remove_tree(paths.root());

@@ -9,7 +9,8 @@ use crate::{
     edge::HealthCheckTiming,
     paths::Paths,
     plan::{LabName, Topology},
-    process::write_whole,
+    process::{Record, Registry, write_whole},
+    supervisor,
 };
 
 /// Of the layout of `state.json`.
@@ -47,8 +48,8 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
-    #[error("create lab {name}: it exists already; remove it with: twinplane lab down --name {name}")]
-    Exists { name: LabName },
+    #[error("create lab {name}: {what}; remove it with: twinplane lab down --name {name}")]
+    Exists { name: LabName, what: &'static str },
 }
 
 impl State {
@@ -93,7 +94,9 @@ impl State {
         let write = |source| Error::Write { name: name.clone(), source };
         fs::create_dir_all(Paths::all()).map_err(write)?;
         match fs::create_dir(paths.root()) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(Error::Exists { name }),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                return Err(Error::Exists { what: standing(&paths), name });
+            }
             result => result.map_err(write)?,
         }
         fs::create_dir(paths.logs()).map_err(write)?;
@@ -118,6 +121,13 @@ impl State {
         }
         Ok(state)
     }
+}
+
+/// What has a lab's name already.
+fn standing(paths: &Paths) -> &'static str {
+    let records = Registry::new(paths.processes()).all().unwrap_or_default();
+    let runs = |record: &Record| record.role == supervisor::ROLE && record.process.is_alive();
+    if records.iter().any(runs) { "one of that name is up" } else { "a crash left one of that name" }
 }
 
 /// The names of all labs, those that a crash left behind included, sorted.

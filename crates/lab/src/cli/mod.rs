@@ -165,6 +165,7 @@ fn down(chosen: &Chosen, all: bool) -> anyhow::Result<ExitCode> {
     let mut failed = false;
     for name in names {
         match remove::remove(&name) {
+            Ok(removed) if !removed.existed => eprintln!("there is no lab {name}"),
             Ok(removed) => eprintln!(
                 "removed lab {name}: {} processes, {} namespaces",
                 removed.processes, removed.namespaces

@@ -3,7 +3,7 @@
 //! Pure: renders text for `ip -batch` and `iptables-restore`. The kernel forwards by itself afterwards:
 //! - one next hop per node, one *resilient* next-hop group per address: a flow keeps its node as long as the node
 //!   stays in the group, whatever happens to the others (Linux `networking/nexthop-group-resilient.rst`);
-//! - `fib_multipath_hash_policy=1` picks the group's bucket by the 5-tuple;
+//! - `fib_multipath_hash_policy=3` picks the group's bucket by the 5-tuple (set with the wires, see `links`);
 //! - a filter lets through what a forwarding rule names. Nothing is rewritten.
 
 use std::{

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU32, Ordering},
@@ -175,6 +175,45 @@ async fn flows_keep_their_node_while_others_leave_and_return() {
     until("node-b returns", || receiving(&edge) == [true, true]).await;
     assert!(on_a.iter_mut().all(|(flow, _)| ask(flow) == b'a'), "node-a's flows stay");
     until("node-b gets new flows", || ask(&mut wires.connect(vip).expect("connect")) == b'b').await;
+}
+
+/// Each socket gives its packets another hash of its own: what the load balancer goes by must be the packet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_five_tuple_has_one_node_whatever_socket_sends_it() {
+    let wires = Wires::new();
+    let edge = wires.edge();
+    let mut wanted = spec();
+    wanted.ports = vec![(Protocol::Udp, Port::new(53).expect("port"))];
+    let vip = SocketAddr::new(edge.ensure(wanted).await.expect("ensure"), 53);
+    for node in &wires.state.topology.nodes {
+        let namespace = NetNs::open(&node.namespace).expect("node");
+        let socket =
+            namespace.run(|| UdpSocket::bind(vip)).expect("enter").expect("the address is the node's");
+        let letter = node.name.as_bytes()[5];
+        thread::spawn(move || {
+            while let Ok((_, from)) = socket.recv_from(&mut [0]) {
+                let _ = socket.send_to(&[letter], from);
+            }
+        });
+    }
+    let client = NetNs::open(&wires.state.topology.client_namespace()).expect("client");
+    let ask = |port: u16| {
+        let socket = client.run(|| UdpSocket::bind(("0.0.0.0", port))).expect("enter").expect("bind");
+        socket.set_read_timeout(Some(Duration::from_secs(2))).expect("timeout");
+        socket.connect(vip).expect("connect");
+        let mut answer = [0];
+        socket.send(b"?").and_then(|_| socket.recv(&mut answer)).expect("an answer");
+        answer[0]
+    };
+    let mut seen = vec![];
+    for port in 40_000..40_020 {
+        let letter = ask(port);
+        assert!((0..5).all(|_| ask(port) == letter), "port {port} changes its node");
+        seen.push(letter);
+    }
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, *b"ab");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -156,12 +156,23 @@ fn problems(manifest: &Manifest, status: &Status) -> Vec<Problem> {
     if !of_causes.is_empty() {
         return of_causes;
     }
-    vec![manifest.problem(unknown_field(&status.message), status.message.clone())]
+    let kind = status.details.as_ref().map(|details| details.kind.as_str());
+    let field = match (status.reason.as_str(), kind) {
+        ("NotFound", Some("namespaces")) => Some("metadata.namespace"),
+        _ => blamed_field(&status.message),
+    };
+    vec![manifest.problem(field, status.message.clone())]
 }
 
-/// The field in `strict decoding error: unknown field "spec.foo"`.
-fn unknown_field(message: &str) -> Option<&str> {
-    message.split_once("unknown field \"")?.1.split('"').next()
+/// The field in `strict decoding error: unknown field "spec.foo"` and
+/// `cannot be handled as a Service: spec.ports[0].port: invalid type`.
+fn blamed_field(message: &str) -> Option<&str> {
+    if let Some((_, rest)) = message.split_once("unknown field \"") {
+        return rest.split('"').next();
+    }
+    let (_, rest) = message.split_once(" cannot be handled as a ")?;
+    let (field, _) = rest.split_once(": ")?.1.split_once(": ")?;
+    field.chars().all(|c| c.is_ascii_alphanumeric() || ".[]/-_".contains(c)).then_some(field)
 }
 
 #[cfg(test)]
@@ -197,6 +208,20 @@ mod tests {
                  Unsupported value: \"x\"",
             ]
         );
+    }
+
+    #[test]
+    fn fields_are_found_in_messages_without_causes() {
+        let wrong_type =
+            "Service in version \"v1\" cannot be handled as a Service: spec.ports[0].port: invalid type";
+        for (message, field) in [
+            (wrong_type, Some("spec.ports[0].port")),
+            ("strict decoding error: unknown field \"spec.prots\"", Some("spec.prots")),
+            ("Service in version \"v1\" cannot be handled as a Service: no such luck: at all", None),
+            ("namespaces \"x\" not found", None),
+        ] {
+            assert_eq!(blamed_field(message), field, "{message}");
+        }
     }
 
     #[test]

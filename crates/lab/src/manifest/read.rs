@@ -150,15 +150,10 @@ fn objects(file: &str, offset: u64, root: Node, manifests: &mut Vec<Manifest>, p
     }
 }
 
-/// The parser's message without the position that the report gives anyway.
+/// The parser's message without its position: that counts within the document, the report's within the file.
 fn sentence(message: &str) -> String {
     let first = message.lines().next().unwrap_or(message);
-    let text = first.strip_prefix("error: ").unwrap_or(first);
-    let text = match text.strip_prefix("line ").and_then(|rest| rest.split_once(": ")) {
-        Some((_, text)) => text,
-        None => text,
-    };
-    text.to_owned()
+    first.split_once(" at line ").map_or(first, |(text, _)| text).to_owned()
 }
 
 #[cfg(test)]

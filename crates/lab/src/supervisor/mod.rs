@@ -116,7 +116,7 @@ async fn start_and_run(shared: &Arc<Shared>, edge: &std::sync::OnceLock<Edge>) -
     let balancers = Edge::new(shared.state.topology.clone(), shared.state.health_check)?;
     edge.set(balancers.clone()).expect("set once");
 
-    shared.begin("start agents");
+    shared.begin("start controllers");
     let agents = agents::start(shared)?;
     let controllers = controllers::run(context(shared, client, balancers)?, CancellationToken::new());
     shared.update(|status| status.phase = Phase::Running);

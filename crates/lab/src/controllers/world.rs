@@ -14,7 +14,7 @@ use kube::{
     Api, Client, Resource, ResourceExt as _,
     runtime::{
         WatchStreamExt as _,
-        reflector::{Store, store},
+        reflector::{ObjectRef, Store, store},
         watcher,
     },
 };
@@ -82,8 +82,10 @@ impl<K: Kind> Watched<K> {
     }
 
     pub(super) fn get(&self, namespace: Option<&str>, name: &str) -> Option<Arc<K>> {
-        self.store.find(|object| {
-            object.meta().namespace.as_deref() == namespace && object.meta().name.as_deref() == Some(name)
+        let reference = ObjectRef::<K>::new(name);
+        self.store.get(&match namespace {
+            Some(namespace) => reference.within(namespace),
+            None => reference,
         })
     }
 

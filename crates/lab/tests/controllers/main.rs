@@ -321,6 +321,33 @@ async fn a_second_supervisor_cleans_up_what_the_first_left() {
     cluster.stop().await;
 }
 
+#[test]
+fn nothing_outlives_a_killed_supervisor() {
+    let mut victim = harness::victim("a_supervisor_to_be_killed");
+    let processes = victim.processes();
+    assert!(processes.len() >= 4, "nginx with its worker, a shell with its child: {processes:?}");
+    assert!(processes.iter().all(lab::process::ProcessId::is_alive));
+    victim.kill();
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while let Some(alive) = processes.iter().find(|process| process.is_alive()) {
+        assert!(std::time::Instant::now() < deadline, "{alive:?} outlives its supervisor");
+        std::thread::yield_now();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "started and killed by nothing_outlives_a_killed_supervisor"]
+async fn a_supervisor_to_be_killed() {
+    let cluster = Cluster::start("victim", Cni::Works).await;
+    cluster.create(pod("web", json!({"image": "nginx"}), 5)).await;
+    cluster.create(pod("shell", json!({"command": ["sh", "-c", "sleep 1000 & wait"]}), 5)).await;
+    for name in ["web", "shell"] {
+        cluster.until_ready(name).await;
+    }
+    println!("{}{}", harness::READY, cluster.scratch("processes"));
+    std::future::pending::<()>().await;
+}
+
 fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }

@@ -12,6 +12,7 @@ use std::{
     sync::Arc,
 };
 
+use futures::{StreamExt as _, stream};
 use k8s_openapi::api::{
     core::v1::{Endpoints, Pod, Service},
     discovery::v1::EndpointSlice,
@@ -32,12 +33,18 @@ use super::{
 /// The Service that stands for the API itself.
 const API_SERVICE: (&str, &str) = ("default", "kubernetes");
 
+/// Services that are written at the same time: each write waits until it is seen.
+const WRITERS: usize = 16;
+
+/// Namespace and name.
+type Name = (String, String);
+
 pub(super) struct EndpointSlices {
     client: Client,
     world: World,
     api: SocketAddr,
     /// The v1 Endpoints as last written: nobody else writes them, and they are written whole.
-    legacy: BTreeMap<(String, String), Endpoints>,
+    legacy: BTreeMap<Name, Endpoints>,
 }
 
 impl EndpointSlices {
@@ -57,29 +64,46 @@ impl Controller for EndpointSlices {
     async fn pass(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
         let zones = endpoint::zones(&self.world.nodes.all());
-        let pods = by_namespace(self.world.pods.all());
-        let slices = by_namespace(self.world.slices.all());
-        let services = self.world.services.all();
-        let mut present = BTreeSet::new();
-        for service in &services {
+        let mut pods = BTreeMap::<_, Vec<_>>::new();
+        for pod in self.world.pods.all() {
+            pods.entry(pod.metadata.namespace.clone().unwrap_or_default()).or_default().push(pod);
+        }
+        let mut slices = BTreeMap::<Name, Vec<_>>::new();
+        for slice in self.world.slices.all() {
+            slices.entry(service_of(&slice)).or_default().push(slice);
+        }
+        let (mut actions, mut present) = (vec![], BTreeSet::new());
+        for service in self.world.services.all() {
             let namespace = service.metadata.namespace.clone().unwrap_or_default();
-            let name = service.metadata.name.clone().unwrap_or_default();
-            let pods = pods.get(&namespace).map_or(&[][..], Vec::as_slice);
-            let existing: Vec<_> = slices.get(&namespace).into_iter().flatten().cloned().collect();
-            let (actions, legacy) = if (namespace.as_str(), name.as_str()) == API_SERVICE {
-                (plan::api_slice(self.api, &existing), Some(legacy::api(self.api)))
+            let name = (namespace, service.metadata.name.clone().unwrap_or_default());
+            let pods = pods.get(&name.0).map_or(&[][..], Vec::as_slice);
+            let existing = slices.remove(&name).unwrap_or_default();
+            let legacy = if (name.0.as_str(), name.1.as_str()) == API_SERVICE {
+                actions.push(plan::api_slice(self.api, &existing));
+                Some(legacy::api(self.api))
             } else {
-                (plan::plan(service, pods, &zones, &existing), legacy::of(service, pods))
+                actions.push(plan::plan(&service, pods, &zones, &existing));
+                let old = plan::abandoned(Some(&service), &existing);
+                actions.push(old.into_iter().map(Action::Delete).collect());
+                legacy::of(&service, pods)
             };
-            outcome.note(self.execute_all(actions).await);
             if let Some(legacy) = legacy {
-                present.insert((namespace, name));
-                outcome.note(self.write_legacy(legacy).await);
+                present.insert(name.clone());
+                if self.legacy.get(&name) != Some(&legacy) {
+                    outcome.note(self.write_legacy(name, legacy).await);
+                }
             }
         }
-        for slice in plan::abandoned(&services, &self.world.slices.all()) {
-            outcome.note(self.execute_all(vec![Action::Delete(slice)]).await);
+        for orphans in slices.values() {
+            actions.push(plan::abandoned(None, orphans).into_iter().map(Action::Delete).collect());
         }
+        let actions = actions.into_iter().filter(|actions| !actions.is_empty());
+        let mut written =
+            stream::iter(actions.map(|actions| self.execute_all(actions))).buffer_unordered(WRITERS);
+        while let Some(result) = written.next().await {
+            outcome.note(result);
+        }
+        drop(written);
         self.forget_legacy(&present).await;
         outcome
     }
@@ -99,12 +123,7 @@ impl EndpointSlices {
     }
 
     /// Unwatched, so one write without a version: the last one wins, and this is the only writer.
-    async fn write_legacy(&mut self, endpoints: Endpoints) -> Result<(), WriteError> {
-        let meta = &endpoints.metadata;
-        let key = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
-        if self.legacy.get(&key) == Some(&endpoints) {
-            return Ok(());
-        }
+    async fn write_legacy(&mut self, key: Name, endpoints: Endpoints) -> Result<(), WriteError> {
         let api = write::api::<Endpoints>(&self.client, Some(&key.0));
         let written = match api.replace(&key.1, &PostParams::default(), &endpoints).await {
             Err(kube::Error::Api(status)) if status.code == 404 => {
@@ -119,7 +138,7 @@ impl EndpointSlices {
     }
 
     /// Removes the Endpoints of Services that are gone.
-    async fn forget_legacy(&mut self, present: &BTreeSet<(String, String)>) {
+    async fn forget_legacy(&mut self, present: &BTreeSet<Name>) {
         let gone: Vec<_> = self.legacy.keys().filter(|key| !present.contains(*key)).cloned().collect();
         for key in gone {
             let api = write::api::<Endpoints>(&self.client, Some(&key.0));
@@ -148,12 +167,11 @@ fn selected<'a>(service: &'a Service, pods: &'a [Arc<Pod>]) -> impl Iterator<Ite
     })
 }
 
-fn by_namespace<K: super::world::Kind>(objects: Vec<Arc<K>>) -> BTreeMap<String, Vec<Arc<K>>> {
-    let mut grouped = BTreeMap::<_, Vec<_>>::new();
-    for object in objects {
-        grouped.entry(object.meta().namespace.clone().unwrap_or_default()).or_default().push(object);
-    }
-    grouped
+/// The Service that the slice names; the empty name where it names none.
+fn service_of(slice: &EndpointSlice) -> Name {
+    let meta = &slice.metadata;
+    let service = meta.labels.as_ref().and_then(|labels| labels.get(plan::SERVICE_NAME));
+    (meta.namespace.clone().unwrap_or_default(), service.cloned().unwrap_or_default())
 }
 
 /// Slices of this controller, as opposed to mirrored or hand-made ones.

@@ -41,7 +41,7 @@ pub(super) enum Action {
 type Group = (&'static str, Vec<PortKey>);
 type PortKey = (String, i32, String, Option<String>);
 
-/// What the Service's slices need. `existing` are all slices of its namespace.
+/// What the Service's slices need. `existing` are all slices that name it.
 pub(super) fn plan(
     service: &Service,
     pods: &[Arc<Pod>],
@@ -247,17 +247,12 @@ pub(super) fn api_slice(api: SocketAddr, existing: &[Arc<EndpointSlice>]) -> Vec
     }
 }
 
-/// Managed slices whose Service is gone, or is another by now, or selects nothing any more.
-pub(super) fn abandoned(services: &[Arc<Service>], slices: &[Arc<EndpointSlice>]) -> Vec<Arc<EndpointSlice>> {
-    let owned = |slice: &Arc<EndpointSlice>| {
-        services.iter().any(|service| {
-            serves(slice, service)
-                && service
-                    .spec
-                    .as_ref()
-                    .is_some_and(|spec| spec.selector.as_ref().is_some_and(|s| !s.is_empty()))
-        })
-    };
+/// Managed slices whose Service is gone, or is another by now, or selects nothing any more. `service` is the one that
+/// all of `slices` name.
+pub(super) fn abandoned(service: Option<&Service>, slices: &[Arc<EndpointSlice>]) -> Vec<Arc<EndpointSlice>> {
+    let selector = service.and_then(|service| service.spec.as_ref()?.selector.as_ref());
+    let selects = selector.is_some_and(|selector| !selector.is_empty());
+    let owned = |slice: &EndpointSlice| selects && service.is_some_and(|service| serves(slice, service));
     slices.iter().filter(|slice| is_managed(slice) && !owned(slice)).cloned().collect()
 }
 

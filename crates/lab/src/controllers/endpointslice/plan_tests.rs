@@ -280,7 +280,7 @@ fn slices_of_others_are_never_touched() {
     let foreign = Arc::new(foreign);
     let actions = plan(&plain(), &[pod(0)], &BTreeMap::new(), &[Arc::clone(&foreign)]);
     assert!(matches!(actions.as_slice(), [Action::Create(_)]), "{actions:?}");
-    assert!(abandoned(&[], &[foreign]).is_empty());
+    assert!(abandoned(None, &[foreign]).is_empty());
     let no_selector = service(json!({"selector": {}, "ports": [{"port": 80}]}));
     assert!(plan(&no_selector, &[pod(0)], &BTreeMap::new(), &[]).is_empty());
 }
@@ -289,14 +289,14 @@ fn slices_of_others_are_never_touched() {
 fn slices_of_a_service_that_is_gone_or_another_by_now_are_abandoned() {
     let mut api = Api::default();
     api.sync(&plain(), &[pod(0)]);
-    assert_eq!(abandoned(&[], &api.slices).len(), 1);
-    assert!(abandoned(&[Arc::new(plain())], &api.slices).is_empty());
+    assert_eq!(abandoned(None, &api.slices).len(), 1);
+    assert!(abandoned(Some(&plain()), &api.slices).is_empty());
     let mut recreated = plain();
     recreated.metadata.uid = Some("s-2".to_owned());
-    assert_eq!(abandoned(&[Arc::new(recreated)], &api.slices).len(), 1);
+    assert_eq!(abandoned(Some(&recreated), &api.slices).len(), 1);
     let mut without = plain();
     without.spec.as_mut().expect("spec").selector = None;
-    assert_eq!(abandoned(&[Arc::new(without)], &api.slices).len(), 1);
+    assert_eq!(abandoned(Some(&without), &api.slices).len(), 1);
 }
 
 #[test]

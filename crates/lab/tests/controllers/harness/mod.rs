@@ -1,15 +1,10 @@
 //! A cluster for one test: embedded API, two nodes' namespaces, controllers, and a plugin made of a script.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    net::{IpAddr, SocketAddr},
-    os::unix::fs::PermissionsExt as _,
-    path::PathBuf,
-    process::Command,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+mod fakes;
+mod objects;
+mod victim;
+
+use std::{fs, net::SocketAddr, path::PathBuf, process::Command, sync::Mutex, time::Duration};
 
 use futures::StreamExt as _;
 use kube::{
@@ -21,8 +16,7 @@ use kube::{
 };
 use lab::{
     LabName, Topology,
-    controllers::{self, Context, LoadBalancerError, LoadBalancers, NodeContext},
-    edge::ForwardingRuleSpec,
+    controllers::{self, Context, NodeContext},
     process::Registry,
 };
 use netns::{NetNs, Owned};
@@ -30,54 +24,15 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::{
+    fakes::{Balancers, Cni},
+    objects::{deployment, pod, running_pods, service},
+    victim::{READY, victim},
+};
+
 /// Everything that must happen happens within this, or the test fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const NAMESPACE: &str = "test";
-
-/// How the plugin of a test behaves.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Cni {
-    Works,
-    RefusesTwice,
-}
-
-/// Gives addresses as the edge does, and remembers what it was told.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Balancers {
-    told: Arc<Mutex<BTreeMap<String, ForwardingRuleSpec>>>,
-    refusal: Arc<Mutex<Option<String>>>,
-}
-
-impl Balancers {
-    pub(crate) fn spec(&self, uid: &str) -> Option<ForwardingRuleSpec> {
-        self.told.lock().expect("lock").get(uid).cloned()
-    }
-
-    pub(crate) fn refuse(&self, why: &str) {
-        *self.refusal.lock().expect("lock") = Some(why.to_owned());
-    }
-
-    pub(crate) fn accept(&self) {
-        *self.refusal.lock().expect("lock") = None;
-    }
-}
-
-impl LoadBalancers for Balancers {
-    async fn ensure(&self, spec: ForwardingRuleSpec) -> Result<IpAddr, LoadBalancerError> {
-        if let Some(refusal) = &*self.refusal.lock().expect("lock") {
-            return Err(refusal.clone().into());
-        }
-        let mut told = self.told.lock().expect("lock");
-        let address = spec.requested_ip.unwrap_or_else(|| IpAddr::from([203, 0, 113, 1]));
-        told.insert(spec.uid.clone(), spec);
-        Ok(address)
-    }
-
-    async fn remove(&self, uid: &str) -> Result<(), LoadBalancerError> {
-        self.told.lock().expect("lock").remove(uid);
-        Ok(())
-    }
-}
 
 pub(crate) struct Cluster {
     pub(crate) balancers: Balancers,
@@ -128,7 +83,7 @@ impl Cluster {
             state_dir: directory.path().join("state"),
             registry: Registry::new(directory.path().join("processes")),
             exe: PathBuf::from("/nonexistent/twinplane"),
-            cni_plugin: plugin(directory.path(), cni),
+            cni_plugin: fakes::plugin(directory.path(), cni),
         };
         let mut cluster = Self {
             balancers,
@@ -395,36 +350,6 @@ fn resource(version: &str, plural: &str) -> ApiResource {
     ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, version, ""), plural)
 }
 
-/// A plugin that gives each pod the next address, on its loopback, and notes each call.
-fn plugin(directory: &std::path::Path, cni: Cni) -> PathBuf {
-    let refusals = match cni {
-        Cni::Works => 0,
-        Cni::RefusesTwice => 2,
-    };
-    let path = directory.join("plugin");
-    let here = directory.display();
-    let script = format!(
-        r#"#!/bin/sh
-exec 9> {here}/cni.lock
-flock 9
-cat > /dev/null
-echo "$CNI_COMMAND" >> {here}/cni.log
-[ "$CNI_COMMAND" = ADD ] || exit 0
-calls=$(grep -c '^ADD$' {here}/cni.log)
-if [ "$calls" -le {refusals} ]; then
-    echo '{{"cniVersion":"1.1.0","code":11,"msg":"out of addresses"}}'
-    exit 1
-fi
-address=10.20.0.$((calls + 1))
-ip -n "$(basename "$CNI_NETNS")" addr add $address/32 dev lo || exit 1
-echo '{{"cniVersion":"1.1.0","ips":[{{"address":"'$address'/24"}}]}}'
-"#
-    );
-    fs::write(&path, script).expect("write");
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
-    path
-}
-
 fn ip(namespace: &NetNs, args: &[&str]) {
     let status = namespace.command("ip").args(args).status().expect("ip");
     assert!(status.success(), "ip {args:?}");
@@ -432,46 +357,4 @@ fn ip(namespace: &NetNs, args: &[&str]) {
 
 pub(crate) fn has(tool: &str) -> bool {
     Command::new(tool).arg("--help").output().is_ok()
-}
-
-pub(crate) fn deployment(name: &str, replicas: u32, image: &str) -> Value {
-    json!({
-        "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "replicas": replicas,
-            "selector": {"matchLabels": {"app": name}},
-            "template": {
-                "metadata": {"labels": {"app": name}},
-                "spec": {"containers": [{"name": "c", "image": image, "ports": [{"containerPort": 80}]}]},
-            },
-        },
-    })
-}
-
-pub(crate) fn pod(name: &str, container: Value, grace: u32) -> Value {
-    let mut container = container;
-    container["name"] = "c".into();
-    if container.get("image").is_none() {
-        container["image"] = "busybox".into();
-    }
-    json!({
-        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {"terminationGracePeriodSeconds": grace, "containers": [container]},
-    })
-}
-
-/// A Service over the pods labelled with its name.
-pub(crate) fn service(name: &str, spec: Value) -> Value {
-    let mut spec = spec;
-    spec["selector"] = json!({"app": name});
-    spec["ports"] = json!([{"port": 80}]);
-    json!({
-        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": NAMESPACE}, "spec": spec,
-    })
-}
-
-/// The names of pods that are not going.
-pub(crate) fn running_pods(pods: &[Value]) -> Vec<String> {
-    let staying = pods.iter().filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
-    staying.map(|pod| pod["metadata"]["name"].as_str().expect("name").to_owned()).collect()
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use model::{
-    Masquerade, Protocol, Snapshot,
+    Answer, Masquerade, Plane, Protocol, Situation, Snapshot,
     oracle::{Outcome, Packet, forward},
 };
 
@@ -107,10 +107,18 @@ impl Oracle {
         }
     }
 
+    /// What a client notices on `plane` instead of an answer; `None` where packets flow.
+    pub fn answer(&self, plane: Plane, probe: &Probe) -> Option<Answer> {
+        let (node, outcome) = self.outcome(probe);
+        plane.answer(&Situation {
+            packet: &packet(probe),
+            snapshot: &self.snapshots[&node],
+            outcome: &outcome,
+        })
+    }
+
     fn at(&self, node: Node, probe: &Probe) -> Outcome {
-        let source = SocketAddr::new(source(probe), 40_000);
-        let packet = Packet { source, destination: probe.to, protocol: probe.protocol };
-        forward(&packet, &self.snapshots[&node])
+        forward(&packet(probe), &self.snapshots[&node])
     }
 
     /// What the oracle's outcome means for a client.
@@ -157,6 +165,12 @@ impl Seen {
             None => Self::Other(address),
         }
     }
+}
+
+/// The first packet of a connection.
+fn packet(probe: &Probe) -> Packet {
+    let source = SocketAddr::new(source(probe), 40_000);
+    Packet { source, destination: probe.to, protocol: probe.protocol }
 }
 
 /// The address that the client's kernel chooses: to an address of the machine itself, that one.

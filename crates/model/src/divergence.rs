@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::oracle::Outcome;
+use crate::{
+    Snapshot,
+    oracle::{Origin, Outcome, Packet},
+};
 
 /// A dataplane this project has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -50,40 +53,67 @@ pub enum Answer {
     Silence,
 }
 
+/// What a divergence may depend on: a packet at a node, and what the oracle says of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Situation<'a> {
+    pub packet: &'a Packet,
+    pub snapshot: &'a Snapshot,
+    pub outcome: &'a Outcome,
+}
+
 /// One accepted difference.
 #[derive(Clone, Copy, Debug)]
 pub struct Divergence {
     /// Stable name; the scenario that tests it carries the same one.
     pub name: &'static str,
     pub reason: &'static str,
-    pub ebpf: Answer,
-    pub iptables: Answer,
-    applies: fn(&Outcome) -> bool,
+    /// `None`: as the oracle's outcome has it.
+    pub ebpf: Option<Answer>,
+    pub iptables: Option<Answer>,
+    applies: fn(&Situation<'_>) -> bool,
 }
 
 /// Every accepted difference. Anything else is a bug in one of the planes.
-pub const DIVERGENCES: &[Divergence] = &[Divergence {
-    name: "no-local-endpoints",
-    reason: "kube-proxy drops under Local policy without a local endpoint, and the client waits for its timeout; \
-             the eBPF plane refuses, so that the client can try again at once",
-    ebpf: Answer::Refused,
-    iptables: Answer::Silence,
-    applies: |outcome| matches!(outcome, Outcome::NoLocalEndpoints),
-}];
+pub const DIVERGENCES: &[Divergence] = &[
+    Divergence {
+        name: "host-to-own-addresses",
+        reason: "the eBPF plane translates on devices; what a node sends to an address of its own (a node port, a \
+                 load-balancer address that is local) passes none, and its own stack refuses it",
+        ebpf: Some(Answer::Refused),
+        iptables: None,
+        applies: |situation| situation.is_from_host_to_itself(),
+    },
+    Divergence {
+        name: "no-local-endpoints",
+        reason: "kube-proxy drops under Local policy without a local endpoint, and the client waits for its timeout; \
+                 the eBPF plane refuses, so that the client can try again at once",
+        ebpf: Some(Answer::Refused),
+        iptables: Some(Answer::Silence),
+        applies: |situation| matches!(situation.outcome, Outcome::NoLocalEndpoints),
+    },
+];
+
+impl Situation<'_> {
+    fn is_from_host_to_itself(&self) -> bool {
+        let (source, destination) = (self.packet.source.ip(), self.packet.destination.ip());
+        let node = &self.snapshot.node;
+        // The kernel chooses a local destination as the source, too.
+        source == destination || node.origin(source) == Origin::Node && node.addresses.contains(&destination)
+    }
+}
 
 impl Plane {
-    /// What a client notices of an outcome that forwards nothing; `None` where packets flow.
-    pub fn answer(self, outcome: &Outcome) -> Option<Answer> {
-        if let Some(divergence) = DIVERGENCES.iter().find(|d| (d.applies)(outcome)) {
-            return Some(match self {
-                Self::Ebpf => divergence.ebpf,
-                Self::Iptables => divergence.iptables,
-            });
-        }
-        match outcome {
+    /// What a client notices instead of an answer; `None` where packets flow.
+    pub fn answer(self, situation: &Situation<'_>) -> Option<Answer> {
+        let divergence = DIVERGENCES.iter().find(|divergence| (divergence.applies)(situation));
+        let own = divergence.and_then(|divergence| match self {
+            Self::Ebpf => divergence.ebpf,
+            Self::Iptables => divergence.iptables,
+        });
+        own.or(match situation.outcome {
             Outcome::Untouched | Outcome::Forwarded { .. } => None,
             Outcome::NoEndpoints => Some(Answer::Refused),
             Outcome::NoLocalEndpoints | Outcome::SourceDenied => Some(Answer::Silence),
-        }
+        })
     }
 }

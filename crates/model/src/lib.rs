@@ -12,7 +12,7 @@ mod service;
 mod snapshot;
 mod update;
 
-pub use divergence::{Answer, DIVERGENCES, Divergence, Plane};
+pub use divergence::{Answer, DIVERGENCES, Divergence, Plane, Situation};
 pub use ids::{Family, Generation, InvalidPort, PodName, Port, Protocol, ServiceName, ServicePortId};
 pub use service::{
     Backend, Frontend, FrontendAddress, FrontendKind, Masquerade, ServicePort, Target, TrafficPolicy,

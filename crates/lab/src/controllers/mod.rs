@@ -104,10 +104,9 @@ pub async fn run<L: LoadBalancers>(context: Context<L>, shutdown: CancellationTo
         ReplicaSets { client: client.clone(), world: world.clone(), recorder: recorder(ReplicaSets::NAME) },
         shutdown.clone(),
     ));
-    work.spawn(pass::run(
-        Scheduler { client: client.clone(), world: world.clone(), recorder: recorder(Scheduler::NAME) },
-        shutdown.clone(),
-    ));
+    let names = context.nodes.iter().map(|node| node.plan.name.clone()).collect();
+    let scheduler = Scheduler::new(client.clone(), world.clone(), recorder(Scheduler::NAME), names);
+    work.spawn(pass::run(scheduler, shutdown.clone()));
     let slices = EndpointSlices::new(client.clone(), world.clone(), context.topology.api_address());
     work.spawn(pass::run(slices, shutdown.clone()));
     let services = Services::new(

@@ -112,7 +112,8 @@ async fn a_load_balancer_service_gets_follows_and_loses_its_address() {
     assert_eq!(service["metadata"]["annotations"]["lab.twinplane.dev/target-pool"], json!(pool));
     assert_eq!(cluster.balancers.spec(&uid).expect("told").health_check.port.get(), 10256);
     cluster.until_event("web", "EnsuringLoadBalancer").await;
-    cluster.until_event("web", "EnsuredLoadBalancer").await;
+    let event = cluster.until_event("web", "EnsuredLoadBalancer").await;
+    assert_eq!(event["count"], 1, "its own address is no reason to ensure again");
 
     cluster.merge("v1", "services", "web", json!({"spec": {"externalTrafficPolicy": "Local"}})).await;
     let service = cluster

@@ -90,7 +90,6 @@ fn by_deletion_order(active: &[&Arc<Pod>]) -> impl Iterator<Item = Arc<Pod>> {
     for pod in active {
         *on_node.entry(node_of(pod)).or_default() += 1;
     }
-    // A crowded node gives one pod at a time: its n-th pod competes as if n were there.
     let mut keyed: Vec<_> = active
         .iter()
         .map(|pod| {

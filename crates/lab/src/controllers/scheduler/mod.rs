@@ -2,7 +2,10 @@
 
 mod plan;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use k8s_openapi::{
     api::core::v1::{Pod, PodCondition, PodStatus},
@@ -20,10 +23,32 @@ use super::{
     write::{self, WriteError},
 };
 
+/// At its start a lab's nodes get this long to become ready; until then nothing is placed on the first that is.
+const START_UP: Duration = Duration::from_secs(10);
+
 pub(super) struct Scheduler {
-    pub(super) client: Client,
-    pub(super) world: World,
-    pub(super) recorder: Recorder,
+    client: Client,
+    world: World,
+    recorder: Recorder,
+    /// The nodes that the lab starts with, until they are there or late.
+    awaited: Option<(Vec<String>, Instant)>,
+}
+
+impl Scheduler {
+    pub(super) fn new(client: Client, world: World, recorder: Recorder, nodes: Vec<String>) -> Self {
+        Self { client, world, recorder, awaited: Some((nodes, Instant::now() + START_UP)) }
+    }
+
+    /// How long to wait for nodes that are about to come up: what spreads must know over what.
+    fn wait_for_nodes(&mut self) -> Option<Duration> {
+        let (awaited, deadline) = self.awaited.as_ref()?;
+        let rest = deadline.saturating_duration_since(Instant::now());
+        if rest.is_zero() || plan::all_ready(awaited, &self.world.nodes.all()) {
+            self.awaited = None;
+            return None;
+        }
+        Some(rest)
+    }
 }
 
 impl Controller for Scheduler {
@@ -35,6 +60,10 @@ impl Controller for Scheduler {
 
     async fn pass(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
+        if let Some(rest) = self.wait_for_nodes() {
+            outcome.again(rest);
+            return outcome;
+        }
         for (pod, decision) in plan::plan(&self.world.pods.all(), &self.world.nodes.all()) {
             let result = match decision {
                 Decision::Bind { node } => self.bind(&pod, &node).await,

@@ -35,6 +35,13 @@ pub(super) fn plan(pods: &[Arc<Pod>], nodes: &[Arc<Node>]) -> Vec<(Arc<Pod>, Dec
     decisions
 }
 
+/// Whether every node of these names is registered and ready.
+pub(super) fn all_ready(names: &[String], nodes: &[Arc<Node>]) -> bool {
+    let ready =
+        |name: &String| nodes.iter().any(|node| node.metadata.name.as_ref() == Some(name) && is_ready(node));
+    names.iter().all(ready)
+}
+
 fn waits(pod: &Pod) -> bool {
     let ours =
         pod.spec.as_ref().and_then(|spec| spec.scheduler_name.as_deref()).unwrap_or("default-scheduler");
@@ -275,6 +282,16 @@ mod tests {
         let message =
             "0/2 nodes are available: 2 node(s) had untolerated taint {node.kubernetes.io/not-ready: }.";
         assert_eq!(bound(&plan(&[pod("a", None, json!({}))], &unready)), [message]);
+    }
+
+    #[test]
+    fn a_start_is_over_when_every_node_is_ready() {
+        let names = ["node-a", "node-b"].map(str::to_owned);
+        let mut nodes = two();
+        assert!(all_ready(&names, &nodes));
+        assert!(!all_ready(&names, &nodes[..1]), "not registered yet");
+        Arc::make_mut(&mut nodes[1]).status = None;
+        assert!(!all_ready(&names, &nodes));
     }
 
     #[test]

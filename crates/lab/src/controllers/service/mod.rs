@@ -51,7 +51,7 @@ pub(super) struct Services<L> {
     world: World,
     recorder: Recorder,
     balancers: L,
-    /// What the load balancer was told last, by uid. It starts empty with the edge itself.
+    /// What the load balancer has, by uid, with the addresses it gave. It starts empty with the edge itself.
     told: BTreeMap<String, ForwardingRuleSpec>,
 }
 
@@ -96,7 +96,8 @@ impl<L: LoadBalancers> Controller for Services<L> {
 
 impl<L: LoadBalancers> Services<L> {
     async fn balance(&mut self, service: &Service, spec: ForwardingRuleSpec, outcome: &mut Outcome) {
-        let news = self.told.get(&spec.uid) != Some(&spec);
+        let told = self.told.get(&spec.uid);
+        let news = told.is_none_or(|told| !plan::same(told, &spec));
         if !plan::has_finalizer(service) {
             // Nothing may be made in the cloud that a deletion would leave behind.
             let finalizers = plan::with_finalizer(service);
@@ -113,7 +114,7 @@ impl<L: LoadBalancers> Services<L> {
             Ok(address) => address,
             Err(error) => return self.failed(service, &*error, outcome).await,
         };
-        self.told.insert(uid.clone(), spec);
+        self.told.insert(uid.clone(), ForwardingRuleSpec { requested_ip: Some(address), ..spec });
         match self.publish(service, address, &uid).await {
             Ok(()) if news => {
                 let note = Note::normal("EnsuredLoadBalancer", "Ensured load balancer");

@@ -61,6 +61,12 @@ fn rule(service: &Service) -> Option<ForwardingRuleSpec> {
     })
 }
 
+/// Whether `wanted` asks for nothing but what the load balancer `has`. An address that was given is not news.
+pub(super) fn same(has: &ForwardingRuleSpec, wanted: &ForwardingRuleSpec) -> bool {
+    let requested_ip = wanted.requested_ip.or(has.requested_ip);
+    *has == ForwardingRuleSpec { requested_ip, ..wanted.clone() }
+}
+
 /// The load-balancer addresses in the status.
 pub(super) fn addresses(service: &Service) -> Vec<IpAddr> {
     let balancer = service.status.as_ref().and_then(|status| status.load_balancer.as_ref());
@@ -148,6 +154,17 @@ mod tests {
         let asked = json!({"type": "LoadBalancer", "ports": [], "loadBalancerIP": "203.0.113.9"});
         let asked = with_address(&service(asked, json!({})), Some(address));
         assert_eq!(rule_of(&asked).requested_ip, Some("203.0.113.9".parse().expect("address")));
+    }
+
+    #[test]
+    fn the_address_that_was_given_is_no_news_and_another_is() {
+        let wanted = rule_of(&service(json!({"type": "LoadBalancer", "ports": [{"port": 80}]}), json!({})));
+        let given = |address: &str| Some(address.parse().expect("address"));
+        let has = ForwardingRuleSpec { requested_ip: given("203.0.113.7"), ..wanted.clone() };
+        assert!(same(&has, &wanted));
+        assert!(same(&has, &has));
+        assert!(!same(&has, &ForwardingRuleSpec { requested_ip: given("203.0.113.8"), ..wanted.clone() }));
+        assert!(!same(&has, &ForwardingRuleSpec { ports: vec![], ..wanted }));
     }
 
     #[test]

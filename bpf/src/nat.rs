@@ -15,8 +15,9 @@ use crate::{
     parse::{Packet, Transport},
 };
 
-/// Ports tried before giving up. With half of the range taken, one flow in 65,536 is refused.
-const PORT_TRIES: u32 = 16;
+/// Ports tried before giving up. With half of the range taken towards one backend, one flow in 256 is dropped, and its
+/// client's next packet tries again.
+const PORT_TRIES: u32 = 8;
 const EEXIST: i32 = -17;
 
 /// Whether a packet of this size has to be answered by the stack instead of sent.

@@ -4,7 +4,8 @@ use core::mem;
 
 use abi::{Endpoint, Flow, Lookup, Origin, Route, flow_flags};
 use aya_ebpf::{
-    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, bpf_fib_lookup},
+    bindings::{BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT, BPF_FIB_LOOKUP_SKIP_NEIGH,
+        bpf_fib_lookup},
     helpers::generated as helper,
 };
 
@@ -104,10 +105,12 @@ fn to_wire<F: Family, H: Hook>(ctx: Context, flow: &mut Flow<F::Address>) -> Way
     query.__bindgen_anon_1.tot_len = 1;
     F::set_fib_addresses(query, flow.source, flow.destination);
     let flags = if H::INGRESS { 0 } else { BPF_FIB_LOOKUP_OUTPUT };
-    // SAFETY: the query is as long as we say.
-    let answer = unsafe {
-        helper::bpf_fib_lookup(ctx.raw().cast(), &raw mut *query, size_of::<bpf_fib_lookup>() as i32, flags)
-    };
+    // The neighbour is found when the packet leaves; and with it, an unresolved one would hide the MTU.
+    let mut answer = ask(ctx, query, flags | BPF_FIB_LOOKUP_SKIP_NEIGH);
+    if answer == EINVAL {
+        // Kernels before 6.3 know no such flag.
+        answer = ask(ctx, query, flags);
+    }
     if answer != BPF_FIB_LKUP_RET_SUCCESS as i64 && answer != BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
         to_stack(flow);
         return Way::Unknown;
@@ -118,9 +121,19 @@ fn to_wire<F: Family, H: Hook>(ctx: Context, flow: &mut Flow<F::Address>) -> Way
     flow.ttl_step = 1;
     // SAFETY: written by the kernel in answer to `tot_len`.
     flow.mtu = match unsafe { query.__bindgen_anon_1.mtu_result } {
-        // Kernels before 5.12 do not answer.
+        // Not answered: an older kernel, and an unresolved neighbour.
         0 | 1 => NO_MTU,
         mtu => mtu as u32,
     };
     Way::Wire
+}
+
+const EINVAL: i64 = -22;
+
+#[inline(always)]
+fn ask(ctx: Context, query: &mut bpf_fib_lookup, flags: u32) -> i64 {
+    // SAFETY: the query is as long as we say.
+    unsafe {
+        helper::bpf_fib_lookup(ctx.raw().cast(), &raw mut *query, size_of::<bpf_fib_lookup>() as i32, flags)
+    }
 }

@@ -1,4 +1,11 @@
-//! Packet in, packet out, by test runs of the real programs over the real maps: one table for both families.
+//! Packet in, packet out, by test runs of the real programs over the real maps: every test for both families.
+
+mod errors;
+mod flows;
+mod oracle;
+mod passing;
+mod refusal;
+mod translation;
 
 use std::{
     collections::BTreeMap,
@@ -8,15 +15,12 @@ use std::{
 use aya::programs::TestRunOptions;
 use dataplane::Dataplane as _;
 use dataplane_ebpf::{Checksums, Config, EbpfDataplane};
-use model::{
-    Changed, FrontendAddress, FrontendKind, Protocol, ServicePort, Snapshot,
-    TrafficPolicy::{Cluster, Local},
-};
+use model::{Changed, FrontendAddress, FrontendKind, Protocol, ServicePort, Snapshot};
 
 use crate::{
     model_of::{address, cluster_ip, endpoint, frontend, node, service, snapshot, with_backends},
     space::{self, PinFolder},
-    wire::{ACK, Body, FIN, Frame, Mac, RST, SYN, icmp_error},
+    wire::Mac,
 };
 
 const NEXT: i32 = -1;
@@ -166,6 +170,10 @@ impl Bench<'_> {
         SocketAddr::new(pick(&self.plan), port)
     }
 
+    fn plan_cluster_ip(&self, port: u16) -> SocketAddr {
+        SocketAddr::new(self.plan.cluster_ip, port)
+    }
+
     /// A TCP service of every kind of frontend under `policy`.
     fn web(&self, policy: model::TrafficPolicy, backends: &[(SocketAddr, bool)]) -> ServicePort {
         let mut frontends = vec![cluster_ip(self.plan.cluster_ip, 80)];
@@ -183,17 +191,24 @@ fn counters(plane: &EbpfDataplane) -> BTreeMap<String, u64> {
     plane.status().counters.into_iter().map(|counter| (counter.name, counter.packets)).collect()
 }
 
-/// Runs `test` for both families, with both ways to treat checksums.
-fn each(test: fn(&mut Bench<'_>)) {
-    for plan in plans() {
-        for checksums in [Checksums::Auto, Checksums::ByHelper] {
-            println!("{plan:?}, {checksums:?}");
-            let space = space::namespace("packets");
-            let pins = PinFolder::new();
-            space::forward(&space);
-            space::ip(
-                &space,
-                "link add wire0 type veth peer name far
+/// Runs `test` for both families.
+fn each(test: impl Fn(&mut Bench<'_>) + Sync) {
+    on_a_node(Checksums::Auto, &test);
+}
+
+/// Runs `test` for both families, with both ways to bring checksums up to date.
+fn each_way(test: impl Fn(&mut Bench<'_>) + Sync) {
+    on_a_node(Checksums::Auto, &test);
+    on_a_node(Checksums::ByHelper, &test);
+}
+
+fn on_a_node(checksums: Checksums, test: &(dyn Fn(&mut Bench<'_>) + Sync)) {
+    let space = space::namespace("packets");
+    let pins = PinFolder::new();
+    space::forward(&space);
+    space::ip(
+        &space,
+        "link add wire0 type veth peer name far
                  link set wire0 up
                  link set far up
                  addr add 10.128.0.11/24 dev wire0
@@ -206,13 +221,11 @@ fn each(test: fn(&mut Bench<'_>)) {
                  link set tppod up
                  link set eth9 up
                  ",
-            );
-            space.run(|| one(plan, checksums, &pins, test)).expect("enter");
-        }
-    }
+    );
+    space.run(|| run_both(checksums, &pins, test)).expect("enter");
 }
 
-fn one(plan: Plan, checksums: Checksums, pins: &PinFolder, test: fn(&mut Bench<'_>)) {
+fn run_both(checksums: Checksums, pins: &PinFolder, test: &(dyn Fn(&mut Bench<'_>) + Sync)) {
     let config = Config {
         bpffs: pins.path().to_owned(),
         uplinks: vec!["wire0".into()],
@@ -224,37 +237,10 @@ fn one(plan: Plan, checksums: Checksums, pins: &PinFolder, test: fn(&mut Bench<'
     let mut plane = EbpfDataplane::open(config).unwrap_or_else(|error| panic!("{error}: {:?}", error.source));
 
     let (uplink, pod_link) = (space::ifindex("wire0"), space::ifindex("tppod"));
-    let counters = counters(&plane);
-    test(&mut Bench { plan, plane: &mut plane, uplink, pod_link, counters });
+    for plan in plans() {
+        println!("{plan:?}, {checksums:?}");
+        let counters = counters(&plane);
+        test(&mut Bench { plan, plane: &mut plane, uplink, pod_link, counters });
+    }
     plane.clean_up().expect("clean up");
-}
-
-#[test]
-fn a_pod_reaches_a_remote_backend_by_its_cluster_ip_and_hears_from_the_frontend() {
-    each(|bench| {
-        let (pod, backend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.remote_pod, 8080));
-        let frontend = bench.at(|p| p.cluster_ip, 80);
-        bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
-
-        let syn = Frame::tcp(pod, frontend, SYN);
-        bench.from_pod(&syn.bytes()).expect(REDIRECT, &syn.translated(pod, backend).bytes(), "forwarded_new");
-        let syn_ack = Frame::tcp(backend, pod, SYN | ACK);
-        let heard = syn_ack.translated(frontend, pod).macs(POD_MAC, HOST_MAC);
-        bench.from_wire(&syn_ack.bytes()).expect(REDIRECT, &heard.bytes(), "forwarded_updated");
-        let ack = Frame::tcp(pod, frontend, ACK);
-        let sent = ack.translated(pod, backend).bytes();
-        bench.from_pod(&ack.bytes()).expect(REDIRECT, &sent, "forwarded_updated");
-
-        let established = bench.from_pod(&ack.bytes());
-        established.expect(REDIRECT, &sent, "forwarded_established");
-        assert!(established.lookups().is_empty(), "one lookup, and that on the fast path");
-        let reply = Frame::tcp(backend, pod, ACK);
-        let answer = bench.from_wire(&reply.bytes());
-        answer.expect(
-            REDIRECT,
-            &reply.translated(frontend, pod).macs(POD_MAC, HOST_MAC).bytes(),
-            "forwarded_established",
-        );
-        assert!(answer.lookups().is_empty());
-    });
 }

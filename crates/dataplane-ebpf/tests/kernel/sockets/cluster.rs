@@ -1,0 +1,344 @@
+//! The namespaces, the pods' servers, and the planes on the nodes.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    thread,
+    time::{Duration, Instant},
+};
+
+use dataplane::Dataplane as _;
+use dataplane_ebpf::{Attach, Checksums, Config, EbpfDataplane};
+use model::{Changed, ServicePort, Snapshot};
+
+use crate::{
+    model_of::{address, endpoint, node, snapshot},
+    space::{self, PinFolder},
+};
+
+/// Longer than anything that works may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+pub(crate) struct Pod {
+    pub(crate) name: &'static str,
+    pub(crate) space: netns::Owned,
+    pub(crate) ip: IpAddr,
+    interface: &'static str,
+    ifindex: u32,
+    macs: (String, String),
+}
+
+pub(crate) struct Node {
+    pub(crate) name: &'static str,
+    pub(crate) space: netns::Owned,
+    pub(crate) ip: IpAddr,
+    pub(crate) pods: Vec<Pod>,
+    pub(crate) plane: Option<EbpfDataplane>,
+    pins: PinFolder,
+    setting: Setting,
+    snapshot: Snapshot,
+}
+
+/// How the planes are set up.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Setting {
+    pub(crate) attach: Attach,
+    pub(crate) checksums: Checksums,
+    /// Pods' interfaces compute their own checksums.
+    pub(crate) transmit_offload: bool,
+}
+
+pub(crate) const USUAL: Setting =
+    Setting { attach: Attach::Auto, checksums: Checksums::Auto, transmit_offload: true };
+
+pub(crate) struct Cluster {
+    pub(crate) client: netns::Owned,
+    edge: netns::Owned,
+    bridge: netns::Owned,
+    pub(crate) a: Node,
+    pub(crate) b: Node,
+}
+
+impl Cluster {
+    pub(crate) fn new(setting: Setting) -> Self {
+        let (client, edge, bridge) =
+            (space::namespace("client"), space::namespace("edge"), space::namespace("bridge"));
+        space::ip(&bridge, "link add br0 type bridge forward_delay 0\nlink set br0 up\n");
+        space::forward(&edge);
+        plug(&bridge, &edge, "edge");
+        space::ip(
+            &edge,
+            &format!(
+                "addr add 10.128.0.1/24 dev eth0
+                 link add eth1 type veth peer name eth0 netns {}
+                 addr add 198.51.100.1/24 dev eth1
+                 link set eth1 up
+                 route add 203.0.113.10 via 10.128.0.11
+                 route add 203.0.113.11 via 10.128.0.12
+                 ",
+                client.name()
+            ),
+        );
+        space::ip(&client, "addr add 198.51.100.10/24 dev eth0\nlink set eth0 up\nroute add default via 198.51.100.1\n");
+        let a = Node::new(&bridge, setting, "node-a", 11, &[("a1", "tpa1", "10.20.0.5"), ("a2", "tpa2", "10.20.0.6")]);
+        let b = Node::new(&bridge, setting, "node-b", 12, &[("b1", "tpb1", "10.20.1.7")]);
+        space::ip(&a.space, "route add 10.20.1.0/24 via 10.128.0.12\n");
+        space::ip(&b.space, "route add 10.20.0.0/24 via 10.128.0.11\n");
+        let mut this = Self { client, edge, bridge, a, b };
+        this.program(&[]);
+        this
+    }
+
+    /// The backends are marked local on the node that has them.
+    pub(crate) fn program(&mut self, services: &[ServicePort]) {
+        for node in [&mut self.a, &mut self.b] {
+            node.program(services);
+        }
+    }
+
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.a.pods.iter().chain(&self.b.pods)
+    }
+
+    /// Echo servers in every pod, TCP and UDP.
+    pub(crate) fn serve(&self) {
+        for pod in self.pods() {
+            serve_tcp(&pod.space, pod.name, SocketAddr::new(pod.ip, 8080));
+            serve_udp(&pod.space, pod.name, SocketAddr::new(pod.ip, 5353));
+        }
+    }
+
+    pub(crate) fn clean_up(mut self) {
+        for node in [&mut self.a, &mut self.b] {
+            let mut plane = node.plane.take().expect("open");
+            node.space.run(|| plane.clean_up().expect("clean up")).expect("enter");
+        }
+        drop((self.edge, self.bridge));
+    }
+}
+
+/// A cable from `space`'s eth0 to the bridge.
+fn plug(bridge: &netns::NetNs, space: &netns::NetNs, port: &str) {
+    space::ip(
+        bridge,
+        &format!(
+            "link add {port} type veth peer name eth0 netns {}\nlink set {port} master br0\nlink set {port} up\n",
+            space.name()
+        ),
+    );
+    space::ip(space, "link set eth0 up\n");
+}
+
+impl Node {
+    fn new(
+        bridge: &netns::NetNs,
+        setting: Setting,
+        name: &'static str,
+        number: u8,
+        pods: &[(&'static str, &'static str, &str)],
+    ) -> Self {
+        let space = space::namespace(name);
+        space::forward(&space);
+        plug(bridge, &space, name);
+        space::ip(
+            &space,
+            &format!(
+                "addr add 10.128.0.{number}/24 dev eth0
+                 route add default via 10.128.0.1
+                 route add local 203.0.113.10 dev eth0 proto 66
+                 route add local 203.0.113.11 dev eth0 proto 66
+                 "
+            ),
+        );
+        let pods = pods.iter().map(|(pod, link, ip)| Pod::new(&space, setting, pod, link, address(ip))).collect();
+        let mut this = Self {
+            name,
+            ip: address(&format!("10.128.0.{number}")),
+            space,
+            pods,
+            plane: None,
+            pins: PinFolder::new(),
+            setting,
+            snapshot: Snapshot::default(),
+        };
+        this.open();
+        this
+    }
+
+    /// Starts the plane, or starts it again over what the last one left.
+    pub(crate) fn open(&mut self) {
+        self.plane = None;
+        let config = Config {
+            bpffs: self.pins.path().to_owned(),
+            uplinks: vec!["eth0".into()],
+            conntrack_entries: 4096,
+            attach: self.setting.attach,
+            checksums: self.setting.checksums,
+            ..Config::default()
+        };
+        let open = || EbpfDataplane::open(config).unwrap_or_else(|error| panic!("{error}: {:?}", error.source));
+        self.plane = Some(self.space.run(open).expect("enter"));
+        self.apply();
+    }
+
+    fn program(&mut self, services: &[ServicePort]) {
+        let own: Vec<IpAddr> = self.pods.iter().map(|pod| pod.ip).chain([self.ip]).collect();
+        let localized = services.iter().cloned().map(|mut service| {
+            for backend in &mut service.cluster {
+                backend.local = own.contains(&backend.address.ip());
+            }
+            service.local = service.cluster.iter().filter(|backend| backend.local).cloned().collect();
+            service
+        });
+        let endpoints = self.pods.iter().map(|pod| {
+            let macs = (pod.macs.0.as_str(), pod.macs.1.as_str());
+            endpoint(pod.name, &[pod.ip], pod.interface, pod.ifindex, macs)
+        });
+        let config = node(self.name, &[&self.ip.to_string()]);
+        self.snapshot = snapshot(config, localized.collect(), endpoints.collect());
+        self.apply();
+    }
+
+    fn apply(&mut self) {
+        let (plane, snapshot) = (self.plane.as_mut().expect("open"), &self.snapshot);
+        let applied = self.space.run(|| plane.apply(snapshot, &Changed::all(snapshot)).expect("apply")).expect("enter");
+        assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+    }
+
+    pub(crate) fn counter(&self, name: &str) -> u64 {
+        let counters = self.plane.as_ref().expect("open").status().counters;
+        counters.iter().find(|counter| counter.name == name).expect(name).packets
+    }
+}
+
+impl Pod {
+    fn new(node: &netns::NetNs, setting: Setting, name: &'static str, interface: &'static str, ip: IpAddr) -> Self {
+        let space = space::namespace(name);
+        let inside = space.name();
+        space::ip(
+            node,
+            &format!(
+                "link add {interface} type veth peer name eth0 netns {inside}
+                 link set {interface} up
+                 route add {ip}/32 dev {interface}
+                 "
+            ),
+        );
+        let macs = (mac(&space, "eth0"), mac(node, interface));
+        space::ip(node, &format!("neigh add {ip} lladdr {} dev {interface} nud permanent\n", macs.0));
+        space::ip(
+            &space,
+            &format!(
+                "addr add {ip}/32 dev eth0
+                 link set eth0 up
+                 route add 169.254.1.1 dev eth0 scope link
+                 route add default via 169.254.1.1
+                 neigh add 169.254.1.1 lladdr {} dev eth0 nud permanent
+                 ",
+                macs.1
+            ),
+        );
+        if !setting.transmit_offload {
+            space::run(&space, "ethtool", &["-K", "eth0", "tx", "off"]);
+            space::run(node, "ethtool", &["-K", interface, "tx", "off"]);
+        }
+        let ifindex = node.run(|| space::ifindex(interface)).expect("enter");
+        Self { name, space, ip, interface, ifindex, macs }
+    }
+}
+
+fn mac(space: &netns::NetNs, interface: &str) -> String {
+    let text = space::run(space, "ip", &["-o", "link", "show", interface]);
+    let mut words = text.split_whitespace().skip_while(|word| *word != "link/ether");
+    words.nth(1).expect("a MAC address").to_owned()
+}
+
+/// Answers each connection with the server's name, the client's address as seen here, and all that was sent.
+pub(crate) fn serve_tcp(space: &netns::NetNs, name: &'static str, address: SocketAddr) {
+    let listener = space.run(|| TcpListener::bind(address).expect("bind")).expect("enter");
+    // It ends with the test's process: the listener's namespace is gone by then, or goes with it.
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || answer(stream, name));
+        }
+    });
+}
+
+fn answer(mut stream: TcpStream, name: &str) {
+    let Ok(peer) = stream.peer_addr() else { return };
+    let _ = stream.write_all(format!("{name} {}\n", peer.ip()).as_bytes());
+    let mut buffer = vec![0; 65_536];
+    while let Ok(count) = stream.read(&mut buffer) {
+        if count == 0 || stream.write_all(&buffer[..count]).is_err() {
+            return;
+        }
+    }
+}
+
+pub(crate) fn serve_udp(space: &netns::NetNs, name: &'static str, address: SocketAddr) {
+    let socket = space.run(|| UdpSocket::bind(address).expect("bind")).expect("enter");
+    thread::spawn(move || {
+        let mut buffer = vec![0; 65_536];
+        while let Ok((count, peer)) = socket.recv_from(&mut buffer) {
+            let mut reply = format!("{name} {}\n", peer.ip()).into_bytes();
+            reply.extend(&buffer[..count]);
+            let _ = socket.send_to(&reply, peer);
+        }
+    });
+}
+
+/// Who answered, and whom it saw.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Greeting {
+    pub(crate) server: String,
+    pub(crate) client: IpAddr,
+}
+
+impl Greeting {
+    fn parse(line: &str) -> Self {
+        let (server, client) = line.trim().split_once(' ').expect("a name and an address");
+        Self { server: server.to_owned(), client: address(client) }
+    }
+}
+
+/// One connection: sends `body`, expects it back whole.
+pub(crate) fn ask_tcp(space: &netns::NetNs, to: SocketAddr, body: &[u8]) -> Greeting {
+    let stream = space.run(|| TcpStream::connect_timeout(&to, PATIENCE)).expect("enter");
+    let mut stream = stream.unwrap_or_else(|error| panic!("{} to {to}: {error}", space.name()));
+    stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    let mut sender = stream.try_clone().expect("clone");
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            sender.write_all(body).expect("send");
+            sender.shutdown(Shutdown::Write).expect("shut down");
+        });
+        let mut received = vec![];
+        stream.read_to_end(&mut received).unwrap_or_else(|error| panic!("{to}: {error}"));
+        let end = received.iter().position(|byte| *byte == b'\n').expect("a line");
+        assert!(received[end + 1..] == *body, "{} bytes came back for {}", received.len() - end - 1, body.len());
+        Greeting::parse(&String::from_utf8_lossy(&received[..end]))
+    })
+}
+
+pub(crate) fn ask_udp(space: &netns::NetNs, to: SocketAddr, body: &[u8]) -> std::io::Result<Greeting> {
+    let socket = space.run(|| UdpSocket::bind("0.0.0.0:0").expect("bind")).expect("enter");
+    socket.connect(to)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.send(body)?;
+    let mut buffer = vec![0; 65_536];
+    let count = socket.recv(&mut buffer)?;
+    let end = buffer.iter().position(|byte| *byte == b'\n').expect("a line");
+    assert_eq!(&buffer[end + 1..count], body);
+    Ok(Greeting::parse(&String::from_utf8_lossy(&buffer[..end])))
+}
+
+/// The error of a connection that must not come about, and how long it took.
+pub(crate) fn refused_tcp(space: &netns::NetNs, to: SocketAddr) -> (std::io::ErrorKind, Duration) {
+    space
+        .run(|| {
+            let start = Instant::now();
+            let error = TcpStream::connect_timeout(&to, PATIENCE).expect_err("nobody serves there");
+            (error.kind(), start.elapsed())
+        })
+        .expect("enter")
+}

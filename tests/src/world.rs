@@ -99,7 +99,7 @@ impl World {
 
     /// The oracle says `want` of the probe, and clients notice it.
     pub fn expect(&self, probe: Probe, want: Want) {
-        let want = want.as_seen_from(&probe);
+        let want = want.seen_from(&probe);
         assert_eq!(self.oracle.want(&probe), want, "the oracle, of {probe:?}");
         let Some(lab) = &self.lab else { return };
         let refusal = self.oracle.answer(lab.plane, &probe).map(|answer| match answer {
@@ -194,7 +194,7 @@ impl Held {
 
 impl Want {
     /// A host cannot tell its own address from its node's.
-    fn as_seen_from(self, probe: &Probe) -> Self {
+    fn seen_from(self, probe: &Probe) -> Self {
         match self {
             Self::Backends(backends) => {
                 Self::Backends(backends.into_iter().map(|(pod, seen)| (pod, seen.of(probe.from))).collect())

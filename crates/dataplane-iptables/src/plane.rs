@@ -13,7 +13,7 @@ use model::{
 use crate::{
     family::FamilyRules,
     features::{self, Probed},
-    kernel::{Programs, Refusal, Rules as _, account, conntrack, sysctl},
+    kernel::{Programs, Refusal, Rules as _, account, conntrack, sysctl, version},
     names::{ServiceChains, endpoint_chain},
     render::{
         self, INVALID_DROPPED, LOCALHOST_ACCEPTED, Options, Refused, Renderer, ServiceRules, reachable,
@@ -248,6 +248,10 @@ impl Dataplane for IptablesDataplane {
     fn clean_up(&mut self) -> Result<(), Error> {
         let mut problems = Vec::new();
         for family in Family::ALL {
+            // Without the family's programs nothing can have been put there.
+            if !self.families.contains_key(&family) && version(family).is_err() {
+                continue;
+            }
             let rules = self
                 .families
                 .entry(family)

@@ -242,3 +242,76 @@ impl Reach {
         self.source_ranges.iter().filter(|range| **range != own).map(ToString::to_string).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows of a recorded state, as the node of the recordings shows them; nothing is known but the rules.
+    fn rows(rules: &str) -> Vec<String> {
+        let node = NodeConfig {
+            name: "node1".into(),
+            addresses: vec!["192.168.50.2".parse().expect("address")],
+            pod_cidrs: vec!["10.128.1.0/24".parse().expect("prefix")],
+            cluster_cidrs: vec![],
+        };
+        let known = Known { family: Family::V4, node: &node, service: &|_| None };
+        let show = |row: ServiceRow| {
+            let backends: Vec<_> = row
+                .backends
+                .iter()
+                .map(|b| format!("{}{}", b.address, if b.local { "*" } else { "" }))
+                .collect();
+            let name = row.service.map(|service| format!("{service}:{}", row.port_name)).unwrap_or_default();
+            let limits = format!("{:?} {}", row.affinity_seconds, row.source_ranges.join(","));
+            format!(
+                "{name} {:?} {} {:?} [{}] {limits}",
+                row.kind,
+                row.frontend,
+                row.policy,
+                backends.join(" ")
+            )
+        };
+        services(&Saved::parse(rules), &known).into_iter().map(show).collect()
+    }
+
+    const KUBERNETES: &str = "default/kubernetes:https ClusterIp 10.96.0.1:443 Cluster [] None ";
+
+    #[test]
+    fn local_policy_shows_what_outside_clients_reach() {
+        let all = "[10.128.1.10:8080* 10.128.2.10:8080 10.128.3.10:8080] None ";
+        assert_eq!(
+            rows(include_str!("../tests/golden/02-lb-etp-local-1local-of-3.rules")),
+            [
+                &format!("d/l3:http ClusterIp 10.96.90.226:80 Cluster {all}"),
+                "d/l3:http LoadBalancer 192.0.2.10:80 Local [10.128.1.10:8080*] None ",
+                "d/l3:http NodePort 192.168.50.2:31701 Local [10.128.1.10:8080*] None ",
+                KUBERNETES,
+            ]
+        );
+        assert_eq!(
+            rows(include_str!("../tests/golden/03-lb-etp-local-0local-of-3.rules")),
+            [
+                &format!("d/l0:http ClusterIp 10.97.142.226:80 Cluster {all}"),
+                "d/l0:http LoadBalancer 192.0.2.10:80 Local [] None ",
+                "d/l0:http NodePort 192.168.50.2:32134 Local [] None ",
+                KUBERNETES,
+            ]
+        );
+    }
+
+    #[test]
+    fn ranges_and_affinity_are_read_from_the_rules() {
+        let all = "[10.128.1.10:8080* 10.128.2.10:8080 10.128.3.10:8080] Some(600) ";
+        assert_eq!(
+            rows(include_str!("../tests/golden/05-lb-sourceranges-affinity-externalip.rules")),
+            [
+                &format!("d/r3:http ClusterIp 10.98.90.14:80 Cluster {all}"),
+                &format!("d/r3:http ExternalIp 198.51.100.7:80 Cluster {all}"),
+                &format!("d/r3:http LoadBalancer 192.0.2.10:80 Cluster {all}203.0.113.0/25,192.168.50.0/24"),
+                &format!("d/r3:http NodePort 192.168.50.2:32265 Cluster {all}"),
+                KUBERNETES,
+            ]
+        );
+    }
+}

@@ -7,6 +7,13 @@ use model::{
     ServiceName, ServicePort, ServicePortId, Snapshot, TrafficPolicy,
 };
 
+use proptest::{
+    collection::vec,
+    option,
+    prelude::*,
+    sample::{select, subsequence},
+};
+
 use super::{FamilyRules, fake::Fake};
 use crate::{names::ServiceChains, render::Options, ruleset::Table};
 
@@ -278,4 +285,47 @@ fn clean_up_leaves_the_kubelets_firewall() {
     let filter = &driver.rules.kernel.saved.tables[&Table::Filter];
     assert!(filter.contains_key("KUBE-FIREWALL") && !filter.contains_key("KUBE-FORWARD"));
     assert_eq!(filter["INPUT"].len(), 1);
+}
+
+/// Endpoints by their last byte; whether outside clients reach it, and under which policy.
+#[derive(Clone, Debug)]
+struct Drawn {
+    endpoints: Vec<u8>,
+    external: Option<TrafficPolicy>,
+}
+
+/// Four services in up to eight states; `None`: the service is not there.
+fn states() -> impl Strategy<Value = Vec<Vec<Option<Drawn>>>> {
+    let endpoints = subsequence(vec![1, 2, 3, 4], 0..=4);
+    let external = option::of(select(vec![TrafficPolicy::Cluster, TrafficPolicy::Local]));
+    let drawn = (endpoints, external).prop_map(|(endpoints, external)| Drawn { endpoints, external });
+    vec(vec(option::of(drawn), 4), 1..8)
+}
+
+proptest! {
+    /// Whatever the way there, the kernel ends up with what a plane that starts now would write.
+    #[test]
+    fn changes_lead_where_a_fresh_start_does(states in states()) {
+        let mut driver = Driver::new();
+        for state in states {
+            let services = (1..).zip(state).filter_map(|(number, drawn)| Some(drawn?.service(number)));
+            prop_assert!(driver.apply(snapshot(services)).is_empty());
+            driver.assert_converged();
+        }
+    }
+}
+
+impl Drawn {
+    fn service(&self, number: u8) -> ServicePort {
+        let endpoints: Vec<_> = self.endpoints.iter().map(|last| format!("10.20.0.{last}:80")).collect();
+        let endpoints: Vec<_> = endpoints.iter().map(String::as_str).collect();
+        let mut service = service(&format!("s{number}"), number, &endpoints);
+        service.frontends.extend(self.external.map(|policy| Frontend {
+            kind: FrontendKind::LoadBalancer,
+            address: FrontendAddress::Ip([203, 0, 113, number].into()),
+            policy,
+            ..service.frontends[0].clone()
+        }));
+        service
+    }
 }

@@ -11,7 +11,7 @@ use std::{
 use dataplane::{Dataplane, Key, ServiceRow};
 use dataplane_iptables::{Config, IptablesDataplane, walk::End};
 use model::{
-    Changed, FrontendKind, NodeConfig, Protocol, ServicePort, Snapshot, TrafficPolicy, oracle::Packet,
+    Changed, Family, FrontendKind, NodeConfig, Protocol, ServicePort, Snapshot, TrafficPolicy, oracle::Packet,
 };
 
 use crate::common::{backends, cidr, frontend, id, ip, namespace, node_port, service, snapshot};
@@ -149,6 +149,37 @@ fn connections_reach_backends_and_are_shown() {
 
 fn addresses(row: &ServiceRow) -> Vec<String> {
     row.backends.iter().map(|backend| backend.address.to_string()).collect()
+}
+
+#[test]
+fn ipv6_is_the_same() {
+    on_a_node("v6", |plane| {
+        run("ip", "addr add fd00:128::11/64 dev uplink nodad");
+        run("ip", "addr add fd00:20::1/128 dev lo nodad");
+        run("ip", "-6 route add default via fd00:128::1");
+        serve_tcp("[fd00:20::1]:8080");
+        let mut web = web(Protocol::Tcp, &["[fd00:20::1]:8080"]);
+        web.id.family = Family::V6;
+        web.frontends[0] = frontend(FrontendKind::ClusterIp, "fd00:24::1", 80);
+        let mut node = node();
+        node.addresses.push(ip("fd00:128::11"));
+        node.cluster_cidrs.push(cidr("fd00:20::/64"));
+        let state = snapshot(node, [web]);
+        apply(plane, &state);
+        assert_eq!(plane.repair(&state).expect("repair"), [""; 0], "what is read back is what was written");
+        for frontend in ["[fd00:24::1]:80", "[fd00:128::11]:30080"] {
+            assert_eq!(ask(frontend).expect(frontend), "[fd00:20::1]:8080");
+        }
+        let frontends: Vec<_> =
+            plane.services().expect("rows").iter().map(|row| row.frontend.to_string()).collect();
+        assert_eq!(frontends, ["[fd00:24::1]:80", "[fd00:128::11]:30080"]);
+        let connections = plane.connections(usize::MAX).expect("connections");
+        assert!(
+            connections.iter().any(|c| c.destination.to_string() == "[fd00:24::1]:80"),
+            "{connections:?}"
+        );
+        plane.clean_up().expect("clean up");
+    });
 }
 
 #[test]

@@ -58,8 +58,8 @@ struct PlaneArgs {
     /// What forwards packets
     #[arg(long, value_enum)]
     dataplane: PlaneName,
-    /// A BPF file system for maps and links; mounted where it is not
-    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf")]
+    /// Folder for pinned maps and links; a BPF file system is mounted on it where it is on none
+    #[arg(long, value_name = "DIR", default_value = "/sys/fs/bpf/twinplane")]
     bpffs: PathBuf,
     /// A device to the outside; may be given several times
     #[arg(long = "uplink", value_name = "INTERFACE")]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use dataplane::Dataplane;
+use dataplane_ebpf::EbpfDataplane;
 use dataplane_iptables::IptablesDataplane;
 use model::Plane;
 
@@ -10,7 +11,7 @@ use model::Plane;
 #[derive(Clone, Debug)]
 pub struct PlaneConfig {
     pub plane: Plane,
-    /// A BPF file system, for pinned maps and links.
+    /// Folder for pinned maps and links; a BPF file system is mounted on it where it is on none.
     pub bpffs: PathBuf,
     /// The node's devices to the outside.
     pub uplinks: Vec<String>,
@@ -36,7 +37,17 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Box<dyn Dataplane>, Unsupporte
         return Err(unsupported("it needs root (CAP_NET_ADMIN and CAP_BPF)".into()));
     }
     match plane {
-        Plane::Ebpf => Err(unsupported("this build has none".into())),
+        Plane::Ebpf if config.uplinks.is_empty() => {
+            Err(unsupported("no device to the outside is given\n\nname one with --uplink INTERFACE".into()))
+        }
+        Plane::Ebpf => {
+            let config = dataplane_ebpf::Config {
+                bpffs: config.bpffs.clone(),
+                uplinks: config.uplinks.clone(),
+                ..dataplane_ebpf::Config::default()
+            };
+            Ok(Box::new(EbpfDataplane::open(config).map_err(|error| unsupported(error.into()))?))
+        }
         Plane::Iptables => {
             let opened = IptablesDataplane::open(dataplane_iptables::Config::default());
             Ok(Box::new(opened.map_err(|error| unsupported(error.into()))?))

@@ -2,9 +2,14 @@
 //!
 //! Only parses and dispatches. Data goes to stdout, everything else to stderr; exit 0 yes, 1 no, 2 error.
 
+mod commands;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+use crate::commands::{conntrack, service, status};
 
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
@@ -21,25 +26,36 @@ enum Command {
     Lab(lab::cli::Args),
     /// Trace one Service on both dataplanes, layer by layer
     Trace(trace::cli::Args),
+    /// Services as the kernel of a node has them
+    Service(service::Args),
+    /// Connections that a node tracks
+    Conntrack(conntrack::Args),
+    /// What a node has programmed, and how its kernel is
+    Status(status::Args),
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_env_filter(
-            tracing_subscriber::EnvFilter::try_from_env("TWINPLANE_LOG").unwrap_or_else(|_| "warn".into()),
-        )
-        .with_writer(std::io::stderr)
-        .init();
     if let Some(exit) = cni::run_if_called_as_plugin() {
         return exit;
     }
-    let result = match Cli::parse().command {
+    let command = Cli::parse().command;
+    // A daemon says what it does; a command only what is wrong.
+    log_to_stderr(if matches!(command, Command::Agent(_)) { "info" } else { "warn" });
+    let result = match command {
         Command::Agent(args) => agent::cli::run(args),
         Command::Lab(args) => lab::cli::run(args),
         Command::Trace(args) => trace::cli::run(args),
+        Command::Service(args) => service::run(args),
+        Command::Conntrack(args) => conntrack::run(args),
+        Command::Status(args) => status::run(args),
     };
     result.unwrap_or_else(|error| {
         eprintln!("error: {error:#}");
         ExitCode::from(2)
     })
+}
+
+fn log_to_stderr(default: &str) {
+    let filter = EnvFilter::try_from_env("TWINPLANE_LOG").unwrap_or_else(|_| default.into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
 }

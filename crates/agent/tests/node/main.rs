@@ -1,0 +1,8 @@
+//! A whole agent in a network namespace of its own, against the embedded Kubernetes API, on the in-memory plane.
+//!
+//! Needs root. Every test has its own namespaces, and leaves none.
+
+mod health;
+mod pods;
+mod services;
+mod support;

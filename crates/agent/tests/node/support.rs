@@ -1,0 +1,245 @@
+//! One node: its namespace, an API server and an agent inside it.
+
+use std::{
+    future::Future,
+    path::PathBuf,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use agent::{Config, client::Client};
+use apiserver::ApiServer;
+use dataplane::{Backoff, Timing, fake::Fake};
+use netns::Owned;
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, sync::oneshot};
+
+/// Longest wait for anything; reached only where a test fails.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+pub(crate) struct Node {
+    pub(crate) namespace: Owned,
+    pub(crate) fake: Fake,
+    pub(crate) client: Client,
+    directory: tempfile::TempDir,
+    runtime: tokio::runtime::Runtime,
+    api: String,
+    agent: Option<Running>,
+    _api_server: Running,
+}
+
+/// A thread inside the namespace, told to end when dropped.
+struct Running {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // The thread may have ended already.
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+            && !std::thread::panicking()
+        {
+            panic!("a thread of the node panicked");
+        }
+    }
+}
+
+impl Node {
+    /// Node "node-a" with an uplink "up0" at 10.128.0.11, API server and agent running.
+    pub(crate) fn start() -> Self {
+        let mut node = Self::without_agent();
+        node.start_agent();
+        node
+    }
+
+    pub(crate) fn without_agent() -> Self {
+        static COUNTER: AtomicU32 = AtomicU32::new(0);
+        let name = format!("tp-agent-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
+        let namespace = Owned::create(&name).expect("create a namespace (root is needed)");
+        for line in [
+            "link add up0 type veth peer name wire0",
+            "link set wire0 up",
+            "addr add 10.128.0.11/24 dev up0",
+            "link set up0 up",
+        ] {
+            run(namespace.command("ip").args(line.split(' ')));
+        }
+        let (address, api_server) = inside(&namespace, |address, stopped| async move {
+            let config = apiserver::Config::new(vec!["10.24.0.0/20".parse().expect("prefix")]);
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+            address.send(listener.local_addr().expect("address").to_string()).expect("told");
+            let server = ApiServer::new(config).expect("an API server");
+            server.serve(listener, async move { drop(stopped.await) }).await.expect("serve");
+        });
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .expect("runtime");
+        let directory = tempfile::tempdir().expect("directory");
+        let socket = directory.path().join("agent.sock");
+        Self {
+            namespace,
+            fake: Fake::default(),
+            client: Client::new(socket),
+            directory,
+            runtime,
+            api: format!("http://{address}"),
+            agent: None,
+            _api_server: api_server,
+        }
+    }
+
+    pub(crate) fn start_agent(&mut self) {
+        let config = Config {
+            node: "node-a".into(),
+            socket: self.socket(),
+            uplinks: vec!["up0".into()],
+            cluster_cidrs: vec![
+                "10.20.0.0/16".parse().expect("prefix"),
+                "fd20::/48".parse().expect("prefix"),
+            ],
+            healthz_bind: Some(([127, 0, 0, 1], 10256).into()),
+            timing: Timing {
+                retry: Backoff { first: Duration::from_millis(20), longest: Duration::from_millis(100) },
+                repair_every: Duration::from_secs(60),
+            },
+        };
+        let (plane, api) = (self.fake.clone(), self.api.clone());
+        let (_, running) = inside(&self.namespace, |started, stopped| async move {
+            let kube = kube::Client::try_from(kube::Config::new(api.parse().expect("URL"))).expect("client");
+            started.send(String::new()).expect("told");
+            let stop = async move { drop(stopped.await) };
+            agent::run(config, Box::new(plane), kube, stop).await.expect("the agent ends well");
+        });
+        self.agent = Some(running);
+        self.until("the agent answers", async || self.client.status().await.ok());
+    }
+
+    /// Ends the agent as SIGTERM does, and waits for it.
+    pub(crate) fn stop_agent(&mut self) {
+        self.agent = None;
+    }
+
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.directory.path().join("agent.sock")
+    }
+
+    pub(crate) fn wait<T>(&self, work: impl Future<Output = T>) -> T {
+        self.runtime.block_on(work)
+    }
+
+    /// Asks again and again until there is an answer.
+    pub(crate) fn until<T>(&self, what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        self.wait(async {
+            loop {
+                if let Some(answer) = ask().await {
+                    return answer;
+                }
+                assert!(Instant::now() < deadline, "waited in vain: {what}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        })
+    }
+
+    /// An HTTP request to the API server.
+    pub(crate) fn api(&self, method: &str, path: &str, body: &Value) -> Value {
+        let content = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+        let mut curl = self.namespace.command("curl");
+        curl.args(["-sS", "-X", method, "-H", &format!("content-type: {content}")]);
+        if !body.is_null() {
+            curl.args(["-d", &body.to_string()]);
+        }
+        let output = run(curl.arg(format!("{}{path}", self.api)));
+        let answer: Value = serde_json::from_str(&output).unwrap_or_else(|e| panic!("{e}: {output}"));
+        assert_ne!(answer["status"], "Failure", "{method} {path}: {answer}");
+        answer
+    }
+
+    /// The Node object of this node, and of a second one.
+    pub(crate) fn create_nodes(&self) {
+        for (name, address, cidr) in
+            [("node-a", "10.128.0.11", "10.20.0.0/24"), ("node-b", "10.128.0.12", "10.20.1.0/24")]
+        {
+            let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
+                              "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}});
+            self.api("POST", "/api/v1/nodes", &node);
+            let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": address}]}});
+            self.api("PATCH", &format!("/api/v1/nodes/{name}/status"), &status);
+        }
+        self.until_known();
+    }
+
+    /// Waits until the agent has all lists and its Node.
+    pub(crate) fn until_known(&self) {
+        self.until("everything is known", async || {
+            self.client.status().await.ok().filter(|status| status.waiting_for.is_none())
+        });
+    }
+
+    /// A file of this machine's, fetched over HTTP from within the namespace: status line, headers, body.
+    pub(crate) fn get(&self, url: &str) -> String {
+        let mut curl = self.namespace.command("curl");
+        let output = curl.args(["-sS", "-i", "-m", "5", url]).output().expect("curl");
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+}
+
+/// Runs `work` on a thread and a runtime inside `namespace`; returns what it told first.
+fn inside<F: Future<Output = ()>>(
+    namespace: &Owned,
+    work: impl FnOnce(std::sync::mpsc::Sender<String>, oneshot::Receiver<()>) -> F + Send + 'static,
+) -> (String, Running) {
+    let (tell, told) = std::sync::mpsc::channel();
+    let (stop, stopped) = oneshot::channel();
+    let handle = netns::NetNs::open(namespace.name()).expect("open");
+    let thread = std::thread::spawn(move || {
+        let entered = handle.run(move || {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+            runtime.expect("runtime").block_on(work(tell, stopped));
+        });
+        entered.expect("enter");
+    });
+    let running = Running { stop: Some(stop), thread: Some(thread) };
+    (told.recv_timeout(PATIENCE).expect("the thread has started"), running)
+}
+
+/// Runs a command that must succeed; returns its output.
+pub(crate) fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{command:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// A load balancer with Local policy, node port and health-check port.
+pub(crate) fn load_balancer(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"type": "LoadBalancer", "externalTrafficPolicy": "Local", "selector": {"app": name},
+                 "ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+    })
+}
+
+/// The slice of `service`, with endpoints as address and node.
+pub(crate) fn slice(service: &str, endpoints: &[(&str, &str)]) -> Value {
+    let endpoint = |(address, node): &(&str, &str)| json!({"addresses": [address], "nodeName": node, "conditions": {"ready": true}});
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": format!("{service}-1"), "namespace": "default",
+                     "labels": {"kubernetes.io/service-name": service}},
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}
+
+pub(crate) const SERVICES: &str = "/api/v1/namespaces/default/services";
+pub(crate) const SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";

@@ -1,0 +1,180 @@
+//! `twinplane status`: what is programmed, what the kernel offers, how full its tables are.
+
+use std::process::ExitCode;
+
+use agent::wire::AgentStatus;
+use dataplane::{Counter, Feature, MapFill, ObjectState, ObjectStatus};
+use serde::Serialize;
+
+use super::{
+    output::{Output, columns},
+    target::Target,
+};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// List every object, not only those that are not programmed
+    #[arg(long)]
+    all: bool,
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// The status with the objects that were asked for.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    status: AgentStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    all: Option<Vec<ObjectStatus>>,
+}
+
+/// Exit 0 where everything is programmed, 1 where something is not.
+///
+/// # Errors
+/// The agent cannot be asked.
+pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let all = args.all;
+    let report = args.target.ask(async |client| {
+        let all = if all { Some(client.objects().await?) } else { None };
+        Ok(Report { status: client.status().await?, all })
+    })?;
+    args.output.write(&report, table)?;
+    let fine = report.status.waiting_for.is_none() && report.status.problems.is_empty();
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn table(report: &Report) -> String {
+    let status = &report.status;
+    let objects = &status.objects;
+    let mut head = vec![
+        vec!["node".to_owned(), status.node.clone()],
+        vec!["dataplane".into(), format!("{} (agent {})", status.plane, status.version)],
+        vec![
+            "snapshot".into(),
+            format!("{} programmed, {} wanted", status.programmed.0, status.generation.0),
+        ],
+        vec![
+            "objects".into(),
+            format!(
+                "{} programmed, {} pending, {} failed, {} refused",
+                objects.programmed, objects.pending, objects.failed, objects.refused
+            ),
+        ],
+    ];
+    head.extend(status.waiting_for.iter().map(|what| vec!["waiting for".into(), what.clone()]));
+    let interruptions = status.interruptions.iter();
+    head.extend(
+        interruptions.map(|i| vec!["interrupted".into(), format!("watch on {}: {}", i.kind, i.error)]),
+    );
+    let sections = [
+        section(&["OBJECT", "STATE", "FIELD", "REASON"], listed(report).iter().map(object)),
+        section(&["FEATURE", "AVAILABLE", "DETAIL"], status.dataplane.features.iter().map(feature)),
+        section(&["MAP", "ENTRIES", "CAPACITY", "FILL", "BYTES"], status.dataplane.maps.iter().map(map)),
+        section(&["COUNTER", "PACKETS", "BYTES"], status.dataplane.counters.iter().map(counter)),
+    ];
+    let head = columns(&["", ""], head).trim_start().to_owned();
+    head + &sections.concat()
+}
+
+/// A blank line and a table; nothing where there is nothing to show.
+fn section(titles: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+    let rows: Vec<_> = rows.collect();
+    if rows.is_empty() { String::new() } else { format!("\n{}", columns(titles, rows)) }
+}
+
+fn listed(report: &Report) -> &[ObjectStatus] {
+    report.all.as_deref().unwrap_or(&report.status.problems)
+}
+
+fn object(object: &ObjectStatus) -> Vec<String> {
+    let or_dash = |text: &Option<String>| text.clone().unwrap_or_else(|| "-".to_owned());
+    let state = match object.state {
+        ObjectState::Programmed => "programmed",
+        ObjectState::Pending => "pending",
+        ObjectState::Failed => "failed",
+        ObjectState::Refused => "refused",
+    };
+    vec![
+        format!("{} {}", object.kind, object.name),
+        state.to_owned(),
+        or_dash(&object.field),
+        or_dash(&object.reason),
+    ]
+}
+
+fn feature(feature: &Feature) -> Vec<String> {
+    let available = if feature.available { "yes" } else { "no" };
+    vec![feature.name.clone(), available.to_owned(), feature.detail.clone()]
+}
+
+fn map(map: &MapFill) -> Vec<String> {
+    // A plane may have tables without a limit.
+    let (capacity, fill) = match map.capacity {
+        0 => ("-".to_owned(), "-".to_owned()),
+        capacity => (capacity.to_string(), format!("{}%", map.entries * 100 / capacity)),
+    };
+    vec![map.name.clone(), map.entries.to_string(), capacity, fill, map.bytes.to_string()]
+}
+
+fn counter(counter: &Counter) -> Vec<String> {
+    vec![counter.name.clone(), counter.packets.to_string(), counter.bytes.to_string()]
+}
+
+#[cfg(test)]
+mod tests {
+    use agent::wire::ObjectCounts;
+    use dataplane::PlaneStatus;
+    use model::{Generation, Plane};
+
+    use super::*;
+
+    #[test]
+    fn a_refused_object_is_named_with_field_and_reason() {
+        let problem = ObjectStatus {
+            kind: "Service".into(),
+            name: "ns/web".into(),
+            state: ObjectState::Refused,
+            field: Some("spec.externalIPs".into()),
+            reason: Some("taken".into()),
+            generation: Generation(0),
+        };
+        let status = AgentStatus {
+            node: "node-a".into(),
+            version: "1.2.3".into(),
+            plane: Plane::Ebpf,
+            waiting_for: None,
+            generation: Generation(9),
+            programmed: Generation(8),
+            objects: ObjectCounts { programmed: 5, refused: 1, ..ObjectCounts::default() },
+            problems: vec![problem],
+            interruptions: vec![],
+            dataplane: PlaneStatus {
+                plane: Plane::Ebpf,
+                features: vec![],
+                maps: vec![MapFill { name: "services".into(), entries: 5, capacity: 20, bytes: 4096 }],
+                counters: vec![],
+            },
+        };
+        let text = table(&Report { status, all: None });
+        let lines: Vec<_> =
+            text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+        assert_eq!(
+            lines,
+            [
+                "node node-a",
+                "dataplane ebpf (agent 1.2.3)",
+                "snapshot 8 programmed, 9 wanted",
+                "objects 5 programmed, 0 pending, 0 failed, 1 refused",
+                "",
+                "OBJECT STATE FIELD REASON",
+                "Service ns/web refused spec.externalIPs taken",
+                "",
+                "MAP ENTRIES CAPACITY FILL BYTES",
+                "services 5 20 25% 4096",
+            ]
+        );
+    }
+}

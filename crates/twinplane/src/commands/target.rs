@@ -1,0 +1,182 @@
+//! Which agent a command asks: the one that is named, else the lab's first node, else this machine's.
+
+use std::{
+    fmt, fs,
+    future::Future,
+    path::{Path, PathBuf},
+};
+
+use agent::client::{Client, DEFAULT_SOCKET, Error};
+
+/// Where labs keep their agents' sockets: `<lab>/<node>/agent.sock`.
+const LABS: &str = "/run/twinplane/lab";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Target {
+    /// The agent's socket [default: the only lab's first node, else /run/twinplane/agent.sock]
+    #[arg(long, env = "TWINPLANE_SOCKET", value_name = "PATH", conflicts_with_all = ["lab", "node"])]
+    socket: Option<PathBuf>,
+    /// The lab whose agent is asked
+    #[arg(long, value_name = "NAME")]
+    lab: Option<String>,
+    /// The node of the lab whose agent is asked [default: the first]
+    #[arg(long, value_name = "NODE")]
+    node: Option<String>,
+}
+
+/// An agent of a lab.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct LabAgent {
+    lab: String,
+    node: String,
+    socket: PathBuf,
+}
+
+/// No agent can be told from what was given.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Unclear {
+    #[error("no agent of {0} is there\n\nrunning labs: twinplane lab list")]
+    None(String),
+    #[error("several labs are running: {0}\n\nchoose one with --lab NAME")]
+    Several(String),
+}
+
+impl Target {
+    /// Asks the agent and waits for its answer.
+    pub(crate) fn ask<T, F>(&self, question: impl FnOnce(Client) -> F) -> anyhow::Result<T>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let socket = self.find(&lab_agents(Path::new(LABS)))?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(question(Client::new(socket))).map_err(with_hint)
+    }
+
+    fn find(&self, agents: &[LabAgent]) -> Result<PathBuf, Unclear> {
+        if let Some(socket) = &self.socket {
+            return Ok(socket.clone());
+        }
+        let asked = self.lab.is_some() || self.node.is_some();
+        let fits = |agent: &&LabAgent| {
+            self.lab.as_ref().is_none_or(|lab| agent.lab == *lab)
+                && self.node.as_ref().is_none_or(|node| agent.node == *node)
+        };
+        let fitting: Vec<_> = agents.iter().filter(fits).collect();
+        let Some(first) = fitting.first() else {
+            return if asked { Err(Unclear::None(self.to_string())) } else { Ok(DEFAULT_SOCKET.into()) };
+        };
+        let mut labs: Vec<_> = fitting.iter().map(|agent| agent.lab.as_str()).collect();
+        labs.dedup();
+        if labs.len() > 1 {
+            return Err(Unclear::Several(labs.join(", ")));
+        }
+        if self.node.is_none() {
+            eprintln!("node {} of lab {}", first.node, first.lab);
+        }
+        Ok(first.socket.clone())
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.lab, &self.node) {
+            (Some(lab), Some(node)) => write!(f, "node {node} of lab {lab}"),
+            (Some(lab), None) => write!(f, "lab {lab}"),
+            (None, Some(node)) => write!(f, "node {node} of any lab"),
+            (None, None) => f.write_str("any lab"),
+        }
+    }
+}
+
+/// Every agent of every lab that has a socket, in order of lab and node.
+fn lab_agents(labs: &Path) -> Vec<LabAgent> {
+    let mut agents = vec![];
+    for lab in names(labs) {
+        for node in names(&labs.join(&lab)) {
+            let socket = labs.join(&lab).join(&node).join("agent.sock");
+            if socket.exists() {
+                agents.push(LabAgent { lab: lab.clone(), node, socket });
+            }
+        }
+    }
+    agents.sort();
+    agents
+}
+
+/// What a directory holds; nothing where it is none or may not be read.
+fn names(directory: &Path) -> Vec<String> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn with_hint(error: Error) -> anyhow::Error {
+    let hint = match error.is_absent() {
+        true => {
+            "\n\nis an agent running here? ask another one with --socket PATH, or a lab's with --lab NAME"
+        }
+        false => "",
+    };
+    anyhow::anyhow!("{error}: {}{hint}", error.source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn agents() -> Vec<LabAgent> {
+        [("ebpf", "node-a"), ("ebpf", "node-b"), ("iptables", "node-a")]
+            .map(|(lab, node)| LabAgent {
+                lab: lab.into(),
+                node: node.into(),
+                socket: format!("{LABS}/{lab}/{node}/agent.sock").into(),
+            })
+            .into()
+    }
+
+    fn find(lab: Option<&str>, node: Option<&str>, agents: &[LabAgent]) -> Result<String, Unclear> {
+        let target = Target { socket: None, lab: lab.map(Into::into), node: node.map(Into::into) };
+        target.find(agents).map(|socket| socket.display().to_string())
+    }
+
+    #[test]
+    fn without_labs_it_is_this_machines_agent() {
+        assert_eq!(find(None, None, &[]), Ok(DEFAULT_SOCKET.into()));
+    }
+
+    #[test]
+    fn the_only_labs_first_node_is_the_default() {
+        let only = &agents()[..2];
+        assert_eq!(find(None, None, only), Ok(format!("{LABS}/ebpf/node-a/agent.sock")));
+        assert_eq!(find(None, Some("node-b"), only), Ok(format!("{LABS}/ebpf/node-b/agent.sock")));
+    }
+
+    #[test]
+    fn among_several_labs_one_must_be_named() {
+        let error = find(None, None, &agents()).expect_err("unclear");
+        assert_eq!(error, Unclear::Several("ebpf, iptables".into()));
+        assert_eq!(find(Some("iptables"), None, &agents()), Ok(format!("{LABS}/iptables/node-a/agent.sock")));
+        assert_eq!(find(None, Some("node-b"), &agents()), Ok(format!("{LABS}/ebpf/node-b/agent.sock")));
+    }
+
+    #[test]
+    fn what_is_named_but_not_there_is_an_error_never_another_agent() {
+        assert_eq!(find(Some("x"), None, &agents()), Err(Unclear::None("lab x".into())));
+        assert_eq!(find(None, Some("node-z"), &[]), Err(Unclear::None("node node-z of any lab".into())));
+        let socket = Target { socket: Some("/x.sock".into()), lab: None, node: None };
+        assert_eq!(socket.find(&agents()), Ok("/x.sock".into()));
+    }
+
+    #[test]
+    fn sockets_of_labs_are_found_in_order() {
+        let directory = tempfile::tempdir().expect("directory");
+        for path in ["b/node-a", "a/node-b", "a/node-a", "a/logs"] {
+            fs::create_dir_all(directory.path().join(path)).expect("create");
+        }
+        for path in ["b/node-a", "a/node-b", "a/node-a"] {
+            fs::write(directory.path().join(path).join("agent.sock"), "").expect("write");
+        }
+        let found: Vec<_> =
+            lab_agents(directory.path()).into_iter().map(|a| format!("{}/{}", a.lab, a.node)).collect();
+        assert_eq!(found, ["a/node-a", "a/node-b", "b/node-a"]);
+    }
+}

@@ -7,7 +7,7 @@ use k8s_openapi::{
     List, ListableResource,
     api::{
         apps::v1::Deployment,
-        core::v1::{Event, Pod, Service},
+        core::v1::{Event, Node, Pod, Service},
         discovery::v1::{Endpoint, EndpointSlice},
     },
 };
@@ -19,16 +19,21 @@ use crate::{
     edge::{EdgeStatus, Health, TargetPool},
     http,
     lab::Lab,
-    status::Status,
     up::Failure,
 };
 
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// An agent that does not answer yet.
-pub(crate) fn agents(status: &Status) -> Option<String> {
-    let node = status.nodes.iter().find(|node| !node.agent.ready)?;
-    Some(format!("the agent of {}", node.name))
+/// An agent that does not answer yet, a node that takes no pods yet: pods would all go to the others.
+pub(crate) fn agents(lab: &Lab) -> Result<Option<String>, Failure> {
+    let status = lab.status()?;
+    if let Some(node) = status.nodes.iter().find(|node| !node.agent.ready) {
+        return Ok(Some(format!("the agent of {}", node.name)));
+    }
+    let nodes = list::<Node>(lab, "/api/v1/nodes")?;
+    let is_ready = |name: &str| nodes.iter().any(|node| node.name_any() == name && node_ready(node));
+    let waiting = status.nodes.iter().find(|node| !is_ready(&node.name));
+    Ok(waiting.map(|node| format!("node {}: not ready", node.name)))
 }
 
 /// A pod that is not ready, a Service without its address.
@@ -104,6 +109,11 @@ fn deployment(deployment: &Deployment) -> Option<String> {
     let ready = status.ready_replicas.unwrap_or(0);
     let name = title("Deployment", deployment);
     (!seen || ready < wanted).then(|| format!("{name}: {ready} of {wanted} pods ready"))
+}
+
+fn node_ready(node: &Node) -> bool {
+    let conditions = node.status.as_ref().and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 fn pod(pod: &Pod) -> Option<String> {

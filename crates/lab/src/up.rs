@@ -161,7 +161,7 @@ impl Run<'_> {
         let lab = Lab::from_state(state);
         self.follow(&lab, supervisor)?;
         self.begin("start agents")?;
-        self.wait(&lab, supervisor, || Ok(ready::agents(&lab.status()?)))?;
+        self.wait(&lab, supervisor, || ready::agents(&lab))?;
         let problems = self.apply(&lab)?;
         self.begin("start pods and load balancers")?;
         self.wait(&lab, supervisor, || ready::workloads(&lab))?;

@@ -1,0 +1,363 @@
+//! `twinplane lab` as a user runs it, with the real binary: up, use, crash, down. Needs root.
+//!
+//! Each test has labs of its own; whatever happens, they are taken down.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    os::unix::process::CommandExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_twinplane");
+
+/// A name no other test has, and the lab of that name gone at the end.
+struct Named(String);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        let _ = run(&["lab", "down", "--name", &self.0]);
+    }
+}
+
+impl Named {
+    fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        Self(format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// `twinplane lab <words> --name <name> <rest>`
+    fn lab(&self, words: &str, rest: &[&str]) -> Output {
+        let mut arguments = vec!["lab"];
+        arguments.extend(words.split(' '));
+        arguments.extend(["--name", &self.0]);
+        arguments.extend(rest);
+        run(&arguments)
+    }
+
+    fn up(&self, rest: &[&str]) {
+        succeeded(&self.lab("up", rest));
+    }
+
+    fn status(&self) -> Value {
+        json(&self.lab("status", &["-o", "json"]))
+    }
+
+    fn address(&self) -> String {
+        let rules = json(&self.lab("forwarding-rules list", &["-o", "json"]));
+        rules[0]["ipAddress"].as_str().expect("an address").to_owned()
+    }
+
+    /// Every trace a lab can leave.
+    fn traces(&self) -> Vec<String> {
+        let Self(name) = self;
+        let mut traces: Vec<_> = entries(Path::new("/run/netns"))
+            .into_iter()
+            .filter(|namespace| namespace.starts_with(&format!("tpl-{name}-")))
+            .collect();
+        for folder in ["/run/twinplane/lab", "/sys/fs/bpf/twinplane-lab"] {
+            traces.extend(entries(Path::new(folder)).into_iter().filter(|entry| entry.starts_with(name)));
+        }
+        if let Some(mount) = cgroup_mount() {
+            traces.extend(
+                entries(&mount.join("twinplane-lab")).into_iter().filter(|entry| entry.starts_with(name)),
+            );
+        }
+        for pid in entries(Path::new("/proc")).into_iter().filter(|pid| pid.parse::<u32>().is_ok()) {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let command = String::from_utf8_lossy(&command).replace('\0', " ");
+            // Not this test's own helpers, which name the lab too.
+            if command.contains(name.as_str()) && !command.contains("lab down") {
+                traces.push(format!("process {pid}: {command}"));
+            }
+        }
+        traces
+    }
+
+    #[track_caller]
+    fn is_gone(&self) {
+        assert_eq!(self.traces(), [""; 0]);
+    }
+}
+
+fn run(arguments: &[&str]) -> Output {
+    Command::new(BINARY).args(arguments).stdin(Stdio::null()).output().expect("start twinplane")
+}
+
+#[track_caller]
+fn succeeded(output: &Output) -> String {
+    let (out, err) = texts(output);
+    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
+    out
+}
+
+#[track_caller]
+fn json(output: &Output) -> Value {
+    serde_json::from_str(&succeeded(output)).expect("JSON")
+}
+
+fn texts(output: &Output) -> (String, String) {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (text(&output.stdout), text(&output.stderr))
+}
+
+fn entries(folder: &Path) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn cgroup_mount() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").expect("mounts");
+    let line = mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2"))?;
+    line.split(' ').nth(1).map(PathBuf::from)
+}
+
+#[track_caller]
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn pids(status: &Value) -> Vec<i64> {
+    let nodes = status["nodes"].as_array().expect("nodes");
+    nodes.iter().map(|node| node["agent"]["pid"].as_i64().expect("an agent runs")).collect()
+}
+
+fn kill(pid: i64) {
+    assert!(Command::new("kill").args(["-9", &pid.to_string()]).status().expect("kill").success());
+}
+
+fn supervisor(name: &str) -> i64 {
+    let folder = PathBuf::from(format!("/run/twinplane/lab/{name}/processes"));
+    let records = entries(&folder).into_iter().map(|file| fs::read(folder.join(file)).expect("record"));
+    let records = records.map(|text| serde_json::from_slice::<Value>(&text).expect("JSON"));
+    let record = records.into_iter().find(|record| record["role"] == "supervisor").expect("recorded");
+    record["pid"].as_i64().expect("a number")
+}
+
+/// Up, used in every way, down.
+fn whole_life(plane: &str) {
+    let lab = Named::new();
+    lab.up(&["--dataplane", plane]);
+    let address = lab.address();
+    let page = succeeded(
+        &lab.lab("exec", &["client", "--", "curl", "-sS", "-m", "5", &format!("http://{address}/")]),
+    );
+    assert!(!page.is_empty());
+
+    let services = succeeded(&lab.lab("kubectl", &["--", "-n", "netflow-test", "get", "svc", "nginx"]));
+    assert!(services.contains("LoadBalancer") && services.contains(&address), "{services}");
+
+    let pool = json(&lab.lab("target-pools describe netflow-test/nginx", &["-o", "json"]));
+    assert_eq!(pool["sessionAffinity"], "NONE");
+    assert_eq!(pool["healthCheck"]["intervalMs"], 8000);
+    assert_eq!(pool["members"].as_array().map(Vec::len), Some(2));
+    assert_eq!(pool["history"][0]["answer"], "http");
+
+    let status = lab.status();
+    assert_eq!(status["phase"]["phase"], "running");
+    assert_eq!(status["plane"], plane);
+    let pods = status["pods"].as_array().expect("pods");
+    let nodes: std::collections::BTreeSet<_> = pods.iter().map(|pod| pod["node"].to_string()).collect();
+    assert_eq!((pods.len(), nodes.len()), (3, 2), "every node has a pod");
+    let pod = pods[0]["name"].as_str().expect("a name");
+    let inside = succeeded(&lab.lab("exec", &[pod, "--", "ip", "-brief", "address", "show", "eth0"]));
+    assert!(inside.contains(pods[0]["ip"].as_str().expect("an address")), "{inside}");
+
+    let code = lab.lab("exec", &["node-b", "--", "sh", "-c", "exit 7"]);
+    assert_eq!(code.status.code(), Some(7), "exit codes are passed on");
+    let nowhere = lab.lab("exec", &["node-z", "--", "true"]);
+    assert_eq!(nowhere.status.code(), Some(2));
+    assert!(texts(&nowhere).1.contains("node-a, node-b"), "{}", texts(&nowhere).1);
+
+    let again = lab.lab("up", &[]);
+    assert_eq!(again.status.code(), Some(2));
+    let hint = format!("twinplane lab down --name {}", lab.0);
+    assert!(texts(&again).1.contains(&hint), "{}", texts(&again).1);
+    succeeded(&lab.lab("status", &[]));
+
+    succeeded(&lab.lab("down", &[]));
+    lab.is_gone();
+    assert_eq!(lab.lab("status", &[]).status.code(), Some(2));
+}
+
+#[test]
+fn an_ebpf_lab_lives_and_leaves_nothing() {
+    whole_life("ebpf");
+}
+
+#[test]
+fn an_iptables_lab_lives_and_leaves_nothing() {
+    whole_life("iptables");
+}
+
+#[test]
+fn both_planes_come_up_with_the_same_addresses() {
+    let lab = Named::new();
+    lab.up(&["--dataplane", "both", "--nodes", "1"]);
+    let labs = ["iptables", "ebpf"].map(|plane| Named(format!("{}-{plane}", lab.0)));
+    let [one, other] =
+        labs.each_ref().map(|lab| (lab.address(), lab.status()["nodes"][0]["address"].clone()));
+    assert_eq!(one, other);
+    let unclear = lab.lab("status", &[]);
+    assert!(texts(&unclear).1.contains("say which lab"), "{}", texts(&unclear).1);
+    succeeded(&lab.lab("down", &[]));
+    labs.iter().for_each(Named::is_gone);
+}
+
+#[test]
+fn a_crash_leaves_nothing_that_down_does_not_find() {
+    let lab = Named::new();
+    lab.up(&["--dataplane", "iptables"]);
+    let status = lab.status();
+    kill(supervisor(&lab.0));
+    pids(&status).into_iter().for_each(kill);
+    assert_eq!(lab.lab("status", &[]).status.code(), Some(2));
+    let list = succeeded(&run(&["lab", "list"]));
+    let line = list.lines().find(|line| line.starts_with(&lab.0)).expect("listed");
+    assert!(line.contains("supervisor gone"), "{line}");
+    let again = texts(&lab.lab("up", &[])).1;
+    assert!(again.contains("a crash left one") && again.contains("lab down"), "{again}");
+    assert!(!lab.traces().is_empty());
+    succeeded(&lab.lab("down", &[]));
+    lab.is_gone();
+    let nothing = lab.lab("down", &[]);
+    assert!(nothing.status.success() && texts(&nothing).1.contains("there is no lab"), "{nothing:?}");
+}
+
+#[test]
+fn an_agent_that_is_killed_is_started_again() {
+    let lab = Named::new();
+    lab.up(&["--dataplane", "iptables", "--nodes", "1"]);
+    let before = pids(&lab.status())[0];
+    kill(before);
+    until("the agent is back", || {
+        let agent = json_of_any_exit(&lab.lab("status", &["-o", "json"]))["nodes"][0]["agent"].clone();
+        agent["restarts"] == 1 && agent["ready"] == true && agent["pid"] != before
+    });
+    let log = fs::read_to_string(format!("/run/twinplane/lab/{}/logs/supervisor.log", lab.0)).expect("log");
+    assert!(log.contains("the agent ended"), "{log}");
+}
+
+/// `lab status` says by its exit code that something is down, and prints all the same.
+fn json_of_any_exit(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+#[test]
+fn what_cannot_become_ready_is_named_and_removed() {
+    let lab = Named::new();
+    let manifest = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: broken\nspec:\n  containers:\n  - name: c\n    image: no/such\n";
+    let failed = with_input(
+        &lab,
+        &["--nodes", "1", "--dataplane", "iptables", "--timeout", "4s", "-f", "-"],
+        manifest,
+    );
+    let (_, err) = texts(&failed);
+    assert_eq!(failed.status.code(), Some(2), "{err}");
+    assert!(
+        err.contains("start pods and load balancers") && err.contains("broken") && err.contains("no/such"),
+        "{err}"
+    );
+    lab.is_gone();
+}
+
+#[test]
+fn bad_manifests_are_named_by_line_and_field_and_spoil_no_others() {
+    let lab = Named::new();
+    let manifest = "\
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: good
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: twice
+  namespace: good
+spec:
+  ports:
+  - {name: a, port: 80}
+  - {name: a, port: 81}
+---
+apiVersion: v1
+kind: Servise
+metadata:
+  name: misspelt
+---
+kind: [
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: fine
+  namespace: good
+spec:
+  ports:
+  - port: 80
+";
+    let up = with_input(&lab, &["--nodes", "1", "--dataplane", "iptables", "-f", "-"], manifest);
+    let (_, err) = texts(&up);
+    assert_eq!(up.status.code(), Some(1), "{err}");
+    for part in
+        ["-:14: Service good/twice: spec.ports[1].name: Duplicate value", "-:17: Servise misspelt: kind: "]
+    {
+        assert!(err.contains(part), "{part} in\n{err}");
+    }
+    assert!(
+        err.lines().any(|line| line.starts_with("error: -:21: ") || line.starts_with("error: -:22: ")),
+        "{err}"
+    );
+    succeeded(&lab.lab("kubectl", &["--", "-n", "good", "get", "service", "fine"]));
+    let missing = lab.lab("up", &["-f", "/nonexistent.yaml"]);
+    assert_eq!(missing.status.code(), Some(2));
+    assert!(texts(&missing).1.contains("/nonexistent.yaml"));
+}
+
+#[test]
+fn an_interrupt_on_the_way_up_removes_everything() {
+    let lab = Named::new();
+    let mut up = start(&lab, &["--dataplane", "iptables"]);
+    let mut lines = BufReader::new(up.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("start agents")), "it comes that far");
+    assert!(Command::new("kill").args(["-INT", &up.id().to_string()]).status().expect("kill").success());
+    let rest: Vec<_> = lines.collect();
+    assert_eq!(up.wait().expect("ends").code(), Some(2));
+    assert!(rest.iter().any(|line| line.contains("interrupted")), "{rest:?}");
+    lab.is_gone();
+}
+
+#[test]
+fn without_root_it_says_so() {
+    let output = Command::new(BINARY).args(["lab", "up", "--name", "never"]).uid(65534).output();
+    match output {
+        Ok(output) => {
+            assert_eq!(output.status.code(), Some(2));
+            assert!(texts(&output).1.contains("needs root"), "{}", texts(&output).1);
+        }
+        // The build folder may be closed to others.
+        Err(error) => println!("skipped: {BINARY} cannot be run by another user: {error}"),
+    }
+}
+
+fn start(lab: &Named, rest: &[&str]) -> Child {
+    let mut command = Command::new(BINARY);
+    command.args(["lab", "up", "--name", &lab.0]).args(rest);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("start twinplane")
+}
+
+fn with_input(lab: &Named, rest: &[&str], input: &str) -> Output {
+    let mut child = start(lab, rest);
+    child.stdin.take().expect("piped").write_all(input.as_bytes()).expect("write");
+    child.wait_with_output().expect("ends")
+}

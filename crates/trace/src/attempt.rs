@@ -8,8 +8,8 @@ use std::{fmt, str::FromStr};
 pub struct Attempt {
     /// Milliseconds from the start of the series.
     pub at_ms: u64,
-    /// Milliseconds until the answer or the error.
-    pub took_ms: u64,
+    /// Microseconds until the answer or the error.
+    pub took_us: u64,
     pub outcome: Outcome,
 }
 
@@ -53,11 +53,11 @@ impl Outcome {
     }
 }
 
-/// `+  12.345 s  took 0.003 s  200 client=198.51.100.10`
+/// `+  12.345 s  took     0.412 ms  200 client=198.51.100.10`
 impl fmt::Display for Attempt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (at, took) = (Seconds(self.at_ms), Seconds(self.took_ms));
-        write!(f, "+{at:>8} s  took {took:>6} s  {}", self.outcome.words())
+        let (at, took) = (Thousandths(self.at_ms), Thousandths(self.took_us));
+        write!(f, "+{at:>8} s  took {took:>8} ms  {}", self.outcome.words())
     }
 }
 
@@ -76,7 +76,7 @@ pub struct NotARow;
 
 fn parse_row(line: &str) -> Option<Attempt> {
     let (at, rest) = line.strip_prefix('+')?.split_once(" s  took ")?;
-    let (took, words) = rest.split_once(" s  ")?;
+    let (took, words) = rest.split_once(" ms  ")?;
     let outcome = match words.strip_prefix("--- ") {
         Some(failure) => {
             let exit = failure.rsplit_once("(curl: ")?.1.strip_suffix(')')?.parse().ok()?;
@@ -87,20 +87,20 @@ fn parse_row(line: &str) -> Option<Attempt> {
             Outcome::Answered { status: status.parse().ok()?, client: client.to_owned() }
         }
     };
-    Some(Attempt { at_ms: milliseconds(at)?, took_ms: milliseconds(took)?, outcome })
+    Some(Attempt { at_ms: thousandths(at)?, took_us: thousandths(took)?, outcome })
 }
 
-/// Milliseconds shown as seconds with three decimals.
-struct Seconds(u64);
+/// Thousandths of a unit shown as that unit with three decimals.
+struct Thousandths(u64);
 
-impl fmt::Display for Seconds {
+impl fmt::Display for Thousandths {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&format!("{}.{:03}", self.0 / 1000, self.0 % 1000))
     }
 }
 
 /// `1.234` as 1234.
-fn milliseconds(text: &str) -> Option<u64> {
+fn thousandths(text: &str) -> Option<u64> {
     let (whole, fraction) = text.trim().split_once('.')?;
     if fraction.len() != 3 || !fraction.bytes().all(|b| b.is_ascii_digit()) {
         return None;
@@ -118,14 +118,14 @@ mod tests {
         #[test]
         fn a_row_reads_back_as_written(
             at_ms in 0..10_000_000_u64,
-            took_ms in 0..100_000_u64,
+            took_us in 0..100_000_000_u64,
             outcome in prop_oneof![
                 (100..600_u16, prop_oneof![Just(String::new()), "[0-9]{1,3}(\\.[0-9]{1,3}){3}", "[0-9a-f:]{2,20}"])
                     .prop_map(|(status, client)| Outcome::Answered { status, client }),
                 (0..100_i32).prop_map(|exit| Outcome::Failed { exit }),
             ],
         ) {
-            let attempt = Attempt { at_ms, took_ms, outcome };
+            let attempt = Attempt { at_ms, took_us, outcome };
             prop_assert_eq!(attempt.to_string().parse::<Attempt>(), Ok(attempt));
         }
 
@@ -138,14 +138,14 @@ mod tests {
     #[test]
     fn a_refusal_and_a_timeout_are_told_apart() {
         let rows = Attempt::rows(
-            "+   0.000 s  took  0.002 s  200 client=198.51.100.10\n\
-             +   0.250 s  took  0.011 s  --- refused (curl: 7)\n\
+            "+   0.000 s  took    2.050 ms  200 client=198.51.100.10\n\
+             +   0.250 s  took   11.000 ms  --- refused (curl: 7)\n\
              # not a row\n\
-             +   0.500 s  took  6.001 s  --- timed out (curl: 28)\n\
-             +   7.000 s  took  0.001 s  503\n",
+             +   0.500 s  took 6001.204 ms  --- timed out (curl: 28)\n\
+             +   7.000 s  took    1.000 ms  503\n",
         );
         assert_eq!(rows.iter().map(Attempt::ok).collect::<Vec<_>>(), [true, false, false, false]);
         assert_eq!(rows[1].outcome, Outcome::Failed { exit: 7 });
-        assert_eq!(rows[2].took_ms, 6001);
+        assert_eq!(rows[2].took_us, 6_001_204);
     }
 }

@@ -133,20 +133,26 @@ impl Bench {
     ) -> Result<Exhibit, Error> {
         check()?;
         let output = self.lab.kubectl(arguments)?;
-        let shown = std::iter::once("kubectl").chain(arguments.iter().copied());
-        let mut exhibit = self.on_host(title, shown, &output, Style::Kubectl);
-        exhibit.capture.note = note.into();
+        let line = Line::new(Place::Client, std::iter::once("kubectl").chain(arguments.iter().copied()));
+        let mut exhibit = self.exhibit(title, &line, Style::Kubectl, said(&output), output.exit, note);
+        exhibit.capture.r#where = "host".to_owned();
         Ok(exhibit)
     }
 
-    /// A capture of one of this program's own subcommands.
+    /// A capture of one of this program's own subcommands, run on this host by the same build.
     ///
     /// # Errors
     /// It cannot be started.
-    pub fn twinplane(&self, title: &str, arguments: &[&str], style: Style) -> Result<Exhibit, Error> {
+    pub fn twinplane(&self, title: &str, line: &Line, style: Style) -> Result<Exhibit, Error> {
         check()?;
-        let failed = |source| Error::Start { command: arguments.join(" "), place: Place::Client, source };
-        let output = Command::new(&self.program).args(arguments).output().map_err(failed)?;
+        let failed = |source| Error::Start { command: line.to_string(), place: line.place.clone(), source };
+        let (shell, arguments) =
+            line.argv.split_first().ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))?;
+        let own = self.program.parent().map(std::path::Path::as_os_str).unwrap_or_default();
+        let mut path = own.to_owned();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let output = Command::new(shell).args(arguments).env("PATH", path).output().map_err(failed)?;
         let output = Output {
             exit: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -154,8 +160,7 @@ impl Bench {
             elapsed: Duration::ZERO,
             timed_out: false,
         };
-        let shown = std::iter::once("twinplane").chain(arguments.iter().copied());
-        Ok(self.on_host(title, shown, &output, style))
+        Ok(self.exhibit(title, line, style, said(&output), output.exit, ""))
     }
 
     /// Changes something through the API.
@@ -181,19 +186,6 @@ impl Bench {
         let answer = self.order(&arguments)?;
         serde_json::from_str(&answer)
             .map_err(|source| Error::Answer { command: format!("kubectl {}", arguments.join(" ")), source })
-    }
-
-    fn on_host<'a>(
-        &self,
-        title: &str,
-        words: impl Iterator<Item = &'a str>,
-        output: &Output,
-        style: Style,
-    ) -> Exhibit {
-        let line = Line::new(Place::Client, words);
-        let mut exhibit = self.exhibit(title, &line, style, said(output), output.exit, "");
-        exhibit.capture.r#where = "host".to_owned();
-        exhibit
     }
 }
 

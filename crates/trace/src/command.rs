@@ -24,6 +24,15 @@ impl Line {
     }
 }
 
+impl Line {
+    /// One of this program's own subcommands; `filter` is a pipe's other end, or empty.
+    pub fn twinplane(place: Place, arguments: &[&str], filter: &str) -> Self {
+        let words = std::iter::once("twinplane").chain(arguments.iter().copied());
+        let command = words.map(quoted).collect::<Vec<_>>().join(" ");
+        Self::shell(place, if filter.is_empty() { command } else { format!("{command} | {filter}") })
+    }
+}
+
 /// As one would type it.
 impl fmt::Display for Line {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -54,12 +63,11 @@ const REQUEST_REPORT: &str = r"\n%{http_code} %{time_total}\n";
 
 /// What one node's health check and its answer look like on the load balancer's side of the wire, once each.
 ///
-/// Only segments with data; the IP and TCP headers that `-A` prints as dots are cut off.
+/// Only segments with data. `-A` prints the IP and TCP headers too, as dots: awk leaves the summary and what was said.
 pub fn watch_health_check(interface: &str, node: &str, port: u16) -> Line {
-    let script = format!(
-        "tcpdump -i {interface} -nn -q -l -A -c 2 'host {node} and tcp port {port} and tcp[tcpflags] & tcp-push != 0' \
-         | sed -E 's/^E.*(GET |HTTP\\/1)/\\1/'"
-    );
+    let filter = format!("host {node} and tcp port {port} and tcp[tcpflags] & tcp-push != 0");
+    let keep = r"/ IP /{said=0; print} match($0, /(GET |HTTP\/1).*/){said=1; $0=substr($0, RSTART)} said";
+    let script = format!("tcpdump -i {interface} -nn -q -A -c 2 '{filter}' | awk '{keep}'");
     Line::shell(Place::Edge, script)
 }
 

@@ -7,6 +7,8 @@ mod l4;
 mod l5;
 mod l6;
 
+use dataplane::ServiceRow;
+use model::ServiceName;
 use serde_json::Value;
 
 use crate::{
@@ -55,4 +57,14 @@ pub fn restore(bench: &Bench, subject: &mut Subject) -> Result<(), Error> {
 /// The node that is looked into where one stands for all.
 fn first_node(bench: &Bench) -> String {
     bench.lab.topology().nodes.first().map(|node| node.name.clone()).unwrap_or_default()
+}
+
+/// The rows of this Service, as a node's dataplane has them.
+fn rows(bench: &Bench, subject: &Subject, node: &str) -> Result<Vec<ServiceRow>, Error> {
+    let answer = bench.lab.agent_get(node, "/v1/services")?;
+    let mut rows: Vec<ServiceRow> = serde_json::from_slice(&answer)
+        .map_err(|source| Error::Answer { command: format!("GET /v1/services of {node}"), source })?;
+    let ours = ServiceName { namespace: subject.namespace.clone(), name: subject.name.clone() };
+    rows.retain(|row| row.service.as_ref() == Some(&ours));
+    Ok(rows)
 }

@@ -113,7 +113,7 @@ impl<'a> Normaliser<'a> {
     }
 
     fn attempt(&self, attempt: &Attempt) -> String {
-        let took = match attempt.took_ms {
+        let took = match attempt.took_us / 1000 {
             0..500 => "at once".to_owned(),
             ms => format!("after {} s", (ms + 500) / 1000),
         };

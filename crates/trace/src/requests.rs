@@ -31,15 +31,15 @@ impl<'a> Series<'a> {
     /// # Errors
     /// curl cannot be started.
     pub fn one(&self) -> Result<Attempt, Error> {
-        let at_ms = milliseconds(self.start.elapsed());
+        let at_ms = microseconds(self.start.elapsed()) / 1000;
         let output = self.bench.run(&self.line, Duration::from_secs(CLIENT_LIMIT_S + 10))?;
         let (body, report) = output.stdout.trim_end().rsplit_once('\n').unwrap_or(("", &output.stdout));
-        let (status, took_ms) = reported(report).unwrap_or((0, milliseconds(output.elapsed)));
+        let (status, took_us) = reported(report).unwrap_or((0, microseconds(output.elapsed)));
         let outcome = match output.exit {
             0 => Outcome::Answered { status, client: client_in(body) },
             exit => Outcome::Failed { exit },
         };
-        Ok(Attempt { at_ms, took_ms, outcome })
+        Ok(Attempt { at_ms, took_us, outcome })
     }
 
     /// One request after the other, at least one, until `done` says so after a request.
@@ -78,7 +78,7 @@ pub fn listed(attempts: &[Attempt]) -> String {
 /// curl's `--write-out`: `200 0.001234`.
 fn reported(line: &str) -> Option<(u16, u64)> {
     let (status, seconds) = line.trim().split_once(' ')?;
-    Some((status.parse().ok()?, milliseconds(Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?)))
+    Some((status.parse().ok()?, microseconds(Duration::try_from_secs_f64(seconds.parse().ok()?).ok()?)))
 }
 
 /// The address that the pod says it saw: `client=198.51.100.10`, wherever in the answer.
@@ -87,8 +87,8 @@ fn client_in(body: &str) -> String {
     told.unwrap_or_default().to_owned()
 }
 
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -97,8 +97,8 @@ mod tests {
 
     #[test]
     fn curls_report_is_read() {
-        assert_eq!(reported("200 0.001934"), Some((200, 1)));
-        assert_eq!(reported("000 6.001412"), Some((0, 6001)));
+        assert_eq!(reported("200 0.001934"), Some((200, 1934)));
+        assert_eq!(reported("000 6.001412"), Some((0, 6_001_412)));
         assert_eq!(reported("curl: (7) refused"), None);
     }
 

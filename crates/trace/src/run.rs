@@ -45,6 +45,10 @@ struct Traced<'a> {
 /// The first that failed; the layers before it are lost.
 pub fn trace(benches: &[Bench], layers: &[LayerId], restore: bool, lines: &Lines) -> Result<Trace, Error> {
     let mut traced = benches.iter().map(Traced::new).collect::<Result<Vec<_>, _>>()?;
+    both(&mut traced, |one| {
+        let plane = one.bench.plane;
+        one.subject.spread(one.bench).map_err(|source| Error::Subject { plane, source })
+    })?;
     let mut done = vec![];
     for id in LayerId::ALL.into_iter().filter(|id| layers.contains(id)) {
         lines.say(&format!("{id}: {}", id.title()));

@@ -1,15 +1,18 @@
 //! The Service under trace and everything its cluster allotted to it, read through the API.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use lab::status::PodInfo;
 use model::ServiceName;
 use serde_json::Value;
 
 use crate::{
-    bench::{Bench, Error},
+    bench::{Bench, Error, until},
     normalise::{Role, Vocabulary},
 };
+
+/// How long a pod may take to become ready.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A LoadBalancer Service and what stands behind it.
 #[derive(Clone, Debug)]
@@ -86,6 +89,26 @@ impl Subject {
         Ok(pods)
     }
 
+    /// Moves pods until every node has a ready one, as long as there are enough of them.
+    ///
+    /// # Errors
+    /// The API does not answer, or a moved pod does not become ready in time.
+    pub fn spread(&self, bench: &Bench) -> Result<(), Error> {
+        let wanted = usize::try_from(self.replicas).unwrap_or(usize::MAX);
+        let all_ready = || Ok(Some(self.ready_pods(bench)?).filter(|pods| pods.len() == wanted));
+        for _ in 0..bench.lab.topology().nodes.len() {
+            let pods = until("every pod to be ready", PATIENCE, all_ready)?;
+            let on = |node: &str| pods.iter().filter(|pod| pod.node == node).count();
+            let nodes = bench.lab.topology().nodes.iter().map(|node| node.name.as_str());
+            let crowded = nodes.clone().max_by_key(|node| on(node)).filter(|node| on(node) > 1);
+            let Some(crowded) = crowded.filter(|_| nodes.clone().any(|node| on(node) == 0)) else { break };
+            if let Some(pod) = pods.iter().find(|pod| pod.node == crowded) {
+                bench.order(&["-n", &self.namespace, "delete", "pod", &pod.name])?;
+            }
+        }
+        Ok(())
+    }
+
     /// What this cluster allotted, for the comparison. Call before and after a layer: pods come and go.
     ///
     /// # Errors
@@ -127,7 +150,7 @@ impl Subject {
 pub fn node_addresses(bench: &Bench, node: &str) -> Result<Vec<IpAddr>, Error> {
     let line =
         crate::command::Line::new(lab::Place::Node(node.to_owned()), ["ip", "-json", "address", "show"]);
-    let output = bench.run(&line, std::time::Duration::from_secs(10))?;
+    let output = bench.run(&line, Duration::from_secs(10))?;
     let links: Value = serde_json::from_str(&output.stdout)
         .map_err(|source| Error::Answer { command: line.to_string(), source })?;
     let addresses = links.as_array().into_iter().flatten().flat_map(|link| link["addr_info"].as_array());

@@ -11,13 +11,19 @@ use std::{
 
 use nix::{
     sys::signal::{Signal, killpg},
-    unistd::{Pid, getpgid},
+    unistd::Pid,
 };
 
 use super::{Bench, Error, until};
 use crate::command::Line;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// `NETLINK_NETFILTER`, as `/proc/net/netlink` prints it.
+const NETFILTER: &str = "12";
+
+/// `NFNLGRP_NFTRACE` (9, linux/netfilter/nfnetlink.h) in a mask of groups.
+const TRACE_GROUP: u32 = 1 << 8;
 
 /// A running listener. Ended, with all it started, when dropped.
 #[derive(Debug)]
@@ -82,9 +88,9 @@ impl Watch {
         self.so_far()
     }
 
-    /// tcpdump says so; a netlink listener shows in the namespace's own table once it joined a group.
+    /// tcpdump says so; a listener for packet traces shows in the namespace's own table.
     fn listens(&mut self) -> Result<bool, Error> {
-        if text(&self.errors).contains("listening on") || self.joined_netfilter() {
+        if text(&self.errors).contains("listening on") || self.traces() {
             return Ok(true);
         }
         match self.child.try_wait() {
@@ -97,18 +103,14 @@ impl Watch {
         }
     }
 
-    /// Whether one of its processes has a NETLINK_NETFILTER socket (12) with a group joined: columns Eth, Pid and
-    /// Groups of `/proc/net/netlink` (net/netlink/af_netlink.c, netlink_native_seq_show).
-    fn joined_netfilter(&self) -> bool {
-        let group = self.group();
-        let ours = |port: &str| {
-            let pid = port.parse().map(Pid::from_raw).ok();
-            pid.is_some_and(|pid| getpgid(Some(pid)) == Ok(group))
-        };
-        let table = fs::read_to_string(format!("/proc/{group}/net/netlink")).unwrap_or_default();
+    /// Whether somebody in its namespace listens for packet traces: columns Eth and Groups of `/proc/net/netlink`
+    /// (net/netlink/af_netlink.c, netlink_native_seq_show). Nobody but us does on a node.
+    fn traces(&self) -> bool {
+        let table = fs::read_to_string(format!("/proc/{}/net/netlink", self.group())).unwrap_or_default();
         table.lines().any(|row| {
             let fields = row.split_whitespace().collect::<Vec<_>>();
-            matches!(fields[..], [_, "12", port, groups, ..] if groups.bytes().any(|digit| digit != b'0') && ours(port))
+            let groups = |text| u32::from_str_radix(text, 16).unwrap_or(0);
+            matches!(fields[..], [_, NETFILTER, _, mask, ..] if groups(mask) & TRACE_GROUP != 0)
         })
     }
 

@@ -1,8 +1,11 @@
 //! L1: the Service as the control plane made it. No dataplane is asked.
 
+use lab::Place;
+
 use super::Found;
 use crate::{
     bench::{Bench, Error},
+    command::Line,
     normalise::Style,
     subject::Subject,
 };
@@ -10,11 +13,8 @@ use crate::{
 pub(super) fn capture(bench: &Bench, subject: &Subject) -> Result<Found, Error> {
     let Subject { namespace, name, cluster_ip, vip, node_port, .. } = subject;
     let lab = bench.lab.name().as_str();
-    let mut rules = bench.twinplane(
-        "Forwarding rule",
-        &["lab", "forwarding-rules", "list", "--name", lab],
-        Style::Plain,
-    )?;
+    let list = Line::twinplane(Place::Edge, &["lab", "forwarding-rules", "list", "--name", lab], "");
+    let mut rules = bench.twinplane("Forwarding rule", &list, Style::Plain)?;
     rules.capture.note = format!(
         "The load balancer owns {vip} and sends what arrives there to a pool of nodes. It has not heard of pods."
     );

@@ -1,13 +1,16 @@
 //! L2: the load balancer's pool, and its health checks as they pass on the wire.
 
-use std::time::Duration;
+use std::{net::IpAddr, time::Duration};
 
-use lab::edge::{Health, TargetPool};
+use lab::{
+    Place,
+    edge::{Health, TargetPool},
+};
 
 use super::Found;
 use crate::{
     bench::{Bench, Error, until},
-    command::watch_health_check,
+    command::{Line, watch_health_check},
     normalise::Style,
     subject::Subject,
 };
@@ -15,15 +18,16 @@ use crate::{
 pub(super) fn capture(bench: &Bench, subject: &Subject) -> Result<Found, Error> {
     let pool = pool(bench, subject)?;
     let lab = bench.lab.name().as_str();
+    let first = pool.members.first().ok_or_else(|| Error::Missing { what: "a member of the pool".into() })?;
+    let interface = interface_towards(bench, first.address)?;
     let watches = pool.members.iter().map(|member| {
         let line =
-            watch_health_check("any", &member.address.to_string(), pool.health_check.target.port.get());
+            watch_health_check(&interface, &member.address.to_string(), pool.health_check.target.port.get());
         Ok((member.node.clone(), bench.watch(&line)?, line))
     });
     let watches = watches.collect::<Result<Vec<_>, Error>>()?;
     let mut found = Found::default();
-    let describe = ["lab", "target-pools", "describe", &pool.name, "--name", lab];
-    let mut described = bench.twinplane("Target pool", &describe, Style::Plain)?;
+    let mut described = bench.twinplane("Target pool", &describe(lab, &pool.name, false), Style::Plain)?;
     described.capture.note = "Members are nodes. Each is asked over HTTP; after enough bad answers in a row it gets no more connections.".into();
     found.exhibits.push(described);
     let limit = pool.health_check.timing.interval * 2 + Duration::from_secs(5);
@@ -41,6 +45,22 @@ pub(super) fn capture(bench: &Bench, subject: &Subject) -> Result<Found, Error> 
     found.fact("health_check_interval_s", timing.interval.as_secs_f64());
     found.fact("unhealthy_threshold", timing.unhealthy_threshold);
     Ok(found)
+}
+
+/// The pool as the command line shows it, with its latest health checks or without.
+pub(super) fn describe(lab: &str, pool: &str, history: bool) -> Line {
+    let words = ["lab", "target-pools", "describe", pool, "--name", lab];
+    Line::twinplane(Place::Edge, &words, if history { "" } else { "sed '/^CHECKED/,$d'" })
+}
+
+/// The load balancer's interface on the nodes' side.
+fn interface_towards(bench: &Bench, node: IpAddr) -> Result<String, Error> {
+    let line = Line::new(Place::Edge, ["ip", "-json", "route", "get", &node.to_string()]);
+    let output = bench.run(&line, Duration::from_secs(10))?;
+    let routes: serde_json::Value = serde_json::from_str(&output.stdout)
+        .map_err(|source| Error::Answer { command: line.to_string(), source })?;
+    let device = routes[0]["dev"].as_str().map(str::to_owned);
+    device.ok_or_else(|| Error::Missing { what: format!("the load balancer's route to {node}") })
 }
 
 /// The Service's pool, as the load balancer has it now.

@@ -126,7 +126,8 @@ impl Listeners {
             return Ok(None);
         }
         for (_, _, watch) in self.pods.iter().take(1) {
-            watch.listen(SETTLE, |_| self.pods.iter().any(|(_, _, watch)| !watch.so_far().is_empty()))?;
+            watch
+                .listen(SETTLE, |_| self.pods.iter().any(|(_, _, watch)| watch.so_far().contains(" IP ")))?;
         }
         let (after, hooks_after) = (Counters::read(bench, node)?, hooks_of(bench, node)?);
         let mut found = Found::default();
@@ -142,8 +143,12 @@ impl Listeners {
         if let Some((line, watch)) = self.rules {
             let rules = watch.stop();
             let hooks = hooks(&rules);
-            let applied = rules.lines().filter(|line| line.contains(":rule:")).count();
-            let note = format!("{applied} rules applied to it, in this order: {}.", hooks.join(", "));
+            let applied =
+                rules.lines().filter(|line| line.contains(":rule:") && !line.contains(" raw:")).count();
+            let note = format!(
+                "Besides the rule that asks for this trace, {applied} applied to it: {}.",
+                hooks.join(", ")
+            );
             found.exhibits.push(bench.exhibit(
                 "Rules that applied, hook by hook",
                 &line,
@@ -166,7 +171,7 @@ impl Listeners {
         let mut arrived = vec![];
         for (pod, line, watch) in self.pods {
             let heard = watch.stop();
-            if !heard.is_empty() {
+            if heard.contains(" IP ") {
                 arrived.push((pod, line, heard));
             }
         }
@@ -226,7 +231,8 @@ fn hooks(trace: &str) -> Vec<String> {
         let (Some(table), Some(chain)) = (place.next(), place.next()) else { continue };
         let hook = format!("{table} {chain}");
         let built_in = ["PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"].contains(&chain);
-        if built_in && !hooks.contains(&hook) {
+        // The raw table holds only the rule that asks for the trace.
+        if built_in && table != "raw" && !hooks.contains(&hook) {
             hooks.push(hook);
         }
     }
@@ -250,6 +256,6 @@ mod tests {
                      TRACE: 2 87bd72f7 raw:PREROUTING:policy:ACCEPT \n \
                      TRACE: 2 87bd72f7 nat:PREROUTING:rule:0x2:JUMP:KUBE-SERVICES  -4 -t nat -A PREROUTING\n \
                      TRACE: 2 87bd72f7 nat:KUBE-SERVICES:rule:0x5:ACCEPT  -4 -t nat -A KUBE-SERVICES\n";
-        assert_eq!(hooks(trace), ["raw PREROUTING", "nat PREROUTING"]);
+        assert_eq!(hooks(trace), ["nat PREROUTING"]);
     }
 }

@@ -6,13 +6,12 @@ use std::{
     time::Duration,
 };
 
-use dataplane::ServiceRow;
 use dataplane_iptables::{
     parse::Saved,
     walk::{End, Journey, walk},
 };
 use lab::Place;
-use model::{Plane, Protocol, ServiceName, oracle::Packet};
+use model::{Plane, Protocol, oracle::Packet};
 
 use super::Found;
 use crate::{
@@ -45,8 +44,8 @@ fn iptables(bench: &Bench, subject: &Subject, node: &str) -> Result<Found, Error
     let chains = rules.chains.iter().map(|chain| chain.as_str().to_owned()).collect::<Vec<_>>();
     let probabilities = rules.probabilities();
     let note = format!(
-        "{} rules in {} chains for {} endpoints. Of the endpoints, each but the last is taken with the chance that \
-         makes all equal in the end: {}.",
+        "{} rules: those of its own {} chains and those that lead into them. With {} endpoints, each but the last is \
+         taken with the chance that makes all equal in the end: {}.",
         rules.count(),
         rules.chains.len(),
         rules.endpoints(),
@@ -69,8 +68,8 @@ fn iptables(bench: &Bench, subject: &Subject, node: &str) -> Result<Found, Error
         End::Dropped => "dropped".to_owned(),
     };
     let note = format!(
-        "The first packet of a connection to {}, by chance meant for the last endpoint, is compared with {} of the \
-         rules above; {} of them apply. It ends {end}. Later packets of the connection take the answer from conntrack.",
+        "The first packet of a connection to {} that chance sends to the last endpoint is compared with {} rules; the \
+         {} marked ones apply. It ends {end}. The connection's later packets take the answer from conntrack.",
         journey.packet.destination,
         walk.steps.len(),
         walk.matched().count(),
@@ -89,34 +88,25 @@ fn iptables(bench: &Bench, subject: &Subject, node: &str) -> Result<Found, Error
 fn ebpf(bench: &Bench, subject: &Subject, node: &str) -> Result<Found, Error> {
     let socket = bench.lab.agent_socket(node).display().to_string();
     let mut found = Found::default();
-    let rows = rows(bench, subject, node)?;
+    let rows = super::rows(bench, subject, node)?;
     let kinds = rows.iter().map(|row| row.kind).collect::<BTreeSet<_>>();
     let sets = rows.iter().map(|row| &row.backends).collect::<BTreeSet<_>>();
 
-    let list = ["service", "list", "--socket", &socket];
-    let mut listed_rows = bench.twinplane("Rows of the service map", &list, Style::Plain)?;
+    let list = |format: &str| {
+        let words = ["service", "list", "--socket", &socket, "-o", format];
+        Line::twinplane(Place::Node(node.to_owned()), &words, "")
+    };
+    let mut listed_rows = bench.twinplane("Rows of the service map", &list("table"), Style::Plain)?;
     listed_rows.capture.note = format!(
         "{} kinds of frontend, {} set of backends behind them. No rule names the Service: a packet's address is the key.",
         kinds.len(),
         sets.len(),
     );
-    listed_rows.capture.r#where = node.to_owned();
     found.exhibits.push(listed_rows);
 
-    let raw = serde_json::to_string_pretty(&rows)
-        .map_err(|source| Error::Answer { command: "service list".into(), source })?;
-    let line = Line::new(
-        Place::Node(node.to_owned()),
-        ["twinplane", "service", "list", "--socket", &socket, "-o", "json"],
-    );
-    found.exhibits.push(bench.exhibit(
-        "The same rows, raw",
-        &line,
-        Style::Plain,
-        raw,
-        0,
-        "As the agent reads them back from the kernel.",
-    ));
+    let mut raw = bench.twinplane("The same rows, raw", &list("json"), Style::Plain)?;
+    raw.capture.note = "As the agent reads them back from the kernel.".into();
+    found.exhibits.push(raw);
 
     let lookups = Lookups::measure(bench, subject, &mut found)?;
     found.fact("rules_per_service", 0);
@@ -124,16 +114,6 @@ fn ebpf(bench: &Bench, subject: &Subject, node: &str) -> Result<Found, Error> {
     found.fact("lookups_per_packet", lookups.per_new_packet());
     found.fact("backend_sets", sets.len());
     Ok(found)
-}
-
-/// The map's rows of this Service.
-fn rows(bench: &Bench, subject: &Subject, node: &str) -> Result<Vec<ServiceRow>, Error> {
-    let answer = bench.lab.agent_get(node, "/v1/services")?;
-    let mut rows: Vec<ServiceRow> = serde_json::from_slice(&answer)
-        .map_err(|source| Error::Answer { command: format!("GET /v1/services of {node}"), source })?;
-    let ours = ServiceName { namespace: subject.namespace.clone(), name: subject.name.clone() };
-    rows.retain(|row| row.service.as_ref() == Some(&ours));
-    Ok(rows)
 }
 
 /// Frontend lookups over a number of connections, from the datapath's counters on all nodes.

@@ -71,11 +71,8 @@ pub(super) fn capture(bench: &Bench, subject: &mut Subject) -> Result<Found, Err
         note,
     ));
     let lab = bench.lab.name().as_str();
-    let mut history = bench.twinplane(
-        "The pool's health checks",
-        &["lab", "target-pools", "describe", &pool.name, "--name", lab],
-        Style::Plain,
-    )?;
+    let mut history =
+        bench.twinplane("The pool's health checks", &l2::describe(lab, &pool.name, true), Style::Plain)?;
     history.capture.note = format!(
         "Asked every {} s; dropped after {} bad answers in a row, the same on both planes.",
         timing.interval.as_secs_f64(),
@@ -175,23 +172,23 @@ impl Scale {
 }
 
 /// What the requests come to.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 struct Outcome {
     failed: usize,
-    first_failure_ms: Option<u64>,
-    median_failure_ms: Option<u64>,
+    first_failure_ms: Option<f64>,
+    median_failure_ms: Option<f64>,
     answered_after: usize,
 }
 
 impl Outcome {
     fn of(during: &[Attempt], after: &[Attempt]) -> Self {
-        let mut failures = during.iter().filter(|a| !a.ok()).map(|a| a.took_ms).collect::<Vec<_>>();
-        let first_failure_ms = failures.first().copied();
+        let mut failures = during.iter().filter(|a| !a.ok()).map(|a| a.took_us).collect::<Vec<_>>();
+        let first_failure_ms = failures.first().map(tenths);
         failures.sort_unstable();
         Self {
             failed: failures.len(),
             first_failure_ms,
-            median_failure_ms: failures.get(failures.len() / 2).copied(),
+            median_failure_ms: failures.get(failures.len() / 2).map(tenths),
             answered_after: after.iter().filter(|a| a.ok()).count(),
         }
     }
@@ -199,7 +196,7 @@ impl Outcome {
     fn in_words(&self) -> String {
         match self.median_failure_ms {
             None => "None of them failed.".to_owned(),
-            Some(ms) if ms >= CLIENT_LIMIT_S * 1000 => {
+            Some(ms) if ms >= (CLIENT_LIMIT_S * 1000) as f64 => {
                 format!("Nobody told the client: it waited {ms} ms, its own limit.")
             }
             Some(ms) => format!("The client was told after {ms} ms (median) and could try again."),
@@ -207,32 +204,36 @@ impl Outcome {
     }
 }
 
+/// Milliseconds with one decimal.
+fn tenths(us: &u64) -> f64 {
+    (*us as f64 / 100.0).round() / 10.0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::attempt;
 
-    fn attempt(took_ms: u64, ok: bool) -> Attempt {
+    fn attempt(took_us: u64, ok: bool) -> Attempt {
         let outcome = match ok {
             true => attempt::Outcome::Answered { status: 200, client: String::new() },
             false => attempt::Outcome::Failed { exit: 28 },
         };
-        Attempt { at_ms: 0, took_ms, outcome }
+        Attempt { at_ms: 0, took_us, outcome }
     }
 
     #[test]
     fn failures_are_counted_first_and_median() {
-        let during = [attempt(3, true), attempt(6001, false), attempt(9, false), attempt(6002, false)];
-        let outcome = Outcome::of(&during, &[attempt(2, true), attempt(2, false)]);
-        assert_eq!(
-            outcome,
-            Outcome {
-                failed: 3,
-                first_failure_ms: Some(6001),
-                median_failure_ms: Some(6001),
-                answered_after: 1
-            }
-        );
-        assert_eq!(Outcome::of(&[attempt(3, true)], &[]).median_failure_ms, None);
+        let during =
+            [attempt(300, true), attempt(6_001_260, false), attempt(900, false), attempt(6_002_000, false)];
+        let outcome = Outcome::of(&during, &[attempt(200, true), attempt(200, false)]);
+        let expected = Outcome {
+            failed: 3,
+            first_failure_ms: Some(6001.3),
+            median_failure_ms: Some(6001.3),
+            answered_after: 1,
+        };
+        assert_eq!(outcome, expected);
+        assert_eq!(Outcome::of(&[attempt(300, true)], &[]).median_failure_ms, None);
     }
 }

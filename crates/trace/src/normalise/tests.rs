@@ -104,17 +104,21 @@ fn a_health_answers_times_go_and_its_verdict_stays() {
 fn requests_are_compared_by_status_wait_and_who_the_client_seems_to_be() {
     let known = [("10.128.0.11", Role::Node), ("10.128.0.12", Role::Node), ("198.51.100.10", Role::Client)];
     let row = |text| normal(text, Style::Requests, &known);
-    let kept = row("+   0.000 s  took  0.003 s  200 client=198.51.100.10");
+    let kept = row("+   0.000 s  took    3.204 ms  200 client=198.51.100.10");
     assert_eq!(kept, "200 at once client=<client>");
-    assert_eq!(kept, row("+   9.120 s  took  0.041 s  200 client=198.51.100.10"));
-    assert_ne!(kept, row("+   0.000 s  took  1.003 s  200 client=198.51.100.10"));
-    assert_ne!(kept, row("+   0.000 s  took  0.003 s  503 client=198.51.100.10"));
-    let hidden = row("+   0.000 s  took  0.003 s  200 client=10.128.0.11");
+    assert_eq!(kept, row("+   9.120 s  took   41.000 ms  200 client=198.51.100.10"));
+    assert_ne!(kept, row("+   0.000 s  took 1003.000 ms  200 client=198.51.100.10"));
+    assert_ne!(kept, row("+   0.000 s  took    3.204 ms  503 client=198.51.100.10"));
+    let hidden = row("+   0.000 s  took    3.204 ms  200 client=10.128.0.11");
     assert_ne!(kept, hidden);
-    assert_eq!(hidden, row("+   0.000 s  took  0.003 s  200 client=10.128.0.12"), "the hash chose the node");
+    assert_eq!(
+        hidden,
+        row("+   0.000 s  took    3.204 ms  200 client=10.128.0.12"),
+        "the hash chose the node"
+    );
     assert_ne!(
-        row("+   0.000 s  took  0.003 s  --- refused (curl: 7)"),
-        row("+   0.000 s  took  6.000 s  --- timed out (curl: 28)")
+        row("+   0.000 s  took    3.204 ms  --- refused (curl: 7)"),
+        row("+   0.000 s  took 6000.912 ms  --- timed out (curl: 28)")
     );
 }
 

@@ -100,7 +100,7 @@ pub(super) fn chart(layer: &Layer) -> Option<Chart> {
 
 impl Series {
     fn moments(&self) -> impl Iterator<Item = u64> {
-        let ends = self.requests.iter().map(|r| r.at_ms + r.took_ms);
+        let ends = self.requests.iter().map(|r| r.at_ms + r.took_us / 1000);
         ends.chain(self.removed_s.map(|s| (s * 1000.0) as u64))
     }
 
@@ -110,8 +110,8 @@ impl Series {
 
     fn words(&self) -> String {
         let (failed, all) = (self.failed(), self.requests.len());
-        let longest = self.requests.iter().filter(|r| !r.ok()).map(|r| r.took_ms).max();
-        let longest = longest.map_or(String::new(), |ms| format!(", the longest after {ms} ms"));
+        let longest = self.requests.iter().filter(|r| !r.ok()).map(|r| r.took_us).max();
+        let longest = longest.map_or(String::new(), |us| format!(", the longest after {} ms", us / 1000));
         let removed = match self.removed_s {
             Some(s) => format!("the pool dropped the node after {s} s"),
             None => "the pool did not drop the node".to_owned(),
@@ -122,7 +122,7 @@ impl Series {
     fn lane(&self, top: u32, scale: &Scale) -> Lane {
         let requests = self.requests.iter().map(|request| Request {
             x: scale.percent(request.at_ms),
-            width: scale.percent(request.took_ms),
+            width: scale.percent(request.took_us / 1000),
             ok: request.ok(),
             words: request.to_string(),
         });

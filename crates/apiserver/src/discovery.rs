@@ -88,16 +88,12 @@ fn entries(resource: &Resource) -> Vec<Value> {
         scale["version"] = "v1".into();
         entries.push(scale);
     }
-    match resource.builtin() {
-        Some(Builtin::Pod) => {
-            entries.push(sub("binding", "Binding", json!(["create"])));
-            let mut eviction = sub("eviction", "Eviction", json!(["create"]));
-            eviction["group"] = "policy".into();
-            eviction["version"] = "v1".into();
-            entries.push(eviction);
-        }
-        Some(Builtin::Namespace) => entries.push(sub("finalize", "Namespace", json!(["update"]))),
-        _ => {}
+    if resource.is(Builtin::Pod) {
+        entries.push(sub("binding", "Binding", json!(["create"])));
+        let mut eviction = sub("eviction", "Eviction", json!(["create"]));
+        eviction["group"] = "policy".into();
+        eviction["version"] = "v1".into();
+        entries.push(eviction);
     }
     entries
 }

@@ -24,6 +24,14 @@ pub(crate) struct Allocations {
     port_range: RangeInclusive<u16>,
     addresses: HashMap<IpAddr, Key>,
     ports: HashMap<(u16, String), Key>,
+    held: HashMap<Key, Held>,
+}
+
+/// What one Service holds.
+#[derive(Debug)]
+struct Held {
+    addresses: Vec<IpAddr>,
+    ports: Vec<(u16, String)>,
 }
 
 impl Allocations {
@@ -33,6 +41,7 @@ impl Allocations {
             port_range: config.node_port_range.clone(),
             addresses: HashMap::new(),
             ports: HashMap::new(),
+            held: HashMap::new(),
         }
     }
 
@@ -40,18 +49,21 @@ impl Allocations {
     pub(crate) fn hold(&mut self, service: &Object) {
         let key = Key::of(service);
         self.release(&key);
-        for address in cluster_ips(service) {
-            self.addresses.insert(address, key.clone());
-        }
-        for (port, protocol) in node_ports(service) {
-            self.ports.insert((port, protocol), key.clone());
-        }
+        let held = Held { addresses: cluster_ips(service).collect(), ports: node_ports(service).collect() };
+        self.addresses.extend(held.addresses.iter().map(|address| (*address, key.clone())));
+        self.ports.extend(held.ports.iter().map(|port| (port.clone(), key.clone())));
+        self.held.insert(key, held);
     }
 
     /// Frees everything a Service held.
     pub(crate) fn release(&mut self, service: &Key) {
-        self.addresses.retain(|_, holder| holder != service);
-        self.ports.retain(|_, holder| holder != service);
+        let Some(held) = self.held.remove(service) else { return };
+        for address in held.addresses {
+            self.addresses.remove(&address);
+        }
+        for port in held.ports {
+            self.ports.remove(&port);
+        }
     }
 }
 

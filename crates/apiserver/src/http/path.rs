@@ -49,7 +49,7 @@ pub(crate) fn parse(path: &str) -> Option<Path> {
 fn target(group: &str, version: &str, rest: &[&str]) -> Option<Path> {
     let (namespace, rest) = match rest {
         // `namespaces/x/status` is a Namespace's own subresource, not a resource named "status".
-        ["namespaces", _, "status" | "finalize"] => (None, rest),
+        ["namespaces", _, "status"] => (None, rest),
         ["namespaces", namespace, rest @ ..] if !rest.is_empty() => (Some(*namespace), rest),
         rest => (None, rest),
     };

@@ -1,4 +1,4 @@
-//! `/status`, `/scale`, a pod's `/binding` and `/eviction`, a namespace's `/finalize`. Never anything of the main resource.
+//! `/status`, `/scale`, and a pod's `/binding` and `/eviction`. Never anything of the main resource.
 
 use axum::{body::Body, response::Response};
 use http::{Method, StatusCode};
@@ -38,9 +38,6 @@ impl Exchange {
                 }
                 let sent = body::read(&self.parts.headers, body).await?;
                 if name == "binding" { self.bind(key, &sent) } else { self.evict(key, &sent) }
-            }
-            "finalize" if builtin == Some(Builtin::Namespace) && self.parts.method == Method::PUT => {
-                self.replace(key, Part::Main, body).await
             }
             _ => Err(ApiError::UnknownPath),
         }

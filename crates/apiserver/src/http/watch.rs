@@ -57,7 +57,8 @@ pub(crate) fn start(
     check_initial_events(query, initial, &resource)?;
     let bookmarks = query.flag("allowWatchBookmarks");
     let asked = query.resource_version()?;
-    let timeout = query.timeout_seconds()?.map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+    let timeout =
+        query.timeout_seconds()?.filter(|seconds| *seconds > 0).map_or(DEFAULT_TIMEOUT, Duration::from_secs);
 
     let mut state = core.lock();
     let from_now = asked == 0 || initial;

@@ -168,6 +168,10 @@ fn prepare(resource: &Resource, part: Part, current: &Object, object: &mut Objec
     }
     metadata.remove("selfLink");
     let Some(members) = object.as_object_mut() else { return };
+    if resource.is(Builtin::Namespace) {
+        // Its finalizers are this server's own: they go when its contents have gone.
+        keep(members, current.get("spec"), "spec");
+    }
     match part {
         Part::Main if resource.status => keep(members, current.get("status"), "status"),
         Part::Main | Part::Binding => {}

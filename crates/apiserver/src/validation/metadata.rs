@@ -23,6 +23,24 @@ pub(super) fn check(resource: &Resource, object: &Object, errors: &mut FieldErro
     owners(object, errors);
 }
 
+/// An object that is being deleted may lose finalizers but gets no new ones.
+pub(super) fn update(old: &Object, object: &Object, errors: &mut FieldErrors) {
+    if !meta::is_deleting(old) {
+        return;
+    }
+    let added: Vec<String> = meta::finalizers(object)
+        .filter(|finalizer| meta::finalizers(old).all(|other| other != *finalizer))
+        .map(|finalizer| format!("{finalizer:?}"))
+        .collect();
+    if !added.is_empty() {
+        let detail = format!(
+            "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+            added.join(", ")
+        );
+        errors.forbidden("metadata.finalizers", detail);
+    }
+}
+
 fn name(resource: &Resource, object: &Object, errors: &mut FieldErrors) {
     let name = meta::name(object);
     if name.is_empty() {

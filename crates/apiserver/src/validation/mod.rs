@@ -30,6 +30,7 @@ pub(crate) fn create(resource: &Resource, object: &Object, errors: &mut FieldErr
 /// Checks the next state of an object, and that nothing immutable changed.
 pub(crate) fn update(resource: &Resource, old: &Object, object: &Object, errors: &mut FieldErrors) {
     metadata::check(resource, object, errors);
+    metadata::update(old, object, errors);
     match resource.builtin() {
         // A pod's fields were checked when it was made; almost none may change.
         Some(Builtin::Pod) => pod::update(old, object, errors),

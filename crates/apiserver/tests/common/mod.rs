@@ -7,7 +7,7 @@ pub(crate) mod router;
 use std::{
     fmt::Write as _,
     io::Write as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -76,7 +76,6 @@ pub(crate) struct Output {
 pub(crate) struct Kubectl {
     program: PathBuf,
     home: tempfile::TempDir,
-    url: String,
     /// Whether it is the one of `$KUBECTL_OLD`.
     pub(crate) old: bool,
 }
@@ -110,7 +109,7 @@ impl Kubectl {
             server.url
         );
         std::fs::write(home.path().join("config"), config).expect("write a kubeconfig");
-        Self { program, home, url: server.url.clone(), old }
+        Self { program, home, old }
     }
 
     pub(crate) fn command(&self, arguments: &str) -> Command {
@@ -171,10 +170,6 @@ impl Kubectl {
         let output = self.run_with(arguments, input);
         assert!(!output.ok, "kubectl {arguments} (old: {}) succeeded: {}", self.old, output.stdout);
         output.stderr
-    }
-
-    pub(crate) fn home(&self) -> &Path {
-        self.home.path()
     }
 }
 

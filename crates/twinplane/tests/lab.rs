@@ -233,6 +233,35 @@ fn a_crash_leaves_nothing_that_down_does_not_find() {
     assert!(nothing.status.success() && texts(&nothing).1.contains("there is no lab"), "{nothing:?}");
 }
 
+/// A power cut may cut files short; the supervisor may die between starting a process and recording it.
+#[test]
+fn down_needs_neither_records_nor_state() {
+    let lab = Named::new();
+    lab.up(&["--dataplane", "iptables", "--nodes", "1"]);
+    kill(supervisor(&lab.0));
+    let folder = PathBuf::from(format!("/run/twinplane/lab/{}", lab.0));
+    fs::remove_dir_all(folder.join("processes")).expect("forget processes");
+    fs::write(folder.join("state.json"), "{\"vers").expect("cut the state short");
+    let list = succeeded(&run(&["lab", "list"]));
+    let line = list.lines().find(|line| line.starts_with(&lab.0)).expect("listed");
+    assert!(line.contains("broken"), "{line}");
+    assert!(lab.traces().iter().any(|trace| trace.starts_with("process ")), "agent and pods live on");
+    succeeded(&lab.lab("down", &[]));
+    lab.is_gone();
+}
+
+#[test]
+fn an_up_that_was_killed_half_way_is_taken_down() {
+    let lab = Named::new();
+    let mut up = start(&lab, &["--dataplane", "iptables", "--nodes", "1"]);
+    let mut lines = BufReader::new(up.stderr.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.any(|line| line.contains("start agents")), "it comes that far");
+    up.kill().expect("kill");
+    up.wait().expect("reap");
+    succeeded(&lab.lab("down", &[]));
+    lab.is_gone();
+}
+
 #[test]
 fn an_agent_that_is_killed_is_started_again() {
     let lab = Named::new();

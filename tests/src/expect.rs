@@ -22,6 +22,8 @@ pub struct Probe {
     pub via: Node,
     /// How many connections.
     pub times: usize,
+    /// Bytes of a UDP question and of its answer.
+    pub datagram: usize,
 }
 
 impl Probe {
@@ -29,7 +31,7 @@ impl Probe {
     ///
     /// Missing one of three in 40 tries has a chance of 3 × (2/3)^40 < 10^-6.
     pub fn tcp(from: Place, to: impl Into<SocketAddr>) -> Self {
-        Self { from, to: to.into(), protocol: Protocol::Tcp, via: Node::A, times: 40 }
+        Self { from, to: to.into(), protocol: Protocol::Tcp, via: Node::A, times: 40, datagram: 64 }
     }
 
     pub fn udp(from: Place, to: impl Into<SocketAddr>) -> Self {
@@ -39,6 +41,12 @@ impl Probe {
     #[must_use]
     pub fn via(mut self, node: Node) -> Self {
         self.via = node;
+        self
+    }
+
+    #[must_use]
+    pub fn datagram(mut self, size: usize) -> Self {
+        self.datagram = size;
         self
     }
 

@@ -10,11 +10,11 @@ use crate::{places::Node, topology::Topology};
 /// A node's plane. Dropping it takes its pins away, and with them whatever it attached.
 pub(crate) struct NodePlane {
     pub(crate) plane: Box<dyn Dataplane>,
-    _pins: Pins,
+    pins: Pins,
 }
 
 /// Where a node's maps and links are pinned; of its own, so that cases run in parallel.
-struct Pins(PathBuf);
+pub(crate) struct Pins(PathBuf);
 
 impl NodePlane {
     /// # Panics
@@ -22,6 +22,17 @@ impl NodePlane {
     pub(crate) fn open(plane: Plane, topology: &Topology, node: Node) -> Self {
         // Before the plane opens: what it leaves when it fails half-way is removed, too.
         let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/{}-{}", topology.name, node.name())));
+        Self::start(plane, topology, node, pins)
+    }
+
+    /// Ends the plane, and leaves everything in the kernel.
+    pub(crate) fn stop(self) -> Pins {
+        self.pins
+    }
+
+    /// # Panics
+    /// The plane refuses to open.
+    pub(crate) fn start(plane: Plane, topology: &Topology, node: Node, pins: Pins) -> Self {
         let open = || -> Result<Box<dyn Dataplane>, dataplane::Error> {
             match plane {
                 Plane::Iptables => {
@@ -41,7 +52,7 @@ impl NodePlane {
         let opened = topology.node(node).run(open).expect("enter namespace");
         let plane =
             opened.unwrap_or_else(|error| panic!("open {plane} on {}: {}", node.name(), chain(&error)));
-        Self { plane, _pins: pins }
+        Self { plane, pins }
     }
 }
 

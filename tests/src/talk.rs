@@ -1,5 +1,5 @@
 //! What runs in pods, and how clients talk to it: "who" is answered by the pod's name and the client address it
-//! saw, "body N" by N known bytes.
+//! saw, "body N" by N known bytes; a datagram by one of its own size.
 
 use std::{
     io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
@@ -22,6 +22,9 @@ use crate::places::Pod;
 /// Where pods listen.
 pub const TCP_PORTS: [u16; 2] = [8080, 9090];
 pub const UDP_PORTS: [u16; 1] = [8080];
+
+/// No larger ones are sent.
+const DATAGRAM: usize = 8192;
 
 /// How often a server looks whether it is to stop.
 const TICK: Duration = Duration::from_millis(50);
@@ -99,10 +102,11 @@ fn serve_stream(mut stream: TcpStream, pod: Pod, client: IpAddr) -> io::Result<(
 }
 
 fn serve_udp(socket: &UdpSocket, pod: Pod, stop: &AtomicBool) {
-    let mut buffer = [0; 64];
+    let mut buffer = [0; DATAGRAM];
     while !stop.load(Ordering::Relaxed) {
-        if let Ok((_, client)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(format!("{} {}", pod.name(), client.ip()).as_bytes(), client);
+        if let Ok((size, client)) = socket.recv_from(&mut buffer) {
+            let answer = format!("{:<size$}", format!("{} {}", pod.name(), client.ip()));
+            let _ = socket.send_to(answer.as_bytes(), client);
         }
     }
 }
@@ -147,19 +151,21 @@ impl Conversation {
     }
 }
 
-/// Asks over UDP from a socket connected to a service. Sends again every 200 ms: what is on its way while
-/// rules change may be lost.
+/// Asks over UDP, by a datagram of `size`, from a socket connected to a service. Sends again every 200 ms: what is
+/// on its way while rules change may be lost.
 ///
 /// # Errors
 /// Refused, or nothing within `patience`.
-pub fn who_udp(socket: &UdpSocket, patience: Duration) -> io::Result<Who> {
+pub fn who_udp(socket: &UdpSocket, size: usize, patience: Duration) -> io::Result<Who> {
     let deadline = Instant::now() + patience;
-    let mut buffer = [0; 64];
+    let question = vec![b'?'; size];
+    let mut buffer = [0; DATAGRAM];
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     while Instant::now() < deadline {
-        socket.send(b"who")?;
+        socket.send(&question)?;
         match socket.recv(&mut buffer) {
-            Ok(length) => return parse(&String::from_utf8_lossy(&buffer[..length])),
+            Ok(length) if length < size => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok(length) => return parse(String::from_utf8_lossy(&buffer[..length]).trim_end()),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(error) => return Err(error),
         }

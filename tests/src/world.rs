@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use model::{Answer, Plane, Protocol};
+use model::{Answer, Changed, Plane, Protocol, Snapshot};
 
 use crate::{
     cluster::{self, Service},
@@ -85,13 +85,7 @@ impl World {
                 let endpoints = lab.topology.endpoints(node).into_iter();
                 next.endpoints =
                     endpoints.map(|endpoint| (endpoint.pod.clone(), Arc::new(endpoint))).collect();
-                let plane = &mut lab.planes.get_mut(&node).expect("both nodes run a plane").plane;
-                let changed = next.changed_since(&before);
-                let applied = lab.topology.node(node).run(|| plane.apply(&next, &changed));
-                let applied = applied.expect("enter namespace");
-                let applied = applied.unwrap_or_else(|error| panic!("{}: {}", node.name(), chain(&error)));
-                let failed: Vec<_> = applied.failed.values().map(chain).collect();
-                assert_eq!(failed, [""; 0], "{}", node.name());
+                lab.apply(node, &next, &next.changed_since(&before));
             }
             self.oracle.snapshots.insert(node, next);
         }
@@ -154,6 +148,31 @@ impl World {
         panic!("{} never answered {probe:?}", pod.name())
     }
 
+    /// Both planes end and start again, as when an agent is replaced: without clean-up, and not knowing what was
+    /// programmed. `meanwhile` runs while there is none.
+    pub fn restart(&mut self, meanwhile: impl FnOnce()) {
+        let Some(lab) = &mut self.lab else { return meanwhile() };
+        let pins = lab.planes.split_off(&Node::A).into_iter().map(|(node, plane)| (node, plane.stop()));
+        let pins: Vec<_> = pins.collect();
+        meanwhile();
+        for (node, pins) in pins {
+            lab.planes.insert(node, NodePlane::start(lab.plane, &lab.topology, node, pins));
+            let snapshot = &self.oracle.snapshots[&node];
+            lab.apply(node, snapshot, &Changed::all(snapshot));
+        }
+    }
+
+    /// No plane finds anything to repair.
+    pub fn expect_in_step(&mut self) {
+        let Some(lab) = &mut self.lab else { return };
+        for (node, snapshot) in &self.oracle.snapshots {
+            let plane = &mut lab.planes.get_mut(node).expect("both nodes run a plane").plane;
+            let repaired = lab.topology.node(*node).run(|| plane.repair(snapshot)).expect("enter namespace");
+            let repaired = repaired.unwrap_or_else(|error| panic!("{}: {}", node.name(), chain(&error)));
+            assert_eq!(repaired, [""; 0], "{}", node.name());
+        }
+    }
+
     /// The plane under test, unless this is the oracle alone.
     pub fn plane(&self) -> Option<Plane> {
         self.lab.as_ref().map(|lab| lab.plane)
@@ -186,7 +205,7 @@ impl Held {
         let probe = &self.probe;
         let answer = match self.socket.as_mut()? {
             Socket::Tcp(conversation) => conversation.who(),
-            Socket::Udp(socket) => who_udp(socket, PATIENCE),
+            Socket::Udp(socket) => who_udp(socket, probe.datagram, PATIENCE),
         };
         Some(answer.unwrap_or_else(|error| panic!("{probe:?}: {error}")))
     }
@@ -213,6 +232,15 @@ impl Lab {
         }
         let planes = Node::ALL.map(|node| (node, NodePlane::open(plane, &topology, node))).into();
         Self { plane, planes, _servers: servers, topology }
+    }
+
+    fn apply(&mut self, node: Node, snapshot: &Snapshot, changed: &Changed) {
+        let plane = &mut self.planes.get_mut(&node).expect("both nodes run a plane").plane;
+        let applied =
+            self.topology.node(node).run(|| plane.apply(snapshot, changed)).expect("enter namespace");
+        let applied = applied.unwrap_or_else(|error| panic!("{}: {}", node.name(), chain(&error)));
+        let failed: Vec<_> = applied.failed.values().map(chain).collect();
+        assert_eq!(failed, [""; 0], "{}", node.name());
     }
 
     fn ask(&self, probe: &Probe, forwarded: bool) -> Noticed {
@@ -265,7 +293,7 @@ impl Drop for Lab {
 
 fn once(probe: &Probe, patience: Duration) -> Result<Who, Noticed> {
     let who = match probe.protocol {
-        Protocol::Udp => udp(probe.to).and_then(|socket| who_udp(&socket, patience)),
+        Protocol::Udp => udp(probe.to).and_then(|socket| who_udp(&socket, probe.datagram, patience)),
         _ => Conversation::open(probe.to, patience).and_then(|mut conversation| conversation.who()),
     };
     who.map_err(|error| match error.kind() {

@@ -21,4 +21,6 @@ for_each_case!(on_every_executor);
 
 fn run(name: &str, mut world: World) {
     (cases::find(name).run)(&mut world);
+    // Whatever the changes were, the kernel has what a plane that starts now would write.
+    world.expect_in_step();
 }

@@ -80,3 +80,23 @@ pub(super) fn service_without_endpoints_gets_one(world: &mut World) {
         world.expect(probe, own(&[A2, B1]));
     }
 }
+
+/// Flows outlive the agent, and new ones are opened while it is gone.
+pub(super) fn plane_restarts(world: &mut World) {
+    world.program(&[Service::web(&[A2, B1])]);
+    let probes = [Probe::tcp(Place::Pod(A1), WEB), Probe::tcp(Client, WEB_VIP)];
+    let mut held: Vec<_> =
+        probes.iter().flat_map(|probe| [A2, B1].map(|pod| (world.hold_by(*probe, pod), pod))).collect();
+    world.restart(|| {
+        for (flow, pod) in &mut held {
+            flow.expect(*pod);
+        }
+    });
+    for (flow, pod) in &mut held {
+        flow.expect(*pod);
+        flow.expect_intact_body(1 << 16);
+    }
+    world.expect(probes[0], own(&[A2, B1]));
+    world.program(&[Service::web(&[B2])]);
+    world.expect(probes[1], masqueraded(A, &[B2]));
+}

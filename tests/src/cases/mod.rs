@@ -44,6 +44,7 @@ cases! {
         named_ports_differ,
         spread_is_even,
         body_is_intact,
+        large_datagrams,
         no_transmit_offload;
     policy:
         external_local,
@@ -62,7 +63,8 @@ cases! {
         endpoint_removed,
         udp_moves,
         service_removed,
-        service_without_endpoints_gets_one;
+        service_without_endpoints_gets_one,
+        plane_restarts;
 }
 
 /// The case of that name.

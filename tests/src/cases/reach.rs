@@ -158,3 +158,13 @@ fn intact_from_everywhere(world: &World) {
         }
     }
 }
+
+/// Larger than the wire takes in one piece.
+pub(super) fn large_datagrams(world: &mut World) {
+    let dns = Service::new("dns", 2).port("dns", Protocol::Udp, 53, 8080).node_port(30053);
+    world.program(&[dns.backends(&[A2, B1])]);
+    let to_cluster_ip = Probe::udp(Place::Pod(A1), ([10, 24, 0, 2], 53));
+    world.expect(to_cluster_ip.datagram(2000), own(&[A2, B1]));
+    let to_node_port = Probe::udp(Client, (A.address(), 30053));
+    world.expect(to_node_port.datagram(4000), masqueraded(A, &[A2, B1]));
+}

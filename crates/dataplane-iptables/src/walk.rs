@@ -238,3 +238,57 @@ pub(crate) fn rules_of(saved: &Saved, name: &str, own: &[ChainName]) -> Vec<Step
     }
     steps
 }
+
+#[cfg(test)]
+mod tests {
+    use model::Protocol;
+
+    use super::*;
+
+    /// A new flow from outside to the recorded load-balancer address or a node port.
+    fn end(rules: &str, source: &str, destination: &str, endpoint: &str) -> End {
+        // Read as `iptables-save` prints jumps.
+        let saved = Saved::parse(&rules.replace("-I ", "-A "));
+        let packet = Packet {
+            source: source.parse().expect("address"),
+            destination: destination.parse().expect("address"),
+            protocol: Protocol::Tcp,
+        };
+        let endpoint = endpoint.parse().expect("address");
+        let local = ["192.168.50.2".parse().expect("address")].into();
+        walk(&saved, &Journey { packet, endpoint, local }).end
+    }
+
+    const OUTSIDE: &str = "198.51.100.10:40000";
+    const POD: &str = "10.128.2.5:40000";
+    const VIP: &str = "192.0.2.10:80";
+
+    fn to(endpoint: &str, masqueraded: bool) -> End {
+        End::Translated { to: endpoint.parse().expect("address"), masqueraded }
+    }
+
+    #[test]
+    fn chance_is_led_to_any_endpoint() {
+        let rules = include_str!("../tests/golden/01-lb-etp-cluster-3ep.rules");
+        for endpoint in ["10.128.1.10:8080", "10.128.2.10:8080", "10.128.3.10:8080"] {
+            assert_eq!(end(rules, OUTSIDE, VIP, endpoint), to(endpoint, true));
+            assert_eq!(end(rules, OUTSIDE, "192.168.50.2:31452", endpoint), to(endpoint, true));
+            assert_eq!(end(rules, POD, "10.99.97.164:80", endpoint), to(endpoint, false));
+        }
+        assert_eq!(end(rules, OUTSIDE, "192.0.2.11:80", "10.128.1.10:8080"), End::Untranslated);
+    }
+
+    #[test]
+    fn local_policy_and_refusals_end_as_in_the_kernel() {
+        let local = include_str!("../tests/golden/02-lb-etp-local-1local-of-3.rules");
+        assert_eq!(end(local, OUTSIDE, VIP, "10.128.1.10:8080"), to("10.128.1.10:8080", false));
+        let elsewhere = include_str!("../tests/golden/03-lb-etp-local-0local-of-3.rules");
+        assert_eq!(end(elsewhere, OUTSIDE, VIP, "10.128.1.10:8080"), End::Dropped);
+        assert_eq!(end(elsewhere, POD, VIP, "10.128.3.10:8080"), to("10.128.3.10:8080", false));
+        let nowhere = include_str!("../tests/golden/04-lb-no-endpoints.rules");
+        assert_eq!(end(nowhere, OUTSIDE, VIP, "10.128.1.10:8080"), End::Rejected);
+        let guarded = include_str!("../tests/golden/05-lb-sourceranges-affinity-externalip.rules");
+        assert_eq!(end(guarded, OUTSIDE, VIP, "10.128.2.10:8080"), End::Dropped);
+        assert_eq!(end(guarded, "203.0.113.5:40000", VIP, "10.128.2.10:8080"), to("10.128.2.10:8080", true));
+    }
+}

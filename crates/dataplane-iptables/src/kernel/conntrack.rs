@@ -60,7 +60,7 @@ pub(crate) struct Entry {
     pub packets: Option<u64>,
     pub bytes: Option<u64>,
     /// What a deletion must carry.
-    key: Vec<u8>,
+    pub(crate) key: Vec<u8>,
 }
 
 /// The entries that `want` accepts, at most `limit`.

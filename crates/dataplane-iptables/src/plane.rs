@@ -112,7 +112,10 @@ impl IptablesDataplane {
 
     /// Makes ready what rules need: counters, settings, the families that the node has.
     fn prepare(&mut self, node: &NodeConfig) {
-        self.node.clone_from(node);
+        if self.node != *node {
+            warn_of_unused_cidrs(node);
+            self.node.clone_from(node);
+        }
         let options = self.options();
         for family in Family::ALL {
             if !self.families.contains_key(&family) && node.addresses.iter().any(|a| Family::of(*a) == family)
@@ -275,6 +278,16 @@ impl Dataplane for IptablesDataplane {
             return Ok(());
         }
         Err(Error::new("remove", "iptables rules", problems.join("; ")))
+    }
+}
+
+/// One rule tells pods from others, and so by one prefix; kube-proxy takes no more either.
+fn warn_of_unused_cidrs(node: &NodeConfig) {
+    for family in Family::ALL {
+        let cidrs = node.cluster_cidrs.iter().filter(|cidr| Family::of(cidr.addr()) == family);
+        for cidr in cidrs.skip(1) {
+            tracing::warn!(%cidr, "pods in a second cluster prefix of a family are treated as outside clients");
+        }
     }
 }
 

@@ -53,7 +53,7 @@ struct LayerView<'a> {
     title: &'a str,
     intro: &'static str,
     identical: bool,
-    summary: String,
+    summary: &'static str,
     /// Rows of two columns, iptables first: a row per question that both planes were asked.
     pairs: Vec<[Vec<CaptureView<'a>>; 2]>,
     facts: Vec<rows::Row>,
@@ -75,11 +75,9 @@ struct CaptureView<'a> {
 impl<'a> LayerView<'a> {
     fn new(layer: &'a Layer) -> Self {
         let columns = Plane::ALL.map(|plane| layer.of(plane).map(CaptureView::new).collect::<Vec<_>>());
-        let longer = columns.iter().map(Vec::len).max().unwrap_or(0);
-        let shown = match (layer.identical, longer) {
-            (true, 1) => "Show the capture of each plane".to_owned(),
-            (true, n) => format!("Show the {n} captures of each plane"),
-            (false, _) => "Captures".to_owned(),
+        let shown = match layer.identical {
+            true => "Show what both planes said",
+            false => "Captures",
         };
         Self {
             id: layer.id,

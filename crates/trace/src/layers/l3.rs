@@ -176,7 +176,7 @@ impl Listeners {
             }
         }
         for (pod, line, heard) in arrived {
-            let note = format!("The same packet as {} on {} received it.", pod.name, pod.node);
+            let note = format!("The same packet, as {} on {} received it.", pod.name, pod.node);
             found.exhibits.push(bench.exhibit("In the pod", &line, Style::Wire, heard, 0, note));
         }
         Ok(Some(found))
@@ -206,7 +206,8 @@ fn moved(bench: &Bench, node: &str, after: &Counters, before: &Counters) -> Exhi
     let words = ["twinplane", "status", "--socket", &socket, "-o", "json"];
     let line = Line::new(Place::Node(node.to_owned()), words);
     let note = format!(
-        "The datapath's own counters before and after: {} packets of new flows, {} of known ones.",
+        "The datapath's own counters before and after the connection. Packets of new flows: {}; of known ones, by one \
+         lookup: {}.",
         after.since(before, "forwarded_new"),
         after.since(before, "forwarded_established"),
     );

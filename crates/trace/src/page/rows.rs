@@ -28,9 +28,21 @@ const GLANCE: &[(LayerId, &str)] = &[
 
 /// Names that need more than their own words.
 const LABELS: &[(&str, &str)] = &[
+    ("endpoints", "Endpoints"),
+    ("members", "Nodes in the pool"),
+    ("healthy", "of which healthy"),
+    ("interface_crossings", "Times an interface of the node saw the packet"),
+    ("netfilter_hooks", "Netfilter hooks it met rules at"),
+    ("rules_applied", "Rules that applied to it"),
+    ("ebpf_programs_run", "eBPF programs that ran for its connection"),
     ("rules_per_service", "Rules for this Service"),
-    ("frontends", "Frontends of one backend set"),
-    ("lookups_per_packet", "Lookups for a new connection's packet"),
+    ("chains", "Chains of its own"),
+    ("probabilities", "Chances, rule by rule"),
+    ("frontends", "Frontends"),
+    ("backend_sets", "Backend sets behind them"),
+    ("lookups_per_packet", "Rules tried or Service rows looked up, per new connection"),
+    ("backend_lookups", "Backend rows looked up, per new connection"),
+    ("packets_by_one_lookup", "Later packets forwarded by one lookup"),
     ("total", "requests sent"),
     ("ok", "requests answered"),
     ("client_ip_preserved", "pod sees the client's address"),
@@ -40,6 +52,10 @@ const LABELS: &[(&str, &str)] = &[
     ("median_failure_ms", "Median failed request took"),
     ("node_removed_after_s", "Pool dropped the node after"),
     ("recovered", "Every request after that answered"),
+    ("client_limit_s", "Client gives up after"),
+    ("health_check_port", "Health check port"),
+    ("health_check_interval_s", "Health check every"),
+    ("unhealthy_threshold", "Bad answers in a row until a node is dropped"),
 ];
 
 /// The opening rows of a page.
@@ -135,7 +151,12 @@ fn shown(name: &str, value: &Value) -> String {
         Value::Bool(false) => "no".to_owned(),
         Value::String(text) => text.clone(),
         Value::Array(list) => list.iter().map(|item| shown("", item)).collect::<Vec<_>>().join(", "),
-        value => format!("{value}{unit}"),
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            // Three decimals are more than any measurement here is good for.
+            Some(fraction) => format!("{}{unit}", (fraction * 1000.0).round() / 1000.0),
+            None => format!("{number}{unit}"),
+        },
+        value => value.to_string(),
     }
 }
 
@@ -149,7 +170,7 @@ mod tests {
     fn facts_read_as_words_with_units_in_a_steady_order() {
         let facts: PlaneFacts = serde_json::from_value(json!({
             "iptables": {"failed": 4, "requests": 12, "median_failure_ms": 6001, "recovered": true, "odd_thing_s": 2},
-            "ebpf": {"failed": 4, "requests": 31, "median_failure_ms": 12},
+            "ebpf": {"failed": 4, "requests": 31, "median_failure_ms": 12.0},
         }))
         .expect("facts");
         let rows = of(&facts);

@@ -152,6 +152,9 @@ fn nothing_is_fetched() {
 fn the_verdict_names_the_layers() {
     let trace = fixture();
     let verdict = verdict(&trace);
-    assert!(verdict.starts_with("The planes differ in L4 and L6."), "{verdict}");
+    assert!(
+        verdict.starts_with("The planes differ in L3, L4 and L6.") && verdict.contains("L1, L2 and L5"),
+        "{verdict}"
+    );
     assert_eq!(super::verdict(&Trace { schema: 1, layers: vec![] }), "No layer was traced.");
 }

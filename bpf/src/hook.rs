@@ -117,7 +117,7 @@ impl Hook for ToWire {
 /// A whole program: returns what the kernel is to do.
 #[inline(always)]
 pub fn run<H: Hook>(ctx: Context) -> i32 {
-    let length = ctx.len();
+    let length = ctx.length();
     let outcome = match ctx.protocol() {
         _ if !H::INGRESS && ctx.note() == HANDLED => Outcome::pass(Reason::PassedHandled),
         Ipv4::ETHERTYPE => handle::<Ipv4, H>(ctx),

@@ -75,7 +75,7 @@ impl Context {
 
     /// Bytes, with the Ethernet header.
     #[inline(always)]
-    pub fn len(self) -> u32 {
+    pub fn length(self) -> u32 {
         // SAFETY: as in `data`.
         unsafe { (*self.0).len }
     }
@@ -118,7 +118,7 @@ impl Context {
     /// Makes the first `want` bytes, or all there are, readable in place.
     #[inline(never)]
     pub fn pull(self, want: u32) -> bool {
-        let len = self.len();
+        let len = self.length();
         // SAFETY: the helper checks the length.
         unsafe { helper::bpf_skb_pull_data(self.0, if want < len { want } else { len }) == 0 }
     }

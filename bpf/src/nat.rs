@@ -45,7 +45,7 @@ pub fn forward<F: Family, H: Hook>(
     flow: &mut Flow<F::Address>,
     reason: Reason,
 ) -> Outcome {
-    let length = ctx.len() - ETHERNET as u32;
+    let length = ctx.length() - ETHERNET as u32;
     if is_too_big(ctx, packet, flow.mtu, length) {
         return Outcome::pass(Reason::PassedTooBig);
     }

@@ -120,7 +120,7 @@ impl<K: Pod + Default + Ord, V: Pod + Default> Table<K, V> {
     /// Bytes of kernel memory, where the kernel tells.
     pub(crate) fn memory(&self) -> u64 {
         let info = fs::read_to_string(format!("/proc/thread-self/fdinfo/{}", self.map.as_raw_fd()));
-        let line = |text: &str| Some(text.strip_prefix("memlock:")?.trim().parse().ok()?);
+        let line = |text: &str| text.strip_prefix("memlock:")?.trim().parse().ok();
         info.ok().and_then(|text| text.lines().find_map(line)).unwrap_or(0)
     }
 }

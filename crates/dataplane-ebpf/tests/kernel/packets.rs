@@ -119,11 +119,11 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 impl Bench<'_> {
-    fn from_pod(&mut self, frame: &[u8]) -> Answer {
+    fn pod_sends(&mut self, frame: &[u8]) -> Answer {
         self.run("from_pod", self.pod_link, frame)
     }
 
-    fn from_wire(&mut self, frame: &[u8]) -> Answer {
+    fn wire_brings(&mut self, frame: &[u8]) -> Answer {
         self.run("from_wire", self.uplink, frame)
     }
 

@@ -5,5 +5,5 @@
 //!                                                  └── node-b .12 ── b1 10.20.1.7
 //! ```
 
-mod cluster;
+pub(crate) mod cluster;
 mod scenarios;

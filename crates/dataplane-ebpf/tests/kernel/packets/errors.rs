@@ -19,7 +19,7 @@ fn the_senders_own_packet_is_quoted_back_to_it() {
         let frontend = bench.at(|p| p.cluster_ip, 80);
         bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
         let syn = Frame::tcp(pod, frontend, SYN);
-        bench.from_pod(&syn.bytes());
+        bench.pod_sends(&syn.bytes());
 
         // From the backend itself: it comes from the frontend. From a router: its address stays.
         for (from, seen_from) in
@@ -30,7 +30,7 @@ fn the_senders_own_packet_is_quoted_back_to_it() {
                 let error = icmp_error((from, pod.ip()), 60, kind, code, &quoted);
                 let original = quote(&syn.translated(pod, frontend), Some(&quoted));
                 let expected = icmp_error((seen_from, pod.ip()), 59, kind, code, &original);
-                bench.from_wire(&error).expect(REDIRECT, &delivered(expected), "forwarded_icmp_error");
+                bench.wire_brings(&error).expect(REDIRECT, &delivered(expected), "forwarded_icmp_error");
             }
         }
     });
@@ -42,16 +42,16 @@ fn an_error_about_a_reply_reaches_the_backend() {
         let (client, pod) = (bench.at(|p| p.client, 50000), bench.at(|p| p.pod, 8080));
         let vip = bench.at(|p| p.vip, 80);
         bench.program(vec![bench.web(Local, &[(pod, true)])]);
-        bench.from_wire(&Frame::tcp(client, vip, SYN).bytes());
+        bench.wire_brings(&Frame::tcp(client, vip, SYN).bytes());
         let reply = Frame::tcp(pod, client, ACK);
-        bench.from_pod(&reply.bytes());
+        bench.pod_sends(&reply.bytes());
         let (kind, code) = bench.plan.too_big;
         let quoted = quote(&reply.translated(vip, client), None);
         let router = bench.plan.remote_pod;
         let error = icmp_error((router, vip.ip()), 60, kind, code, &quoted);
         let original = quote(&reply.translated(pod, client), Some(&quoted));
         let expected = icmp_error((router, pod.ip()), 59, kind, code, &original);
-        bench.from_wire(&error).expect(REDIRECT, &delivered(expected), "forwarded_icmp_error");
+        bench.wire_brings(&error).expect(REDIRECT, &delivered(expected), "forwarded_icmp_error");
     });
 }
 
@@ -62,13 +62,13 @@ fn an_error_about_a_masqueraded_packet_goes_on_to_its_client() {
         let (node_port, node) = (bench.at(|p| p.node, 30080), bench.at(|p| p.node, MASQUERADE_PORT));
         bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
         let syn = Frame::tcp(client, node_port, SYN);
-        bench.from_wire(&syn.bytes());
+        bench.wire_brings(&syn.bytes());
         let (kind, code) = bench.plan.unreachable;
         let quoted = quote(&syn.translated(node, backend), None);
         let error = icmp_error((backend.ip(), node.ip()), 60, kind, code, &quoted);
         let original = quote(&syn.translated(client, node_port), Some(&quoted));
         let expected = icmp_error((node_port.ip(), client.ip()), 59, kind, code, &original);
-        bench.from_wire(&error).expect(REDIRECT, &expected, "forwarded_icmp_error");
+        bench.wire_brings(&error).expect(REDIRECT, &expected, "forwarded_icmp_error");
     });
 }
 
@@ -79,7 +79,7 @@ fn errors_about_unknown_flows_pass() {
         let (kind, code) = bench.plan.unreachable;
         let stranger = Frame::tcp(bench.at(|p| p.pod, 1), bench.at(|p| p.client, 2), SYN);
         let error = icmp_error((bench.plan.client, bench.plan.pod), 60, kind, code, &quote(&stranger, None));
-        bench.from_wire(&error).expect(NEXT, &error, "passed_unrelated");
+        bench.wire_brings(&error).expect(NEXT, &error, "passed_unrelated");
     });
 }
 

@@ -13,17 +13,17 @@ fn a_tcp_flow_outlives_its_backend_and_is_refused_with_the_last_one() {
         let frontend = bench.at(|p| p.cluster_ip, 80);
         bench.program(vec![bench.web(Cluster, &[(first, false)])]);
         let syn = Frame::tcp(pod, frontend, SYN);
-        bench.from_pod(&syn.bytes()).expect(REDIRECT, &syn.translated(pod, first).bytes(), "forwarded_new");
-        bench.from_wire(&Frame::tcp(first, pod, SYN | ACK).bytes());
+        bench.pod_sends(&syn.bytes()).expect(REDIRECT, &syn.translated(pod, first).bytes(), "forwarded_new");
+        bench.wire_brings(&Frame::tcp(first, pod, SYN | ACK).bytes());
 
         bench.program(vec![bench.web(Cluster, &[(second, false)])]);
         let data = Frame::tcp(pod, frontend, ACK);
         let kept = data.translated(pod, first).bytes();
-        bench.from_pod(&data.bytes()).expect(REDIRECT, &kept, "forwarded_updated");
-        bench.from_pod(&data.bytes()).expect(REDIRECT, &kept, "forwarded_established");
+        bench.pod_sends(&data.bytes()).expect(REDIRECT, &kept, "forwarded_updated");
+        bench.pod_sends(&data.bytes()).expect(REDIRECT, &kept, "forwarded_established");
 
         bench.program(vec![bench.web(Cluster, &[])]);
-        let refused = bench.from_pod(&data.bytes());
+        let refused = bench.pod_sends(&data.bytes());
         assert_eq!((refused.verdict, refused.reasons()), (REDIRECT, [("refused_tcp".to_owned(), 1)].into()));
     });
 }
@@ -36,12 +36,12 @@ fn a_udp_flow_moves_on_when_its_backend_leaves() {
         let question = Frame::udp(pod, bench.at(|p| p.cluster_ip, 53));
         bench.program(vec![bench.dns(&[(first, false)])]);
         let to_first = question.translated(pod, first).bytes();
-        bench.from_pod(&question.bytes()).expect(REDIRECT, &to_first, "forwarded_new");
+        bench.pod_sends(&question.bytes()).expect(REDIRECT, &to_first, "forwarded_new");
         bench.program(vec![bench.dns(&[(first, false), (second, false)])]);
-        bench.from_pod(&question.bytes()).expect(REDIRECT, &to_first, "forwarded_updated");
+        bench.pod_sends(&question.bytes()).expect(REDIRECT, &to_first, "forwarded_updated");
         bench.program(vec![bench.dns(&[(second, false)])]);
         let to_second = question.translated(pod, second).bytes();
-        bench.from_pod(&question.bytes()).expect(REDIRECT, &to_second, "forwarded_new");
+        bench.pod_sends(&question.bytes()).expect(REDIRECT, &to_second, "forwarded_new");
     });
 }
 
@@ -54,19 +54,19 @@ fn a_syn_on_a_closed_flow_starts_a_new_one() {
             let frontend = bench.at(|p| p.cluster_ip, 80);
             bench.program(vec![bench.web(Cluster, &[(first, false)])]);
             let out = |flags| Frame::tcp(pod, frontend, flags);
-            bench.from_pod(&out(SYN).bytes());
-            bench.from_wire(&Frame::tcp(first, pod, SYN | ACK).bytes());
-            bench.from_pod(&out(ACK).bytes());
+            bench.pod_sends(&out(SYN).bytes());
+            bench.wire_brings(&Frame::tcp(first, pod, SYN | ACK).bytes());
+            bench.pod_sends(&out(ACK).bytes());
             bench.program(vec![bench.web(Cluster, &[(second, false)])]);
             // Until both sides are done, a SYN belongs to the old flow.
             let retransmitted = out(SYN).translated(pod, first).bytes();
-            bench.from_pod(&out(SYN).bytes()).expect(REDIRECT, &retransmitted, "forwarded_updated");
-            bench.from_pod(&out(client_flags).bytes());
+            bench.pod_sends(&out(SYN).bytes()).expect(REDIRECT, &retransmitted, "forwarded_updated");
+            bench.pod_sends(&out(client_flags).bytes());
             if let Some(flags) = server_flags {
-                bench.from_wire(&Frame::tcp(first, pod, flags).bytes());
+                bench.wire_brings(&Frame::tcp(first, pod, flags).bytes());
             }
             let again = out(SYN).translated(pod, second).bytes();
-            bench.from_pod(&out(SYN).bytes()).expect(REDIRECT, &again, "forwarded_new");
+            bench.pod_sends(&out(SYN).bytes()).expect(REDIRECT, &again, "forwarded_new");
         };
         each(|bench| closing(bench, last_from_client, last_from_server));
     }
@@ -82,7 +82,7 @@ fn affinity_brings_a_client_back_to_its_backend() {
         let frontend = bench.at(|p| p.cluster_ip, 80);
         let mut chosen = std::collections::BTreeSet::new();
         for port in 40000..40008 {
-            let answer = bench.from_pod(&Frame::tcp(bench.at(|p| p.pod, port), frontend, SYN).bytes());
+            let answer = bench.pod_sends(&Frame::tcp(bench.at(|p| p.pod, port), frontend, SYN).bytes());
             assert_eq!(answer.verdict, REDIRECT);
             let transport = answer.frame.len() - 20;
             chosen.insert(answer.frame[transport + 2..transport + 4].to_vec());
@@ -97,7 +97,7 @@ fn a_new_flow_costs_a_known_number_of_lookups() {
         let backend = bench.at(|p| p.remote_pod, 8080);
         bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
         let syn = Frame::tcp(bench.at(|p| p.pod, 40000), bench.at(|p| p.cluster_ip, 80), SYN);
-        let answer = bench.from_pod(&syn.bytes());
+        let answer = bench.pod_sends(&syn.bytes());
         // Besides the fast path's one: the tuple again, and the entry just made; one frontend; one backend; the client's
         // origin, and the route.
         let expected = [
@@ -117,6 +117,6 @@ fn a_service_that_is_gone_leaves_its_address_alone() {
         bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
         bench.program(vec![]);
         let syn = Frame::tcp(bench.at(|p| p.pod, 40000), bench.at(|p| p.cluster_ip, 80), SYN).bytes();
-        bench.from_pod(&syn).expect(NEXT, &syn, "passed_unrelated");
+        bench.pod_sends(&syn).expect(NEXT, &syn, "passed_unrelated");
     });
 }

@@ -36,7 +36,8 @@ fn every_kind_of_client_gets_what_the_model_says() {
                         let packet = Packet { source, destination, protocol: Protocol::Tcp };
                         let frame = Frame::tcp(source, destination, SYN).bytes();
                         let from_pod = client == bench.plan.pod;
-                        let answer = if from_pod { bench.from_pod(&frame) } else { bench.from_wire(&frame) };
+                        let answer =
+                            if from_pod { bench.pod_sends(&frame) } else { bench.wire_brings(&frame) };
                         let expected = oracle::forward(&packet, &snapshot);
                         check(bench, &packet, &expected, &answer);
                         forget(bench, &packet, &answer);
@@ -75,8 +76,11 @@ fn forget(bench: &mut Bench<'_>, packet: &Packet, answer: &Answer) {
     gone.frontends.retain(|frontend| frontend.port.get() == packet.destination.port());
     bench.program(vec![gone]);
     let frame = Frame::tcp(packet.source, packet.destination, crate::wire::ACK).bytes();
-    let refused =
-        if packet.source.ip() == bench.plan.pod { bench.from_pod(&frame) } else { bench.from_wire(&frame) };
+    let refused = if packet.source.ip() == bench.plan.pod {
+        bench.pod_sends(&frame)
+    } else {
+        bench.wire_brings(&frame)
+    };
     assert_eq!(refused.reasons(), [("refused_tcp".to_owned(), 1)].into());
 }
 

@@ -10,13 +10,13 @@ fn packets_that_concern_no_service_pass_without_a_lookup() {
     each(|bench| {
         bench.program(vec![bench.web(Cluster, &[(bench.at(|p| p.remote_pod, 8080), false)])]);
         let ssh = Frame::tcp(bench.at(|p| p.client, 50000), bench.at(|p| p.node, 22), ACK).bytes();
-        let answer = bench.from_wire(&ssh);
+        let answer = bench.wire_brings(&ssh);
         answer.expect(NEXT, &ssh, "passed_unrelated");
         assert!(answer.lookups().is_empty());
         let world = Frame::tcp(bench.at(|p| p.pod, 50000), bench.at(|p| p.client, 443), SYN).bytes();
-        bench.from_pod(&world).expect(NEXT, &world, "passed_unrelated");
+        bench.pod_sends(&world).expect(NEXT, &world, "passed_unrelated");
         let to_node = Frame::tcp(bench.at(|p| p.pod, 50000), bench.at(|p| p.node, 10250), SYN).bytes();
-        bench.from_pod(&to_node).expect(NEXT, &to_node, "passed_unrelated");
+        bench.pod_sends(&to_node).expect(NEXT, &to_node, "passed_unrelated");
     });
 }
 
@@ -27,13 +27,13 @@ fn arp_echo_and_neighbour_discovery_pass() {
         let mut arp = vec![0xff; 12];
         arp.extend([8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
         arp.resize(42, 0);
-        bench.from_pod(&arp).expect(NEXT, &arp, "passed_protocol");
+        bench.pod_sends(&arp).expect(NEXT, &arp, "passed_protocol");
         let ends = (bench.plan.pod, bench.plan.cluster_ip);
         // Echo request; in IPv6 also neighbour solicitation.
         let kinds: &[u8] = if ends.0.is_ipv4() { &[8] } else { &[128, 135] };
         for kind in kinds {
             let message = icmp_error(ends, 64, *kind, 0, &[0; 64]);
-            bench.from_pod(&message).expect(NEXT, &message, "passed_protocol");
+            bench.pod_sends(&message).expect(NEXT, &message, "passed_protocol");
         }
     });
 }
@@ -44,7 +44,7 @@ fn the_last_hop_is_left_to_the_stack_to_answer() {
         let backend = bench.at(|p| p.remote_pod, 8080);
         bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
         let last = Frame::tcp(bench.at(|p| p.pod, 40000), bench.at(|p| p.cluster_ip, 80), SYN).ttl(1).bytes();
-        bench.from_pod(&last).expect(NEXT, &last, "passed_time_to_live");
+        bench.pod_sends(&last).expect(NEXT, &last, "passed_time_to_live");
     });
 }
 
@@ -61,12 +61,12 @@ fn what_does_not_fit_the_route_is_left_to_the_stack_to_answer() {
         let headers = if pod.is_ipv4() { 40 } else { 60 };
         let fits = frame(1500 - headers);
         let too_big = frame(1501 - headers).bytes();
-        bench.from_pod(&fits.bytes()).expect(
+        bench.pod_sends(&fits.bytes()).expect(
             REDIRECT,
             &fits.translated(pod, backend).bytes(),
             "forwarded_new",
         );
-        bench.from_pod(&too_big).expect(NEXT, &too_big, "passed_too_big");
+        bench.pod_sends(&too_big).expect(NEXT, &too_big, "passed_too_big");
     });
 }
 
@@ -82,16 +82,16 @@ fn ipv4_fragments_follow_their_first_and_strangers_pass() {
         let (mut first, mut first_sent) = (question.bytes(), question.translated(pod, backend).bytes());
         fragment(&mut first, 77, 0x2000);
         fragment(&mut first_sent, 77, 0x2000);
-        bench.from_pod(&first).expect(REDIRECT, &first_sent, "forwarded_new");
+        bench.pod_sends(&first).expect(REDIRECT, &first_sent, "forwarded_new");
         let (mut later, mut later_sent) = (first.clone(), first_sent.clone());
         // Behind the network header is data that looks like nothing.
         later[34..].fill(0xee);
         later_sent[34..].fill(0xee);
         fragment(&mut later, 77, 2);
         fragment(&mut later_sent, 77, 2);
-        bench.from_pod(&later).expect(REDIRECT, &later_sent, "forwarded_established");
+        bench.pod_sends(&later).expect(REDIRECT, &later_sent, "forwarded_established");
         fragment(&mut later, 78, 2);
-        bench.from_pod(&later).expect(NEXT, &later, "passed_fragment");
+        bench.pod_sends(&later).expect(NEXT, &later, "passed_fragment");
     });
 }
 

@@ -22,13 +22,13 @@ fn tcp_without_a_backend_is_reset() {
         bench.program(vec![bench.web(Cluster, &[])]);
         let (pod, frontend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.cluster_ip, 80));
         let syn = Frame::tcp(pod, frontend, SYN).ttl(7);
-        bench.from_pod(&syn.bytes()).expect(REDIRECT, &reset(&syn, RST | ACK, 0, 1001), "refused_tcp");
+        bench.pod_sends(&syn.bytes()).expect(REDIRECT, &reset(&syn, RST | ACK, 0, 1001), "refused_tcp");
         let ack = Frame::tcp(pod, frontend, ACK);
-        bench.from_pod(&ack.bytes()).expect(REDIRECT, &reset(&ack, RST, 2000, 0), "refused_tcp");
+        bench.pod_sends(&ack.bytes()).expect(REDIRECT, &reset(&ack, RST, 2000, 0), "refused_tcp");
         let fin = Frame::tcp(pod, frontend, FIN);
-        bench.from_pod(&fin.bytes()).expect(REDIRECT, &reset(&fin, RST | ACK, 0, 1001), "refused_tcp");
+        bench.pod_sends(&fin.bytes()).expect(REDIRECT, &reset(&fin, RST | ACK, 0, 1001), "refused_tcp");
         let rst = Frame::tcp(pod, frontend, RST).bytes();
-        bench.from_pod(&rst).expect(DROP, &rst, "dropped_reset");
+        bench.pod_sends(&rst).expect(DROP, &rst, "dropped_reset");
     });
 }
 
@@ -47,7 +47,7 @@ fn a_segment_with_data_is_reset_without_sending_the_data_back() {
             // A composed reset has no window.
             let window = expected.len() - 6;
             zero_window(&mut expected, window);
-            bench.from_wire(&data.bytes()).expect(REDIRECT, &expected, "refused_tcp");
+            bench.wire_brings(&data.bytes()).expect(REDIRECT, &expected, "refused_tcp");
         }
     });
 }
@@ -72,9 +72,9 @@ fn udp_without_a_backend_is_unreachable() {
         let mut expected = icmp_error((bench.plan.cluster_ip, bench.plan.pod), 64, kind, code, quoted);
         expected[..6].copy_from_slice(&question.from);
         expected[6..12].copy_from_slice(&question.to);
-        bench.from_pod(&question.bytes()).expect(REDIRECT, &expected, "refused_udp");
+        bench.pod_sends(&question.bytes()).expect(REDIRECT, &expected, "refused_udp");
         let small = Frame { body: Body::Udp { payload: vec![] }, ..question };
-        assert_eq!(bench.from_pod(&small.bytes()).verdict, REDIRECT);
+        assert_eq!(bench.pod_sends(&small.bytes()).verdict, REDIRECT);
     });
 }
 
@@ -87,11 +87,11 @@ fn local_policy_without_a_local_backend_refuses_outsiders_and_serves_pods() {
         for frontend in [bench.at(|p| p.vip, 80), bench.at(|p| p.node, 30080)] {
             let outsider = Frame::tcp(client, frontend, SYN);
             let expected = reset(&outsider, RST | ACK, 0, 1001);
-            bench.from_wire(&outsider.bytes()).expect(REDIRECT, &expected, "refused_tcp");
+            bench.wire_brings(&outsider.bytes()).expect(REDIRECT, &expected, "refused_tcp");
         }
         let insider = Frame::tcp(pod, bench.at(|p| p.vip, 80), SYN);
         let sent = insider.translated(pod, backend).bytes();
-        bench.from_pod(&insider.bytes()).expect(REDIRECT, &sent, "forwarded_new");
+        bench.pod_sends(&insider.bytes()).expect(REDIRECT, &sent, "forwarded_new");
     });
 }
 
@@ -112,12 +112,12 @@ fn source_ranges_drop_strangers_at_the_load_balancer_only() {
         let (client, vip) = (bench.at(|p| p.client, 50000), bench.at(|p| p.vip, 80));
         let syn = Frame::tcp(client, vip, SYN).bytes();
         bench.program(vec![restricted(bench, false, true)]);
-        bench.from_wire(&syn).expect(DROP, &syn, "dropped_source_range");
+        bench.wire_brings(&syn).expect(DROP, &syn, "dropped_source_range");
         let node_port = Frame::tcp(client, bench.at(|p| p.node, 30080), SYN).bytes();
-        assert_eq!(bench.from_wire(&node_port).reasons(), [("forwarded_new".to_owned(), 1)].into());
+        assert_eq!(bench.wire_brings(&node_port).reasons(), [("forwarded_new".to_owned(), 1)].into());
         bench.program(vec![restricted(bench, false, false)]);
         assert_eq!(
-            bench.from_wire(&syn).reasons(),
+            bench.wire_brings(&syn).reasons(),
             [("refused_tcp".to_owned(), 1)].into(),
             "nobody is served"
         );
@@ -125,6 +125,6 @@ fn source_ranges_drop_strangers_at_the_load_balancer_only() {
     each_way(|bench| {
         bench.program(vec![restricted(bench, true, true)]);
         let syn = Frame::tcp(bench.at(|p| p.client, 50000), bench.at(|p| p.vip, 80), SYN).bytes();
-        assert_eq!(bench.from_wire(&syn).reasons(), [("forwarded_new".to_owned(), 1)].into());
+        assert_eq!(bench.wire_brings(&syn).reasons(), [("forwarded_new".to_owned(), 1)].into());
     });
 }

@@ -13,19 +13,23 @@ fn a_pod_reaches_a_remote_backend_by_its_cluster_ip_and_hears_from_the_frontend(
         bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
 
         let syn = Frame::tcp(pod, frontend, SYN);
-        bench.from_pod(&syn.bytes()).expect(REDIRECT, &syn.translated(pod, backend).bytes(), "forwarded_new");
+        bench.pod_sends(&syn.bytes()).expect(
+            REDIRECT,
+            &syn.translated(pod, backend).bytes(),
+            "forwarded_new",
+        );
         let syn_ack = Frame::tcp(backend, pod, SYN | ACK);
         let heard = syn_ack.translated(frontend, pod).macs(POD_MAC, HOST_MAC);
-        bench.from_wire(&syn_ack.bytes()).expect(REDIRECT, &heard.bytes(), "forwarded_updated");
+        bench.wire_brings(&syn_ack.bytes()).expect(REDIRECT, &heard.bytes(), "forwarded_updated");
         let ack = Frame::tcp(pod, frontend, ACK);
         let sent = ack.translated(pod, backend).bytes();
-        bench.from_pod(&ack.bytes()).expect(REDIRECT, &sent, "forwarded_updated");
+        bench.pod_sends(&ack.bytes()).expect(REDIRECT, &sent, "forwarded_updated");
 
-        let established = bench.from_pod(&ack.bytes());
+        let established = bench.pod_sends(&ack.bytes());
         established.expect(REDIRECT, &sent, "forwarded_established");
         assert!(established.lookups().is_empty(), "one lookup, and that on the fast path");
         let reply = Frame::tcp(backend, pod, ACK);
-        let answer = bench.from_wire(&reply.bytes());
+        let answer = bench.wire_brings(&reply.bytes());
         answer.expect(
             REDIRECT,
             &reply.translated(frontend, pod).macs(POD_MAC, HOST_MAC).bytes(),
@@ -43,9 +47,9 @@ fn an_outside_client_under_local_policy_keeps_its_address() {
         bench.program(vec![bench.web(Local, &[(pod, true), (bench.at(|p| p.remote_pod, 8080), false)])]);
         let syn = Frame::tcp(client, vip, SYN);
         let delivered = syn.translated(client, pod).macs(POD_MAC, HOST_MAC);
-        bench.from_wire(&syn.bytes()).expect(REDIRECT, &delivered.bytes(), "forwarded_new");
+        bench.wire_brings(&syn.bytes()).expect(REDIRECT, &delivered.bytes(), "forwarded_new");
         let answer = Frame::tcp(pod, client, SYN | ACK);
-        bench.from_pod(&answer.bytes()).expect(
+        bench.pod_sends(&answer.bytes()).expect(
             REDIRECT,
             &answer.translated(vip, client).bytes(),
             "forwarded_updated",
@@ -60,19 +64,19 @@ fn an_outside_client_of_a_node_port_is_masqueraded_until_ports_run_out() {
         let (node_port, masquerade) = (bench.at(|p| p.node, 30080), bench.at(|p| p.node, MASQUERADE_PORT));
         bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
         let syn = Frame::tcp(client, node_port, SYN);
-        bench.from_wire(&syn.bytes()).expect(
+        bench.wire_brings(&syn.bytes()).expect(
             REDIRECT,
             &syn.translated(masquerade, backend).bytes(),
             "forwarded_new",
         );
         let answer = Frame::tcp(backend, masquerade, SYN | ACK);
-        bench.from_wire(&answer.bytes()).expect(
+        bench.wire_brings(&answer.bytes()).expect(
             REDIRECT,
             &answer.translated(node_port, client).bytes(),
             "forwarded_updated",
         );
         let other = Frame::tcp(bench.at(|p| p.client, 50001), node_port, SYN).bytes();
-        bench.from_wire(&other).expect(DROP, &other, "dropped_no_port");
+        bench.wire_brings(&other).expect(DROP, &other, "dropped_no_port");
     });
 }
 
@@ -84,10 +88,10 @@ fn a_pod_that_reaches_itself_sees_the_node() {
         bench.program(vec![bench.web(Cluster, &[(itself, true)])]);
         let syn = Frame::tcp(pod, frontend, SYN);
         let delivered = syn.translated(node, itself).macs(POD_MAC, HOST_MAC);
-        bench.from_pod(&syn.bytes()).expect(REDIRECT, &delivered.bytes(), "forwarded_new");
+        bench.pod_sends(&syn.bytes()).expect(REDIRECT, &delivered.bytes(), "forwarded_new");
         let answer = Frame::tcp(itself, node, SYN | ACK);
         let heard = answer.translated(frontend, pod).macs(POD_MAC, HOST_MAC);
-        bench.from_pod(&answer.bytes()).expect(REDIRECT, &heard.bytes(), "forwarded_updated");
+        bench.pod_sends(&answer.bytes()).expect(REDIRECT, &heard.bytes(), "forwarded_updated");
     });
 }
 
@@ -99,12 +103,12 @@ fn udp_is_translated_with_and_without_a_checksum() {
         bench.program(vec![bench.dns(&[(backend, false)])]);
         let question = Frame::udp(pod, frontend);
         let sent = question.translated(pod, backend);
-        bench.from_pod(&question.bytes()).expect(REDIRECT, &sent.bytes(), "forwarded_new");
-        bench.from_pod(&question.bytes()).expect(REDIRECT, &sent.bytes(), "forwarded_established");
+        bench.pod_sends(&question.bytes()).expect(REDIRECT, &sent.bytes(), "forwarded_new");
+        bench.pod_sends(&question.bytes()).expect(REDIRECT, &sent.bytes(), "forwarded_established");
         let answer = Frame::udp(backend, pod);
         let heard = answer.translated(frontend, pod).macs(POD_MAC, HOST_MAC);
-        bench.from_wire(&answer.bytes()).expect(REDIRECT, &heard.bytes(), "forwarded_updated");
-        bench.from_wire(&answer.bytes()).expect(REDIRECT, &heard.bytes(), "forwarded_established");
+        bench.wire_brings(&answer.bytes()).expect(REDIRECT, &heard.bytes(), "forwarded_updated");
+        bench.wire_brings(&answer.bytes()).expect(REDIRECT, &heard.bytes(), "forwarded_established");
 
         let field = question.bytes().len() - b"question".len() - 2;
         let without = |frame: &Frame| {
@@ -112,7 +116,7 @@ fn udp_is_translated_with_and_without_a_checksum() {
             bytes[field..field + 2].fill(0);
             bytes
         };
-        bench.from_pod(&without(&question)).expect(REDIRECT, &without(&sent), "forwarded_established");
+        bench.pod_sends(&without(&question)).expect(REDIRECT, &without(&sent), "forwarded_established");
     });
 }
 
@@ -124,7 +128,7 @@ fn a_payload_of_odd_length_keeps_its_checksum() {
         let mut data = Frame::tcp(pod, bench.at(|p| p.cluster_ip, 80), ACK);
         let payload = (0..=254).collect();
         data.body = Body::Tcp { flags: ACK, sequence: 7, acknowledgment: 9, payload };
-        bench.from_pod(&data.bytes()).expect(
+        bench.pod_sends(&data.bytes()).expect(
             REDIRECT,
             &data.translated(pod, backend).bytes(),
             "forwarded_new",
@@ -138,17 +142,17 @@ fn pods_reach_each_other_directly_by_one_lookup() {
         let (pod, remote) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.remote_pod, 9000));
         bench.program(vec![]);
         let out = Frame::tcp(pod, remote, SYN);
-        bench.from_pod(&out.bytes()).expect(REDIRECT, &out.translated(pod, remote).bytes(), "forwarded_new");
+        bench.pod_sends(&out.bytes()).expect(REDIRECT, &out.translated(pod, remote).bytes(), "forwarded_new");
         let back = Frame::tcp(remote, pod, SYN | ACK);
         let heard = back.translated(remote, pod).macs(POD_MAC, HOST_MAC);
-        bench.from_wire(&back.bytes()).expect(REDIRECT, &heard.bytes(), "forwarded_new");
+        bench.wire_brings(&back.bytes()).expect(REDIRECT, &heard.bytes(), "forwarded_new");
         let data = Frame::tcp(pod, remote, ACK);
-        bench.from_pod(&data.bytes()).expect(
+        bench.pod_sends(&data.bytes()).expect(
             REDIRECT,
             &data.translated(pod, remote).bytes(),
             "forwarded_updated",
         );
-        let answer = bench.from_pod(&data.bytes());
+        let answer = bench.pod_sends(&data.bytes());
         answer.expect(REDIRECT, &data.translated(pod, remote).bytes(), "forwarded_established");
         assert!(answer.lookups().is_empty());
     });

@@ -79,8 +79,17 @@ impl Cluster {
                 client.name()
             ),
         );
-        space::ip(&client, "addr add 198.51.100.10/24 dev eth0\nlink set eth0 up\nroute add default via 198.51.100.1\n");
-        let a = Node::new(&bridge, setting, "node-a", 11, &[("a1", "tpa1", "10.20.0.5"), ("a2", "tpa2", "10.20.0.6")]);
+        space::ip(
+            &client,
+            "addr add 198.51.100.10/24 dev eth0\nlink set eth0 up\nroute add default via 198.51.100.1\n",
+        );
+        let a = Node::new(
+            &bridge,
+            setting,
+            "node-a",
+            11,
+            &[("a1", "tpa1", "10.20.0.5"), ("a2", "tpa2", "10.20.0.6")],
+        );
         let b = Node::new(&bridge, setting, "node-b", 12, &[("b1", "tpb1", "10.20.1.7")]);
         space::ip(&a.space, "route add 10.20.1.0/24 via 10.128.0.12\n");
         space::ip(&b.space, "route add 10.20.0.0/24 via 10.128.0.11\n");
@@ -150,7 +159,8 @@ impl Node {
                  "
             ),
         );
-        let pods = pods.iter().map(|(pod, link, ip)| Pod::new(&space, setting, pod, link, address(ip))).collect();
+        let pods =
+            pods.iter().map(|(pod, link, ip)| Pod::new(&space, setting, pod, link, address(ip))).collect();
         let mut this = Self {
             name,
             ip: address(&format!("10.128.0.{number}")),
@@ -176,7 +186,8 @@ impl Node {
             checksums: self.setting.checksums,
             ..Config::default()
         };
-        let open = || EbpfDataplane::open(config).unwrap_or_else(|error| panic!("{error}: {:?}", error.source));
+        let open =
+            || EbpfDataplane::open(config).unwrap_or_else(|error| panic!("{error}: {:?}", error.source));
         self.plane = Some(self.space.run(open).expect("enter"));
         self.apply();
     }
@@ -201,7 +212,8 @@ impl Node {
 
     fn apply(&mut self) {
         let (plane, snapshot) = (self.plane.as_mut().expect("open"), &self.snapshot);
-        let applied = self.space.run(|| plane.apply(snapshot, &Changed::all(snapshot)).expect("apply")).expect("enter");
+        let applied =
+            self.space.run(|| plane.apply(snapshot, &Changed::all(snapshot)).expect("apply")).expect("enter");
         assert!(applied.failed.is_empty(), "{:?}", applied.failed);
     }
 
@@ -211,8 +223,28 @@ impl Node {
     }
 }
 
+/// A failed test tells what the datapath saw.
+impl Drop for Node {
+    fn drop(&mut self) {
+        let Some(plane) = self.plane.as_ref().filter(|_| thread::panicking()) else { return };
+        for counter in plane.status().counters.iter().filter(|counter| counter.packets > 0) {
+            println!("{} {} {}", self.name, counter.name, counter.packets);
+        }
+        for connection in plane.connections(100).unwrap_or_default() {
+            println!("{} {connection:?}", self.name);
+        }
+        println!("{}", space::run(&self.space, "ip", &["route", "show", "table", "all"]));
+    }
+}
+
 impl Pod {
-    fn new(node: &netns::NetNs, setting: Setting, name: &'static str, interface: &'static str, ip: IpAddr) -> Self {
+    fn new(
+        node: &netns::NetNs,
+        setting: Setting,
+        name: &'static str,
+        interface: &'static str,
+        ip: IpAddr,
+    ) -> Self {
         let space = space::namespace(name);
         let inside = space.name();
         space::ip(
@@ -315,7 +347,12 @@ pub(crate) fn ask_tcp(space: &netns::NetNs, to: SocketAddr, body: &[u8]) -> Gree
         let mut received = vec![];
         stream.read_to_end(&mut received).unwrap_or_else(|error| panic!("{to}: {error}"));
         let end = received.iter().position(|byte| *byte == b'\n').expect("a line");
-        assert!(received[end + 1..] == *body, "{} bytes came back for {}", received.len() - end - 1, body.len());
+        assert!(
+            received[end + 1..] == *body,
+            "{} bytes came back for {}",
+            received.len() - end - 1,
+            body.len()
+        );
         Greeting::parse(&String::from_utf8_lossy(&received[..end]))
     })
 }

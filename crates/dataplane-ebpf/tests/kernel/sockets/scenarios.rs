@@ -168,7 +168,10 @@ fn a_process_of_the_node_serves_as_a_backend() {
         let frontend = if std::ptr::eq(space, &cluster.client) { "203.0.113.11:80" } else { "10.24.0.10:80" };
         assert_eq!(ask_tcp(space, at(frontend), b"hello").server, "host-b");
     }
-    assert_eq!(ask_udp(&cluster.b.pods[0].space, at("10.24.0.10:53"), b"x").expect("answer").server, "host-b");
+    assert_eq!(
+        ask_udp(&cluster.b.pods[0].space, at("10.24.0.10:53"), b"x").expect("answer").server,
+        "host-b"
+    );
     cluster.clean_up();
 }
 
@@ -184,7 +187,8 @@ fn connections_and_services_are_reported_as_the_kernel_has_them() {
     assert!(services.iter().all(|row| row.service.as_ref().is_some_and(|name| name.name == "web")));
     assert!(services.iter().all(|row| row.backends.len() == 1 && !row.backends[0].local));
     let connections = plane.connections(10).expect("connections");
-    let connection = connections.iter().find(|c| c.destination == at("203.0.113.10:80")).expect("the one made");
+    let connection =
+        connections.iter().find(|c| c.destination == at("203.0.113.10:80")).expect("the one made");
     assert_eq!(connection.backend, at("10.20.1.7:8080"));
     assert_eq!(connection.source.ip(), address("198.51.100.10"));
     assert_eq!((connection.source_seen.ip(), connection.masquerade), (cluster.a.ip, Masquerade::Yes));

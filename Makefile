@@ -19,7 +19,7 @@ lint: setup
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 bench: setup
-	cargo bench -p twinplane-dataplane-ebpf --locked
+	cargo bench -p twinplane-dataplane-ebpf -p twinplane-dataplane-iptables --locked
 
 clean:
 	cargo clean

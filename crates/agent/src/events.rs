@@ -1,6 +1,6 @@
 //! Events on the objects that cannot be programmed, so that `kubectl describe` tells. Best effort.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use cluster::Problem;
 use k8s_openapi::{
@@ -52,13 +52,12 @@ impl Notice {
 
 /// Writes an Event for each notice, once.
 pub(crate) async fn write(client: Client, node: String, mut notices: mpsc::UnboundedReceiver<Notice>) {
-    let mut written: BTreeMap<Notice, ()> = BTreeMap::new();
+    let mut written = BTreeSet::new();
     while let Some(notice) = notices.recv().await {
-        tracing::warn!(service = %notice.service, reason = notice.reason, "{}", notice.message);
         if written.len() >= REMEMBERED {
             written.clear();
         }
-        if written.insert(notice.clone(), ()).is_some() {
+        if !written.insert(notice.clone()) {
             continue;
         }
         if let Err(error) = create(&client, &node, &notice).await {

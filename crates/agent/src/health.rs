@@ -184,3 +184,113 @@ fn json(healthy: bool) -> Answer {
         body: String::new(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use model::{Backend, Generation};
+
+    use super::*;
+
+    fn service() -> ServiceName {
+        ServiceName { namespace: "ns".into(), name: "web".into() }
+    }
+
+    /// A port of ns/web with local endpoints, each an address and whether it terminates.
+    fn port(name: &str, family: Family, health_check: Option<u16>, local: &[(&str, bool)]) -> Update {
+        let id = ServicePortId { service: service(), port: name.into(), protocol: Protocol::Tcp, family };
+        let backend = |(address, terminating): &(&str, bool)| Backend {
+            address: address.parse().expect("address"),
+            local: true,
+            terminating: *terminating,
+        };
+        let port = ServicePort {
+            id: id.clone(),
+            frontends: vec![],
+            cluster: vec![],
+            local: local.iter().map(backend).collect(),
+            usable_anywhere: true,
+            affinity_seconds: None,
+            health_check_port: health_check.and_then(Port::new),
+        };
+        Update {
+            generation: Generation(1),
+            services: [(id, Some(Arc::new(port)))].into(),
+            ..Update::default()
+        }
+    }
+
+    fn counted(checks: &Checks) -> Vec<(u16, usize)> {
+        checks.all().map(|(_, check)| (check.port.get(), check.endpoints)).collect()
+    }
+
+    #[test]
+    fn fact_88_distinct_ready_addresses_over_all_ports_count() {
+        let mut checks = Checks::default();
+        checks.advance(&port(
+            "a",
+            Family::V4,
+            Some(32000),
+            &[("10.20.0.2:80", false), ("10.20.0.3:80", false)],
+        ));
+        assert_eq!(counted(&checks), [(32000, 2)]);
+        checks.advance(&port("b", Family::V4, Some(32000), &[("10.20.0.2:443", false)]));
+        assert_eq!(counted(&checks), [(32000, 2)], "the same pod on another port");
+        checks.advance(&port("a", Family::V6, Some(32000), &[("[fd20::2]:80", false)]));
+        assert_eq!(counted(&checks), [(32000, 2)], "the same pod in another family");
+        checks.advance(&port("a", Family::V4, Some(32000), &[("10.20.0.2:80", true)]));
+        assert_eq!(counted(&checks), [(32000, 1)], "what terminates does not count; port b still does");
+    }
+
+    #[test]
+    fn fact_89_checks_come_change_and_go_with_the_service() {
+        let mut checks = Checks::default();
+        assert!(!checks.advance(&port("a", Family::V4, None, &[("10.20.0.2:80", false)])), "asks for none");
+        let wanted = port("a", Family::V4, Some(32000), &[]);
+        assert!(checks.advance(&wanted));
+        assert!(!checks.advance(&wanted), "nothing new");
+        assert!(checks.advance(&port("a", Family::V4, Some(32001), &[])));
+        assert_eq!(counted(&checks), [(32001, 0)]);
+        let gone = Update {
+            services: wanted.services.keys().map(|id| (id.clone(), None)).collect(),
+            ..Update::default()
+        };
+        assert!(checks.advance(&gone));
+        assert_eq!(counted(&checks), []);
+    }
+
+    #[test]
+    fn fact_86_no_endpoint_or_an_unhealthy_proxy_is_503() {
+        let status = |endpoints, healthy| of_service(&service(), endpoints, healthy).status;
+        assert_eq!([status(1, true), status(0, true), status(1, false)], [200, 503, 503]);
+        assert!(of_service(&service(), 1, false).body.contains("\"serviceProxyHealthy\": false"));
+    }
+
+    #[test]
+    fn facts_92_94_a_late_update_is_unhealthy_until_it_is_done() {
+        let now: Timestamp = "2026-01-02T03:04:05Z".parse().expect("time");
+        let starting =
+            Proxy { now, updated: None, waited: None, families: [Family::V4].into(), node_eligible: true };
+        assert_eq!(
+            starting.healthz().body,
+            "{\"lastUpdated\":\"2026-01-02T03:04:05Z\",\"currentTime\":\"2026-01-02T03:04:05Z\",\
+             \"nodeEligible\":true,\"healthy\":true}"
+        );
+        let late = Proxy {
+            updated: Some("2026-01-02T03:00:00Z".parse().expect("time")),
+            waited: Some(LATE_AFTER),
+            ..starting.clone()
+        };
+        assert_eq!((late.healthz().status, late.livez().status), (503, 503));
+        assert_eq!(
+            late.livez().body,
+            "{\"lastUpdated\":\"2026-01-02T03:00:00Z\",\"currentTime\":\"2026-01-02T03:04:05Z\",\
+             \"healthy\":false,\"status\":{\"IPv4\":{\"lastUpdated\":\"2026-01-02T03:00:00Z\",\"healthy\":false}}}"
+        );
+        let waiting = Proxy { waited: Some(LATE_AFTER - Duration::from_millis(1)), ..late.clone() };
+        assert_eq!(waiting.healthz().status, 200, "not late yet");
+        let leaving = Proxy { waited: None, node_eligible: false, ..late };
+        assert_eq!((leaving.healthz().status, leaving.livez().status), (503, 200));
+    }
+}

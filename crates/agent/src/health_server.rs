@@ -80,6 +80,7 @@ pub(crate) async fn serve_services(
     loop {
         let wanted: BTreeMap<ServiceName, Check> =
             checks.borrow_and_update().all().map(|(name, check)| (name.clone(), check)).collect();
+        let open_before = open.len();
         open.retain(|name, listener| {
             let keep = wanted.get(name).is_some_and(|check| check.port == listener.port);
             if !keep {
@@ -88,9 +89,9 @@ pub(crate) async fn serve_services(
             }
             keep
         });
-        // An aborted task lets go of its port only when it is gone.
-        while let Some(ended) = tasks.try_join_next() {
-            drop(ended);
+        // A port is free when its task has ended, and another Service may want it right now.
+        for _ in open.len()..open_before {
+            tasks.join_next().await;
         }
         let mut failed = false;
         for (name, check) in &wanted {
@@ -105,6 +106,8 @@ pub(crate) async fn serve_services(
                 }
                 Err(error) => {
                     failed = true;
+                    tracing::warn!(service = %name, port = check.port.get(), %error, "cannot open the health check");
+                    // Whoever writes Events ends only with the agent.
                     let _ = notices.send(Notice::health_check_failed(name, check.port, &error));
                 }
             }

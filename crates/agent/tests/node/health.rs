@@ -56,6 +56,9 @@ fn facts_86_to_91_a_health_check_port_counts_local_ready_endpoints() {
 
     node.api("PATCH", &format!("{SERVICES}/web"), &json!({"spec": {"externalTrafficPolicy": "Cluster"}}));
     node.until("the port closes", async || node.get(&url).is_empty().then_some(()));
+    let back = json!({"spec": {"externalTrafficPolicy": "Local", "healthCheckNodePort": port}});
+    node.api("PATCH", &format!("{SERVICES}/web"), &back);
+    assert_eq!(split(&answer("HTTP/1.1 200")).2, body(2), "open again under the same number");
 }
 
 #[test]

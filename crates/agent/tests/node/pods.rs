@@ -157,3 +157,21 @@ fn collection_removes_what_is_not_listed() {
     assert_eq!(left.iter().map(|e| e.pod.name.as_str()).collect::<Vec<_>>(), ["kept"]);
     assert_eq!(host_interfaces(&node), 1);
 }
+
+#[test]
+fn a_dual_stack_node_gives_its_pods_both_families() {
+    let node = Node::start();
+    for line in ["addr add fd10::11/64 dev up0 nodad", "link set wire0 up"] {
+        run(node.namespace.command("ip").args(line.split(' ')));
+    }
+    node.create_nodes_with(&[("node-a", &["10.128.0.11", "fd10::11"], &["10.20.0.0/24", "fd20::/64"])]);
+    let pods = [Pod::new("a"), Pod::new("b")];
+    let added = pods.each_ref().map(|pod| node.wait(node.client.cni_add(&pod.request)).expect("added"));
+    let text: Vec<_> =
+        added[1].addresses.iter().map(|a| format!("{} via {}", a.address, a.gateway)).collect();
+    assert_eq!(text, ["10.20.0.3/32 via 169.254.1.1", "fd20::3/128 via fe80::1"]);
+    for target in ["10.20.0.3", "fd20::3", "fd10::11"] {
+        run(pods[0].namespace.command("ping").args(["-c", "1", "-W", "5", target]));
+    }
+    run(node.namespace.command("ping").args(["-c", "1", "-W", "5", "fd20::2"]));
+}

@@ -166,13 +166,21 @@ impl Node {
 
     /// The Node object of this node, and of a second one.
     pub(crate) fn create_nodes(&self) {
-        for (name, address, cidr) in
-            [("node-a", "10.128.0.11", "10.20.0.0/24"), ("node-b", "10.128.0.12", "10.20.1.0/24")]
-        {
+        self.create_nodes_with(&[
+            ("node-a", &["10.128.0.11"], &["10.20.0.0/24"]),
+            ("node-b", &["10.128.0.12"], &["10.20.1.0/24"]),
+        ]);
+    }
+
+    /// Node objects by name, addresses and pod prefixes.
+    pub(crate) fn create_nodes_with(&self, nodes: &[(&str, &[&str], &[&str])]) {
+        for (name, addresses, cidrs) in nodes {
             let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
-                              "spec": {"podCIDR": cidr, "podCIDRs": [cidr]}});
+                              "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs}});
             self.api("POST", "/api/v1/nodes", &node);
-            let status = json!({"status": {"addresses": [{"type": "InternalIP", "address": address}]}});
+            let address = |address: &&str| json!({"type": "InternalIP", "address": address});
+            let addresses: Vec<_> = addresses.iter().map(address).collect();
+            let status = json!({"status": {"addresses": addresses}});
             self.api("PATCH", &format!("/api/v1/nodes/{name}/status"), &status);
         }
         self.until_known();

@@ -1,11 +1,16 @@
 //! Makes and wires the namespaces of a lab. Leaves clean-up to `remove`, which finds whatever was made.
 
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs, io,
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
 
 use model::Plane;
 use netns::NetNs;
 
-use crate::{command, links, state::State};
+use crate::{command, edge::NODE_BRIDGE, links, state::State};
 
 /// What could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -38,6 +43,8 @@ pub(crate) fn build(state: &State) -> Result<(), Error> {
     for (wiring, namespace) in wiring.iter().zip(&namespaces) {
         command::ip_batch(namespace, &wiring.batch)?;
     }
+    // The edge is the first: see `wiring`.
+    wait_for_carrier(&namespaces[0])?;
     for node in &state.topology.nodes {
         folder(state.paths().node(&node.name))?;
         if state.topology.plane == Plane::Ebpf {
@@ -48,6 +55,20 @@ pub(crate) fn build(state: &State) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Waits until the edge's bridge carries: the kernel says so a moment after its links came up, and refuses next hops
+/// before (net/ipv4/nexthop.c, "Carrier for nexthop device is down").
+fn wait_for_carrier(edge: &NetNs) -> Result<(), command::Error> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        let shown = command::output(edge, "ip", &["-brief", "link", "show", "dev", NODE_BRIDGE])?;
+        if shown.contains("LOWER_UP") || Instant::now() >= deadline {
+            // Too late is told by whoever needs the bridge.
+            return Ok(());
+        }
+        thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// A key of a subsystem that the kernel lacks has nothing to be told.

@@ -52,6 +52,29 @@ pub fn sysctl(namespace: &NetNs, key: &str, value: &str) -> Result<(), Error> {
     namespace.run(|| std::fs::write(path, value)).map_err(|error| failed(error.source))?.map_err(failed)
 }
 
+/// Runs `tool` inside `namespace` and returns what it prints.
+///
+/// # Errors
+/// It cannot be run, or fails.
+pub fn output(namespace: &NetNs, tool: &str, arguments: &[&str]) -> Result<String, Error> {
+    let place = || namespace.name().to_owned();
+    let output = namespace
+        .command(tool)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| Error::Run { tool: tool.to_owned(), place: place(), source })?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(Error::Refused {
+        tool: tool.to_owned(),
+        place: place(),
+        line: arguments.join(" "),
+        message: String::from_utf8_lossy(&output.stderr).trim().to_owned(),
+    })
+}
+
 /// Where `tool` is, as the shell finds it.
 pub fn find(tool: &str) -> Option<std::path::PathBuf> {
     let path = std::env::var_os("PATH")?;

@@ -60,8 +60,10 @@ struct Shared {
     nodes: Vec<NetNs>,
     /// By Service uid. Never locked across an await.
     pools: Mutex<BTreeMap<String, Pool>>,
-    /// What the kernels hold. Locked while they are programmed, so that steps never interleave.
-    applied: tokio::sync::Mutex<Table>,
+    /// What the kernels hold.
+    applied: Mutex<Table>,
+    /// Held while they are programmed, so that steps never interleave.
+    programming: tokio::sync::Mutex<()>,
 }
 
 impl Edge {
@@ -81,7 +83,8 @@ impl Edge {
             namespace,
             nodes,
             pools: Mutex::default(),
-            applied: tokio::sync::Mutex::default(),
+            applied: Mutex::default(),
+            programming: tokio::sync::Mutex::default(),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -109,10 +112,12 @@ impl Edge {
 
     /// Rules and pools with the health of every node and the latest probes, ordered by name.
     pub fn status(&self) -> EdgeStatus {
+        let applied = self.shared.applied();
         let pools = self.pools();
+        let describe = |pool: &Pool| pool.describe(&self.shared.timing, applied.get(&pool.address()));
         let mut status = EdgeStatus {
             forwarding_rules: pools.values().flat_map(Pool::rules).collect(),
-            target_pools: pools.values().map(|pool| pool.describe(&self.shared.timing)).collect(),
+            target_pools: pools.values().map(describe).collect(),
         };
         status.forwarding_rules.sort_by(|a, b| a.name.cmp(&b.name));
         status.target_pools.sort_by(|a, b| a.name.cmp(&b.name));
@@ -167,21 +172,19 @@ impl Edge {
 
     /// Brings the kernels in step with the pools.
     async fn program(&self) -> Result<(), Error> {
-        let mut applied = self.shared.applied.lock().await;
-        let desired: Table = self.pools().values().map(|pool| (pool.address(), pool.forwarding())).collect();
-        if *applied == desired {
+        let _alone = self.shared.programming.lock().await;
+        let old = self.shared.applied();
+        let new: Table = self.pools().values().map(|pool| (pool.address(), pool.forwarding())).collect();
+        if old == new {
             return Ok(());
         }
         let shared = Arc::clone(&self.shared);
-        let old = applied.clone();
-        let new = desired.clone();
-        let work = tokio::task::spawn_blocking(move || shared.transition(&old, &new));
-        match work.await {
-            Ok(result) => result?,
-            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
-        }
-        *applied = desired;
-        Ok(())
+        let work = tokio::task::spawn_blocking(move || {
+            shared.transition(&old, &new)?;
+            *shared.applied.lock().unwrap_or_else(PoisonError::into_inner) = new;
+            Ok(())
+        });
+        work.await.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
     }
 
     /// Probes one node for one pool until the pool goes.
@@ -228,6 +231,10 @@ impl Edge {
 }
 
 impl Shared {
+    fn applied(&self) -> Table {
+        self.applied.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
     /// Nodes accept an address before the edge sends to it, and as long as it does.
     fn transition(&self, old: &Table, new: &Table) -> Result<(), Error> {
         let vips = self.topology.primary().vips;

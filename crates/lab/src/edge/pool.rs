@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use super::{
     ForwardingRule, ForwardingRuleSpec, Health, HealthCheck, HealthCheckTarget, HealthCheckTiming, Member,
     Probe, TargetPool,
-    health::{self, Tracker},
+    health::Tracker,
     load_balancer_name,
     program::{Forwarding, receiving},
 };
@@ -125,14 +125,14 @@ impl Pool {
         protocols.into_iter().enumerate().map(rule).collect()
     }
 
-    pub(super) fn describe(&self, timing: &HealthCheckTiming) -> TargetPool {
-        let receives = health::receivers(self.health());
-        let member = |(member, receives_traffic): (&PoolMember, bool)| Member {
+    /// The pool as it is shown; `programmed` is what the kernel forwards for its address now.
+    pub(super) fn describe(&self, timing: &HealthCheckTiming, programmed: Option<&Forwarding>) -> TargetPool {
+        let member = |(index, member): (usize, &PoolMember)| Member {
             node: member.node.clone(),
             address: member.address,
             health: member.tracker.health(),
             since: member.tracker.since(),
-            receives_traffic,
+            receives_traffic: programmed.is_some_and(|forwarding| forwarding.nodes.contains(&index)),
             last_probe: member.last.clone(),
         };
         TargetPool {
@@ -142,7 +142,7 @@ impl Pool {
             ip_address: self.address,
             session_affinity: "NONE".to_owned(),
             health_check: HealthCheck { target: self.health_check(), timing: *timing },
-            members: self.members.iter().zip(receives).map(member).collect(),
+            members: self.members.iter().enumerate().map(member).collect(),
             history: self.history.iter().cloned().collect(),
         }
     }
@@ -231,7 +231,7 @@ mod tests {
         for _ in 0..3 {
             assert!(!answer(&mut pool, 0, 10256, 503));
         }
-        assert_eq!(pool.describe(&HealthCheckTiming::default()).members[0].health, Health::Healthy);
+        assert_eq!(pool.describe(&HealthCheckTiming::default(), None).members[0].health, Health::Healthy);
         assert_eq!(pool.history.len(), 4);
     }
 

@@ -103,7 +103,7 @@ pub struct Member {
     pub health: Health,
     /// When `health` last changed.
     pub since: Timestamp,
-    /// Traffic goes there now: it is healthy, or no member is.
+    /// The kernel sends traffic there now: it is healthy, or no member is.
     pub receives_traffic: bool,
     pub last_probe: Option<Probe>,
 }

@@ -1,5 +1,7 @@
 //! Opens flows and rewrites their packets.
 
+use core::ptr;
+
 use abi::{Config, Flow, Reason, Route, Tuple, flow_flags};
 use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_NOEXIST},
@@ -133,20 +135,21 @@ pub fn leave<F: Family, H: Hook>(ctx: Context, flow: &mut Flow<F::Address>) -> i
         return NEXT;
     }
     ctx.set_note(HANDLED);
-    if flow.route == Route::Neighbour as u8 {
-        // SAFETY: the next hop is a `struct bpf_redir_neigh` in the map's value.
-        return unsafe {
-            helper::bpf_redirect_neigh(interface, (&raw mut flow.next_hop).cast(), NEXT_HOP_LENGTH, 0) as i32
-        };
+    if !H::INGRESS {
+        // What a process of this node sends carries the route to the frontend. Were it to wait for an unresolved neighbour,
+        // it would leave by that route after all (`neigh_update`): the helper must look up its own. There is no peer from
+        // here either (`skb_do_redirect`): pods are reached over their veth.
+        // SAFETY: takes numbers, and no next hop.
+        return unsafe { helper::bpf_redirect_neigh(interface, ptr::null_mut(), 0, 0) as i32 };
     }
-    if H::INGRESS {
+    if flow.route == Route::Peer as u8 {
         // SAFETY: takes numbers only.
         return unsafe { helper::bpf_redirect_peer(interface, 0) as i32 };
     }
-    // The entry was made at ingress, and the stack forwarded this packet of it: no peer from here.
-    let mut next_hop = F::direct_next_hop(flow.destination);
-    // SAFETY: a `struct bpf_redir_neigh` on the stack.
-    unsafe { helper::bpf_redirect_neigh(interface, (&raw mut next_hop).cast(), NEXT_HOP_LENGTH, 0) as i32 }
+    // SAFETY: the next hop is a `struct bpf_redir_neigh` in the map's value.
+    unsafe {
+        helper::bpf_redirect_neigh(interface, (&raw mut flow.next_hop).cast(), NEXT_HOP_LENGTH, 0) as i32
+    }
 }
 
 /// Precomputes what a packet's checksums change by, from its key and its entry.

@@ -10,7 +10,10 @@ use model::{
 };
 
 use super::cluster::{Cluster, Setting, USUAL, ask_tcp, ask_udp, refused_tcp, serve_tcp, serve_udp};
-use crate::model_of::{address, cluster_ip, frontend, service, with_backends};
+use crate::{
+    model_of::{address, cluster_ip, frontend, service, with_backends},
+    space,
+};
 
 const NODE_PORT: u16 = 30080;
 
@@ -59,7 +62,8 @@ fn everything_works(setting: Setting) {
         }
         let node_port = SocketAddr::new(cluster.b.ip, NODE_PORT);
         assert_eq!(ask_tcp(client, node_port, body).client, cluster.b.ip);
-        // The host itself, by a frontend that is routed out of it.
+        // The host itself, by a frontend that is routed out of it; also where no neighbour is known yet.
+        space::ip(&cluster.a.space, "neigh flush dev eth0\n");
         assert_eq!(ask_tcp(&cluster.a.space, at("10.24.0.10:80"), body).client, cluster.a.ip);
         let by_udp = ask_udp(a1, at("10.24.0.10:53"), b"question").expect("answer");
         assert!(ALL_DNS.len() == 3 && !by_udp.server.is_empty());

@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::Context as _;
 use lab::{
-    LabName,
+    LabName, UpError,
     edge::HealthCheckTiming,
     manifest::{self, Manifest, Problem, Source},
 };
@@ -68,9 +68,15 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let mut labs = match labs {
         Err(labs::Error::Manifests(_, problems)) => return Ok(refused(&problems)),
+        Err(labs::Error::Up(error)) => return Ok(not_up(*error)),
         labs => labs?,
     };
     if args.keep {
+        let names = labs.benches.iter().map(|bench| bench.lab.name().as_str()).collect::<Vec<_>>();
+        lines.say(&format!(
+            "the labs stay: {}; remove one with: twinplane lab down --name NAME",
+            names.join(", ")
+        ));
         labs.keep();
     }
     let trace = run::trace(&labs.benches, &args.layers, labs.outlive(), &lines)?;
@@ -116,6 +122,17 @@ fn sources(paths: &[PathBuf]) -> Vec<Source> {
 fn refused(problems: &[Problem]) -> ExitCode {
     problems.iter().for_each(|problem| eprintln!("error: {problem}"));
     ExitCode::from(1)
+}
+
+/// The error and its causes in one line; the log line that matters and what is left behind after a blank one.
+fn not_up(error: UpError) -> ExitCode {
+    let (log, left) =
+        (error.log.as_ref().map(ToString::to_string), error.left.as_ref().map(ToString::to_string));
+    eprintln!("error: {:#}", anyhow::Error::from(error));
+    for hint in [log, left].into_iter().flatten() {
+        eprintln!("\n  {hint}");
+    }
+    ExitCode::from(2)
 }
 
 /// The page last: where it is, the data is too.

@@ -1,9 +1,13 @@
 //! The two labs under trace: brought up together and taken down again whatever happens, or running ones used as they are.
 
-use std::{thread, time::Instant};
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    thread,
+    time::Instant,
+};
 
 use lab::{
-    Lab, LabName, Options, Progress, UpError,
+    Lab, LabName, Options, Progress, Up, UpError,
     edge::HealthCheckTiming,
     manifest::{Manifest, Problem},
     remove,
@@ -66,29 +70,29 @@ impl Labs {
             ..Options::new(name.clone(), plane)
         });
         let options = options.collect::<Vec<_>>();
+        let together = Together { progress, failures: Mutex::default() };
         // Made first, so that whatever fails, what came up goes down.
         let mut labs = Self { benches: vec![], ours: vec![] };
         let results = thread::scope(|scope| {
-            let runs = options.iter().map(|options| scope.spawn(|| Lab::up(options, progress)));
-            let runs = runs.collect::<Vec<_>>();
+            let runs = options.iter().map(|options| scope.spawn(|| together.up(options))).collect::<Vec<_>>();
             let joined = runs.into_iter().map(|run| run.join());
             joined.map(|run| run.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect::<Vec<_>>()
         });
-        let mut failure = None;
-        for (result, name) in results.into_iter().zip(names) {
-            match result {
-                Ok(up) => {
-                    labs.ours.push(name.clone());
-                    if !up.problems.is_empty() {
-                        failure = failure.or(Some(Error::Manifests(name, up.problems)));
-                    }
-                    labs.benches.push(Bench::new(up.lab, program.clone()));
-                }
-                // A lab that was called off because the other one failed is not the cause.
-                Err(error) => failure = failure.or(Some(Error::Up(Box::new(error)))),
+        let mut refused = None;
+        for up in results.into_iter().flatten() {
+            labs.ours.push(up.lab.name().clone());
+            if !up.problems.is_empty() {
+                refused = Some(Error::Manifests(up.lab.name().clone(), up.problems));
             }
+            labs.benches.push(Bench::new(up.lab, program.clone()));
         }
-        failure.map_or(Ok(labs), Err)
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
+        match together.cause() {
+            Some(cause) => Err(Error::Up(Box::new(cause))),
+            None => Ok(labs),
+        }
     }
 
     /// Uses the pair of running labs called `NAME-iptables` and `NAME-ebpf`.
@@ -132,6 +136,47 @@ impl Drop for Labs {
                 });
             }
         });
+    }
+}
+
+/// Labs that come up at once: when one fails, the other is called off.
+struct Together<'a> {
+    progress: &'a dyn Progress,
+    /// In the order they happened: the first is the cause.
+    failures: Mutex<Vec<UpError>>,
+}
+
+impl Together<'_> {
+    fn up(&self, options: &Options) -> Option<Up> {
+        match Lab::up(options, self) {
+            Ok(up) => Some(up),
+            Err(error) => {
+                self.failures().push(error);
+                None
+            }
+        }
+    }
+
+    fn failures(&self) -> MutexGuard<'_, Vec<UpError>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn cause(self) -> Option<UpError> {
+        self.failures.into_inner().unwrap_or_else(PoisonError::into_inner).into_iter().next()
+    }
+}
+
+impl Progress for Together<'_> {
+    fn step(&self, lab: &LabName, step: &str) {
+        self.progress.step(lab, step);
+    }
+
+    fn waiting(&self, lab: &LabName, what: &str) {
+        self.progress.waiting(lab, what);
+    }
+
+    fn cancelled(&self) -> bool {
+        self.progress.cancelled() || !self.failures().is_empty()
     }
 }
 

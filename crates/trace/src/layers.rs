@@ -46,12 +46,12 @@ pub fn capture(layer: LayerId, bench: &Bench, subject: &mut Subject) -> Result<F
     }
 }
 
-/// Puts the Service and its pods back as they were found.
+/// Puts the Service and its pods back as they were `found`.
 ///
 /// # Errors
 /// The API refuses, or the pods do not come back in time.
-pub fn restore(bench: &Bench, subject: &mut Subject) -> Result<(), Error> {
-    l6::restore(bench, subject)
+pub fn restore(bench: &Bench, found: &Subject) -> Result<(), Error> {
+    l6::restore(bench, found)
 }
 
 /// The node that is looked into where one stands for all.

@@ -36,6 +36,8 @@ pub enum Error {
 /// A plane's Service while it is traced.
 struct Traced<'a> {
     bench: &'a Bench,
+    /// As it was before anything was changed.
+    found: Subject,
     subject: Subject,
 }
 
@@ -58,7 +60,7 @@ pub fn trace(benches: &[Bench], layers: &[LayerId], restore: bool, lines: &Lines
         lines.say("put the Services back as they were");
         both(&mut traced, |one| {
             let plane = one.bench.plane;
-            layers::restore(one.bench, &mut one.subject).map_err(|source| Error::Subject { plane, source })
+            layers::restore(one.bench, &one.found).map_err(|source| Error::Subject { plane, source })
         })?;
     }
     Ok(Trace { schema: SCHEMA, layers: done })
@@ -101,7 +103,8 @@ impl<'a> Traced<'a> {
         let failed = |source| Error::Subject { plane, source };
         let service = service(bench).map_err(failed)?;
         let service = service.ok_or_else(|| Error::NoService { lab: bench.lab.name().clone() })?;
-        Ok(Self { bench, subject: Subject::read(bench, &service).map_err(failed)? })
+        let found = Subject::read(bench, &service).map_err(failed)?;
+        Ok(Self { bench, subject: found.clone(), found })
     }
 
     /// What one plane shows; what its cluster allotted is learned before and after, because pods come and go.

@@ -26,6 +26,8 @@ pub struct Subject {
     pub target_port: u16,
     /// Zero unless the policy is Local.
     pub health_check_node_port: u16,
+    /// `Cluster` or `Local`.
+    pub policy: String,
     /// The Deployment whose pods the selector chooses, and its replicas.
     pub deployment: String,
     pub replicas: u64,
@@ -62,6 +64,7 @@ impl Subject {
             node_port: number("/spec/ports/0/nodePort"),
             target_port,
             health_check_node_port: number("/spec/healthCheckNodePort"),
+            policy: object["spec"]["externalTrafficPolicy"].as_str().unwrap_or("Cluster").to_owned(),
             deployment: deployment["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
             replicas: deployment["spec"]["replicas"].as_u64().unwrap_or(1),
             namespace: namespace.to_owned(),

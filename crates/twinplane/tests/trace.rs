@@ -154,6 +154,21 @@ fn a_manifest_that_does_not_parse_is_named_and_no_lab_is_made() {
 }
 
 #[test]
+fn a_manifest_that_the_api_refuses_is_named_and_both_labs_go() {
+    let folder = tempfile::tempdir().expect("folder");
+    let manifest = folder.path().join("service.yaml");
+    let text = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  type: LoadBalancer\n  \
+                ports: [{name: a, port: 80}, {name: b, port: 80}]\n";
+    std::fs::write(&manifest, text).expect("write manifest");
+    let file = manifest.display().to_string();
+    let (pid, output) = finish(trace(&["-f", &file], folder.path()));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(stderr.contains(&format!("{file}:6: ")) && stderr.contains("spec.ports[1]"), "{stderr}");
+    assert_eq!(left_behind(pid), [""; 0]);
+}
+
+#[test]
 fn calling_it_off_takes_the_labs_down() {
     let folder = tempfile::tempdir().expect("folder");
     let mut child = trace(&["--layers", "L1,L2"], folder.path())

@@ -9,7 +9,7 @@ use lab::{
 
 use super::Found;
 use crate::{
-    bench::{Bench, Error, until},
+    bench::{Bench, Error, Watch, until},
     command::{Line, watch_health_check},
     normalise::Style,
     subject::Subject,
@@ -21,8 +21,8 @@ pub(super) fn capture(bench: &Bench, subject: &Subject) -> Result<Found, Error> 
     let first = pool.members.first().ok_or_else(|| Error::Missing { what: "a member of the pool".into() })?;
     let interface = interface_towards(bench, first.address)?;
     let watches = pool.members.iter().map(|member| {
-        let line =
-            watch_health_check(&interface, &member.address.to_string(), pool.health_check.target.port.get());
+        let port = pool.health_check.target.port.get();
+        let line = watch_health_check(&interface, &member.address.to_string(), port);
         Ok((member.node.clone(), bench.watch(&line)?, line))
     });
     let watches = watches.collect::<Result<Vec<_>, Error>>()?;
@@ -32,10 +32,10 @@ pub(super) fn capture(bench: &Bench, subject: &Subject) -> Result<Found, Error> 
     found.exhibits.push(described);
     let limit = pool.health_check.timing.interval * 2 + Duration::from_secs(5);
     for (node, watch, line) in watches {
-        watch.listen(limit, |heard| heard.matches("HTTP/1.1").count() >= 2)?;
+        let heard = one_exchange(bench, watch, &line, limit)?;
         let title = format!("Health check of {node} on the wire");
         let note = "The question and the answer, as they left and reached the load balancer.";
-        found.exhibits.push(bench.exhibit(&title, &line, Style::Wire, watch.stop(), 0, note));
+        found.exhibits.push(bench.exhibit(&title, &line, Style::Wire, heard, 0, note));
     }
     let healthy = pool.members.iter().filter(|member| member.health == Health::Healthy).count();
     let timing = pool.health_check.timing;
@@ -45,6 +45,20 @@ pub(super) fn capture(bench: &Bench, subject: &Subject) -> Result<Found, Error> 
     found.fact("health_check_interval_s", timing.interval.as_secs_f64());
     found.fact("unhealthy_threshold", timing.unhealthy_threshold);
     Ok(found)
+}
+
+/// A question and its answer. Where the capture began between the two, the next pair is waited for.
+fn one_exchange(bench: &Bench, mut watch: Watch, line: &Line, limit: Duration) -> Result<String, Error> {
+    for _ in 0..3 {
+        watch.listen(limit, |heard| heard.contains("GET ") && heard.contains("\nHTTP/1."))?;
+        let heard = watch.stop();
+        if heard.find("GET ").zip(heard.find("\nHTTP/1.")).is_some_and(|(question, answer)| question < answer)
+        {
+            return Ok(heard);
+        }
+        watch = bench.watch(line)?;
+    }
+    Err(Error::Missing { what: format!("a health check answered on the wire: {line}") })
 }
 
 /// The pool as the command line shows it, with its latest health checks or without.

@@ -104,18 +104,16 @@ pub(super) fn capture(bench: &Bench, subject: &mut Subject) -> Result<Found, Err
     Ok(found)
 }
 
-/// Puts the Service and its pods back as they were found.
-///
-/// # Errors
-/// The API refuses, or the pods do not come back in time.
-pub(super) fn restore(bench: &Bench, subject: &mut Subject) -> Result<(), Error> {
-    let replicas = format!("--replicas={}", subject.replicas);
-    let wanted = usize::try_from(subject.replicas).unwrap_or(usize::MAX);
-    bench.order(&["-n", &subject.namespace, "scale", "deployment", &subject.deployment, &replicas])?;
+/// Puts the Service and its pods back as they were `found`.
+pub(super) fn restore(bench: &Bench, found: &Subject) -> Result<(), Error> {
+    let replicas = format!("--replicas={}", found.replicas);
+    let wanted = usize::try_from(found.replicas).unwrap_or(usize::MAX);
+    bench.order(&["-n", &found.namespace, "scale", "deployment", &found.deployment, &replicas])?;
     until("the pods to come back", Duration::from_secs(60), || {
-        Ok((subject.ready_pods(bench)?.len() >= wanted).then_some(()))
+        Ok((found.ready_pods(bench)?.len() >= wanted).then_some(()))
     })?;
-    l5::set_policy(bench, subject, "Cluster").map(drop)
+    found.spread(bench)?;
+    l5::set_policy(bench, &mut found.clone(), &found.policy).map(drop)
 }
 
 /// The moment of the scale-down, on both clocks: the client's is monotonic, the load balancer tells the time of day.

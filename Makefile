@@ -12,7 +12,7 @@ demo: build
 	@echo "page: $(CURDIR)/target/demo/index.html"
 
 test: setup lint
-	cargo test --workspace --locked
+	cargo test --workspace --locked --no-fail-fast
 
 lint: setup
 	cargo fmt --all --check

@@ -129,7 +129,12 @@ impl Listeners {
             watch
                 .listen(SETTLE, |_| self.pods.iter().any(|(_, _, watch)| watch.so_far().contains(" IP ")))?;
         }
-        let (after, hooks_after) = (Counters::read(bench, node)?, hooks_of(bench, node)?);
+        self.found(bench, node).map(Some)
+    }
+
+    /// Ends every listener and says what each heard.
+    fn found(self, bench: &Bench, node: &str) -> Result<Found, Error> {
+        let (after, hooks) = (Counters::read(bench, node)?, hooks_of(bench, node)?);
         let mut found = Found::default();
         let (line, watch) = self.interfaces;
         let crossed = watch.stop();
@@ -140,47 +145,37 @@ impl Listeners {
         );
         found.exhibits.push(bench.exhibit("Interfaces it crossed", &line, Style::Wire, crossed, 0, note));
         found.fact("interface_crossings", interfaces.len());
-        if let Some((line, watch)) = self.rules {
-            let rules = watch.stop();
-            let hooks = hooks(&rules);
-            let applied =
-                rules.lines().filter(|line| line.contains(":rule:") && !line.contains(" raw:")).count();
-            let note = format!(
-                "Besides the rule that asks for this trace, {applied} applied to it: {}.",
-                hooks.join(", ")
-            );
-            found.exhibits.push(bench.exhibit(
-                "Rules that applied, hook by hook",
-                &line,
-                Style::Plain,
-                rules,
-                0,
-                note,
-            ));
-            found.fact("rules_applied", applied);
-            found.fact("netfilter_hooks", hooks.len());
-        } else {
-            if !hooks_after.is_empty() {
-                found.exhibits.push(runs(bench, node, &hooks_after, &self.hooks));
+        match self.rules {
+            Some((line, watch)) => applied(bench, &line, watch.stop(), &mut found),
+            None => {
+                if !hooks.is_empty() {
+                    found.exhibits.push(runs(bench, node, &hooks, &self.hooks));
+                }
+                found.exhibits.push(moved(bench, node, &after, &self.before));
+                found.fact("ebpf_programs_run", hooks.ran_since(&self.hooks));
             }
-            found.exhibits.push(moved(bench, node, &after, &self.before));
-            found.fact("rules_applied", 0);
-            found.fact("netfilter_hooks", 0);
-            found.fact("ebpf_programs_run", hooks_after.ran_since(&self.hooks));
         }
-        let mut arrived = vec![];
         for (pod, line, watch) in self.pods {
             let heard = watch.stop();
             if heard.contains(" IP ") {
-                arrived.push((pod, line, heard));
+                let note = format!("The same packet, as {} on {} received it.", pod.name, pod.node);
+                found.exhibits.push(bench.exhibit("In the pod", &line, Style::Wire, heard, 0, note));
             }
         }
-        for (pod, line, heard) in arrived {
-            let note = format!("The same packet, as {} on {} received it.", pod.name, pod.node);
-            found.exhibits.push(bench.exhibit("In the pod", &line, Style::Wire, heard, 0, note));
-        }
-        Ok(Some(found))
+        Ok(found)
     }
+}
+
+/// Rules that the kernel reported.
+fn applied(bench: &Bench, line: &Line, trace: String, found: &mut Found) {
+    let hooks = hooks(&trace);
+    let applied = trace.lines().filter(|line| line.contains(":rule:") && !line.contains(" raw:")).count();
+    let note =
+        format!("Besides the rule that asks for this trace, {applied} applied to it: {}.", hooks.join(", "));
+    let title = "Rules that applied, hook by hook";
+    found.exhibits.push(bench.exhibit(title, line, Style::Plain, trace, 0, note));
+    found.fact("rules_applied", applied);
+    found.fact("netfilter_hooks", hooks.len());
 }
 
 fn hooks_of(bench: &Bench, node: &str) -> Result<Hooks, Error> {

@@ -36,7 +36,7 @@ pub(super) fn capture(bench: &Bench, subject: &Subject) -> Result<Found, Error> 
 }
 
 fn iptables(bench: &Bench, subject: &Subject, node: &str) -> Result<Found, Error> {
-    let everything = Line::new(Place::Node(node.to_owned()), ["iptables-save", "-c"]);
+    let everything = every_rule(node);
     let saved = Saved::parse(&bench.run(&everything, Duration::from_secs(30))?.stdout);
     let rules = ServiceRules::find(&saved, &subject.namespace, &subject.name);
     let mut found = Found::default();
@@ -85,6 +85,10 @@ fn iptables(bench: &Bench, subject: &Subject, node: &str) -> Result<Found, Error
     Ok(found)
 }
 
+fn every_rule(node: &str) -> Line {
+    Line::new(Place::Node(node.to_owned()), ["iptables-save", "-c"])
+}
+
 fn ebpf(bench: &Bench, subject: &Subject, node: &str) -> Result<Found, Error> {
     let socket = bench.lab.agent_socket(node).display().to_string();
     let mut found = Found::default();
@@ -109,7 +113,9 @@ fn ebpf(bench: &Bench, subject: &Subject, node: &str) -> Result<Found, Error> {
     found.exhibits.push(raw);
 
     let lookups = Lookups::measure(bench, subject, &mut found)?;
-    found.fact("rules_per_service", 0);
+    let saved = Saved::parse(&bench.run(&every_rule(node), Duration::from_secs(30))?.stdout);
+    let rules = ServiceRules::find(&saved, &subject.namespace, &subject.name);
+    found.fact("rules_per_service", rules.count());
     found.fact("frontends", kinds.len());
     found.fact("lookups_per_packet", lookups.each(lookups.lookups));
     found.fact("backend_lookups", lookups.each(lookups.backends));

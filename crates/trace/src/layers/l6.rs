@@ -6,7 +6,7 @@ use std::{
 };
 
 use lab::{
-    edge::{Health, Probe},
+    edge::{Health, HealthCheckTiming, Probe},
     status::PodInfo,
 };
 
@@ -28,80 +28,74 @@ const AFTER: usize = 10;
 pub(super) fn capture(bench: &Bench, subject: &mut Subject) -> Result<Found, Error> {
     let pool = l5::set_policy(bench, subject, "Local")?;
     let timing = pool.health_check.timing;
-    let mut found = Found::default();
-
     let scale = Scale::to_one(bench, subject)?;
     let series = Series { start: scale.at, ..Series::new(bench, &subject.url(), PACE) };
-    let most = timing.interval * (timing.unhealthy_threshold + 2) + Duration::from_secs(60);
-    let mut removal = None;
-    let during = series.until(|_| {
-        removal = scale.removal(bench, subject)?;
-        if removal.is_none() && scale.at.elapsed() > most {
-            return Err(Error::Late {
-                what: "the load balancer to drop a node without a pod".into(),
-                seconds: most.as_secs(),
-            });
-        }
-        Ok(removal.is_some())
-    })?;
+    let (during, removal) = until_removed(&scale, &series, timing, subject)?;
     let after = series.take(AFTER)?;
-    let empty = removal.as_ref().map(|removal| removal.node.clone()).unwrap_or_default();
-    let facts = Outcome::of(&during, &after);
+    let outcome = Outcome::of(&during, &after);
 
-    let pods = bench.kubectl(
+    let empty = &removal.node;
+    let left = bench.kubectl(
         "The pod that is left",
         &["-n", &subject.namespace, "get", "pods", "-o", "wide"],
         format!(
             "{empty} has no pod of this Service any more, and policy Local forbids it to use another node's."
         ),
     )?;
+    let rows = |title: &str, attempts: &[Attempt], note: String| {
+        bench.exhibit(title, &series.line, Style::Requests, listed(attempts), 0, note)
+    };
     let note = format!(
         "{} of {} requests failed until the load balancer had dropped {empty}. {}",
-        facts.failed,
+        outcome.failed,
         during.len(),
-        facts.in_words(),
+        outcome.in_words(),
     );
-    found.exhibits.push(pods);
-    found.exhibits.push(bench.exhibit(
-        "Requests until the empty node is dropped",
-        &series.line,
-        Style::Requests,
-        listed(&during),
-        0,
-        note,
-    ));
-    let lab = bench.lab.name().as_str();
-    let mut history =
-        bench.twinplane("The pool's health checks", &l2::describe(lab, &pool.name, true), Style::Plain)?;
+    let window = rows("Requests until the empty node is dropped", &during, note);
+    let describe = l2::describe(bench.lab.name().as_str(), &pool.name, true);
+    let mut history = bench.twinplane("The pool's health checks", &describe, Style::Plain)?;
     history.capture.note = format!(
         "Asked every {} s; dropped after {} bad answers in a row, the same on both planes.",
         timing.interval.as_secs_f64(),
         timing.unhealthy_threshold,
     );
-    found.exhibits.push(history);
-    let note = format!("{} of {} answered once the node was gone.", facts.answered_after, after.len());
-    found.exhibits.push(bench.exhibit(
-        "Ten requests after that",
-        &series.line,
-        Style::Requests,
-        listed(&after),
-        0,
-        note,
-    ));
+    let note = format!("{} of {} answered once the node was gone.", outcome.answered_after, after.len());
+    let rest = rows("Ten requests after that", &after, note);
 
+    let mut found = Found { exhibits: vec![left, window, history, rest], ..Found::default() };
     found.fact("requests", during.len());
-    found.fact("failed", facts.failed);
-    found.fact("first_failure_ms", facts.first_failure_ms);
-    found.fact("median_failure_ms", facts.median_failure_ms);
-    found.fact(
-        "node_removed_after_s",
-        removal.map(|removal| (removal.after.as_secs_f64() * 10.0).round() / 10.0),
-    );
-    found.fact("recovered", facts.answered_after == AFTER);
+    found.fact("failed", outcome.failed);
+    found.fact("first_failure_ms", outcome.first_failure_ms);
+    found.fact("median_failure_ms", outcome.median_failure_ms);
+    found.fact("node_removed_after_s", (removal.after.as_secs_f64() * 10.0).round() / 10.0);
+    found.fact("recovered", outcome.answered_after == AFTER);
     found.fact("health_check_interval_s", timing.interval.as_secs_f64());
     found.fact("unhealthy_threshold", timing.unhealthy_threshold);
     found.fact("client_limit_s", CLIENT_LIMIT_S);
     Ok(found)
+}
+
+/// Requests, one after the other, until the load balancer has dropped the empty node.
+fn until_removed(
+    scale: &Scale,
+    series: &Series<'_>,
+    timing: HealthCheckTiming,
+    subject: &Subject,
+) -> Result<(Vec<Attempt>, Removal), Error> {
+    let most = timing.interval * (timing.unhealthy_threshold + 2) + Duration::from_secs(60);
+    let late = || Error::Late {
+        what: "the load balancer to drop a node without a pod".to_owned(),
+        seconds: most.as_secs(),
+    };
+    let mut removal = None;
+    let during = series.until(|_| {
+        removal = scale.removal(series.bench, subject)?;
+        match removal {
+            None if scale.at.elapsed() > most => Err(late()),
+            _ => Ok(removal.is_some()),
+        }
+    })?;
+    removal.map(|removal| (during, removal)).ok_or_else(late)
 }
 
 /// Puts the Service and its pods back as they were `found`.

@@ -118,7 +118,9 @@ fn open_translated<F: Family, H: Hook>(
     }
 }
 
-/// The first packet of a flow between pods, or to a pod: one entry, so that those after it take one lookup.
+/// The first packet of a direction of a flow between pods, or to a pod: one entry, so that those after it take one lookup.
+///
+/// What a pod sends elsewhere of its own accord is the stack's, which may masquerade it.
 #[inline(always)]
 fn open_plain<F: Family, H: Hook>(
     ctx: Context,
@@ -128,17 +130,16 @@ fn open_plain<F: Family, H: Hook>(
     let Scratch { key, reply_key, flow, .. } = &mut *scratch;
     (flow.source, flow.destination) = (key.source, key.destination);
     (flow.source_port, flow.destination_port) = (key.source_port, key.destination_port);
-    flow.flags = 0;
-    if !H::INGRESS || (!H::FROM_OUTSIDE && origin::<F>(key.destination) != abi::Origin::Pod) {
+    *reply_key = key.reversed();
+    let answers = H::INGRESS && conntrack::find::<F>(reply_key).is_some();
+    flow.flags = if answers { flow_flags::REPLY } else { 0 };
+    let ours = H::FROM_OUTSIDE || answers || origin::<F>(key.destination) == abi::Origin::Pod;
+    if !H::INGRESS || !ours {
         return Outcome::pass(Reason::PassedUnrelated);
     }
     let way = route::resolve::<F, H>(ctx, flow);
     if way != Way::Pod && (H::FROM_OUTSIDE || way != Way::Wire) {
         return Outcome::pass(Reason::PassedUnrelated);
-    }
-    *reply_key = key.reversed();
-    if conntrack::find::<F>(reply_key).is_some() {
-        flow.flags = flow_flags::REPLY;
     }
     let state = conntrack::initial(key.protocol);
     flow.state = state as u8;

@@ -2,7 +2,7 @@
 
 use model::TrafficPolicy::{Cluster, Local};
 
-use super::{DROP, HOST_MAC, MASQUERADE_PORT, POD_MAC, REDIRECT, each_way};
+use super::{DROP, HOST_MAC, MASQUERADE_PORT, NEXT, POD_MAC, REDIRECT, each_way};
 use crate::wire::{ACK, Body, Frame, SYN};
 
 #[test]
@@ -155,5 +155,28 @@ fn pods_reach_each_other_directly_by_one_lookup() {
         let answer = bench.pod_sends(&data.bytes());
         answer.expect(REDIRECT, &data.translated(pod, remote).bytes(), "forwarded_established");
         assert!(answer.lookups().is_empty());
+    });
+}
+
+#[test]
+fn a_pod_answers_outsiders_by_one_lookup_and_calls_them_through_the_stack() {
+    each_way(|bench| {
+        let (pod, client) = (bench.at(|p| p.pod, 8080), bench.at(|p| p.client, 40000));
+        bench.program(vec![]);
+        let call = Frame::tcp(pod, client, SYN);
+        bench.pod_sends(&call.bytes()).expect(NEXT, &call.bytes(), "passed_unrelated");
+
+        let heard = Frame::tcp(client, pod, SYN);
+        let delivered = heard.translated(client, pod).macs(POD_MAC, HOST_MAC);
+        bench.wire_brings(&heard.bytes()).expect(REDIRECT, &delivered.bytes(), "forwarded_new");
+        let answer = Frame::tcp(pod, client, SYN | ACK);
+        let sent = answer.translated(pod, client);
+        bench.pod_sends(&answer.bytes()).expect(REDIRECT, &sent.bytes(), "forwarded_new");
+        let data = Frame::tcp(pod, client, ACK);
+        let sent = data.translated(pod, client);
+        bench.pod_sends(&data.bytes()).expect(REDIRECT, &sent.bytes(), "forwarded_updated");
+        let again = bench.pod_sends(&data.bytes());
+        again.expect(REDIRECT, &sent.bytes(), "forwarded_established");
+        assert!(again.lookups().is_empty());
     });
 }

@@ -178,7 +178,6 @@ fn finish<H: Hook>(ctx: Context, outcome: Outcome, length: u32) -> i32 {
         | Reason::DroppedNoPort
         | Reason::DroppedNoNodeAddress
         | Reason::DroppedTableFull
-        | Reason::DroppedHostLoop
         | Reason::DroppedInternal => DROP,
     };
     if H::INGRESS && verdict == NEXT {

@@ -9,8 +9,12 @@ use aya_ebpf::btf_maps::lpm_trie::Key;
 use crate::{
     counters,
     family::{Family, origin},
+    hook::Hook,
     kernel, maps,
 };
+
+/// Slots tried for one that is not this node: more than one node serves of any Service port.
+const OTHERS: u32 = 16;
 
 /// What a new flow gets from its destination.
 pub enum Choice {
@@ -37,7 +41,7 @@ pub enum Review {
 
 /// Chooses a backend for the first packet of a flow, into `backend`.
 #[inline(always)]
-pub fn choose<F: Family>(
+pub fn choose<F: Family, H: Hook>(
     key: &Tuple<F::Address>,
     config: &Config,
     backend: &mut Backend<F::Address>,
@@ -61,6 +65,11 @@ pub fn choose<F: Family>(
     };
     if !found {
         return Choice::Missing;
+    }
+    // What a process of this node has sent out of a device cannot come back to the node: it would have the node's own
+    // address as its source, a martian.
+    if !H::INGRESS && is_this_node::<F>(backend) && !pick_elsewhere::<F>(set, backend) {
+        return Choice::Refused;
     }
     if frontend.affinity_seconds != 0 {
         remember::<F>(set, key.source, backend);
@@ -129,9 +138,36 @@ fn is_allowed<F: Family>(frontend: &Frontend, source: F::Address) -> bool {
 /// Each slot with equal chance.
 #[inline(always)]
 fn pick<F: Family>(set: BackendSet, backend: &mut Backend<F::Address>) -> bool {
-    let slot = ((kernel::random() as u64 * set.len as u64) >> 32) as u32;
     // The set may shrink between the two lookups; slot 0 is the last to go.
-    row::<F>(set, slot, backend) || row::<F>(set, 0, backend)
+    row::<F>(set, random_slot(set), backend) || row::<F>(set, 0, backend)
+}
+
+#[inline(always)]
+fn is_this_node<F: Family>(backend: &Backend<F::Address>) -> bool {
+    counters::lookup(Lookup::Route);
+    origin::<F>(backend.address) == Origin::Node
+}
+
+/// The first backend from a random slot on that is not this node.
+#[inline(always)]
+fn pick_elsewhere<F: Family>(set: BackendSet, backend: &mut Backend<F::Address>) -> bool {
+    let first = random_slot(set);
+    for step in 0..OTHERS {
+        if step >= set.len {
+            return false;
+        }
+        let slot = first + step;
+        let slot = if slot < set.len { slot } else { slot - set.len };
+        if row::<F>(set, slot, backend) && !is_this_node::<F>(backend) {
+            return true;
+        }
+    }
+    false
+}
+
+#[inline(always)]
+fn random_slot(set: BackendSet) -> u32 {
+    ((kernel::random() as u64 * set.len as u64) >> 32) as u32
 }
 
 #[inline(always)]

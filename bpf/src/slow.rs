@@ -40,7 +40,7 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
         Known::No if !H::OPENS => return Outcome::pass(Reason::PassedUnrelated),
         Known::No => {}
     }
-    match service::choose::<F>(&scratch.key, config, &mut scratch.backend) {
+    match service::choose::<F, H>(&scratch.key, config, &mut scratch.backend) {
         Choice::Backend { masquerade } => open_translated::<F, H>(ctx, scratch, config, masquerade),
         Choice::None => open_plain::<F, H>(ctx, scratch, config),
         Choice::Refused => Outcome::refuse(),
@@ -107,7 +107,8 @@ fn open_translated<F: Family, H: Hook>(
     scratch.flow.destination_port = scratch.backend.port;
     let way = route::resolve::<F, H>(ctx, &mut scratch.flow);
     if way == Way::Node && !H::INGRESS {
-        return Outcome::drop(Reason::DroppedHostLoop);
+        // Made one of the node's addresses since it was chosen.
+        return Outcome::refuse();
     }
     // A backend must not answer itself directly. A process of this node would see its own address as the source, which the
     // stack drops as a martian; its answers pass this node in any case.

@@ -76,8 +76,6 @@ pub enum Reason {
     DroppedNoNodeAddress = "dropped_no_node_address",
     /// Dropped: the connection table refused the entry.
     DroppedTableFull = "dropped_table_full",
-    /// Dropped: a process of this node reached itself through a frontend that is routed out of the node.
-    DroppedHostLoop = "dropped_host_loop",
     /// Dropped: a row is missing, or the kernel refused to rewrite the packet.
     DroppedInternal = "dropped_internal",
 }

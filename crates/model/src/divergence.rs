@@ -78,10 +78,12 @@ pub const DIVERGENCES: &[Divergence] = &[
     Divergence {
         name: "host-to-own-addresses",
         reason: "the eBPF plane translates on devices; what a node sends to an address of its own (a node port, a \
-                 load-balancer address that is local) passes none, and its own stack refuses it",
+                 load-balancer address that is local) passes none, and its own stack refuses it; nor can what \
+                 left by a device come back to its sender, so that a process of the node is given other backends \
+                 than the node itself, and is refused where there is none",
         ebpf: Some(Answer::Refused),
         iptables: None,
-        applies: |situation| situation.is_from_host_to_itself(),
+        applies: |situation| situation.is_from_host_to_itself() || situation.leads_host_to_itself(),
     },
     Divergence {
         name: "no-local-endpoints",
@@ -99,6 +101,14 @@ impl Situation<'_> {
         let node = &self.snapshot.node;
         // The kernel chooses a local destination as the source, too.
         source == destination || node.origin(source) == Origin::Node && node.addresses.contains(&destination)
+    }
+
+    /// Whether a process of the node has no other backend than the node itself.
+    fn leads_host_to_itself(&self) -> bool {
+        let Outcome::Forwarded { choices } = self.outcome else { return false };
+        let node = &self.snapshot.node;
+        node.origin(self.packet.source.ip()) == Origin::Node
+            && choices.iter().all(|choice| node.addresses.contains(&choice.backend.ip()))
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod errors;
 mod flows;
+mod host;
 mod oracle;
 mod passing;
 mod refusal;
@@ -10,6 +11,7 @@ mod translation;
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
+    ops::RangeInclusive,
 };
 
 use aya::programs::TestRunOptions;
@@ -31,6 +33,7 @@ const POD_MAC: Mac = [2, 0x20, 0, 0, 0, 5];
 const HOST_MAC: Mac = [2, 0x20, 0, 0, 0, 1];
 /// The only port that masquerading may use: the outcome is known, and the range is soon exhausted.
 const MASQUERADE_PORT: u16 = 5000;
+const ONE_PORT: RangeInclusive<u16> = MASQUERADE_PORT..=MASQUERADE_PORT;
 
 /// The addresses of one family.
 #[derive(Clone, Copy, Debug)]
@@ -127,6 +130,11 @@ impl Bench<'_> {
         self.run("from_wire", self.uplink, frame)
     }
 
+    /// What a process of the node has sent, at the uplink.
+    fn host_sends(&mut self, frame: &[u8]) -> Answer {
+        self.run("to_wire", self.uplink, frame)
+    }
+
     fn run(&mut self, program: &str, interface: u32, frame: &[u8]) -> Answer {
         // `struct __sk_buff`: only the interface is set.
         let mut context = [0u8; 192];
@@ -193,16 +201,16 @@ fn counters(plane: &EbpfDataplane) -> BTreeMap<String, u64> {
 
 /// Runs `test` for both families.
 fn each(test: impl Fn(&mut Bench<'_>) + Sync) {
-    on_a_node(Checksums::Auto, &test);
+    on_a_node(Checksums::Auto, ONE_PORT, &test);
 }
 
 /// Runs `test` for both families, with both ways to bring checksums up to date.
 fn each_way(test: impl Fn(&mut Bench<'_>) + Sync) {
-    on_a_node(Checksums::Auto, &test);
-    on_a_node(Checksums::ByHelper, &test);
+    on_a_node(Checksums::Auto, ONE_PORT, &test);
+    on_a_node(Checksums::ByHelper, ONE_PORT, &test);
 }
 
-fn on_a_node(checksums: Checksums, test: &(dyn Fn(&mut Bench<'_>) + Sync)) {
+fn on_a_node(checksums: Checksums, ports: RangeInclusive<u16>, test: &(dyn Fn(&mut Bench<'_>) + Sync)) {
     let space = space::namespace("packets");
     let pins = PinFolder::new();
     space::forward(&space);
@@ -220,17 +228,22 @@ fn on_a_node(checksums: Checksums, test: &(dyn Fn(&mut Bench<'_>) + Sync)) {
                  link add tppod type veth peer name eth9
                  ",
     );
-    space.run(|| run_both(checksums, &pins, test)).expect("enter");
+    space.run(|| run_both(checksums, ports, &pins, test)).expect("enter");
 }
 
-fn run_both(checksums: Checksums, pins: &PinFolder, test: &(dyn Fn(&mut Bench<'_>) + Sync)) {
+fn run_both(
+    checksums: Checksums,
+    ports: RangeInclusive<u16>,
+    pins: &PinFolder,
+    test: &(dyn Fn(&mut Bench<'_>) + Sync),
+) {
     let config = Config {
         bpffs: pins.path().to_owned(),
         // Attached to nothing that is up: the stack's own packets would count.
         uplinks: vec![],
         conntrack_entries: 1024,
         checksums,
-        masquerade_ports: Some(MASQUERADE_PORT..=MASQUERADE_PORT),
+        masquerade_ports: Some(ports),
         ..Config::default()
     };
     let mut plane = EbpfDataplane::open(config).unwrap_or_else(|error| panic!("{error}: {:?}", error.source));

@@ -10,7 +10,9 @@ use lab::{
     status::PodInfo,
 };
 
-use super::{Found, l2, l5};
+use model::FrontendKind;
+
+use super::{Found, l2, l5, rows};
 use crate::{
     attempt::Attempt,
     bench::{Bench, Error, until},
@@ -134,6 +136,9 @@ impl Scale {
             &subject.deployment,
             "--replicas=1",
         ])?;
+        until("every node to know of the pod that is left", Duration::from_secs(20), || {
+            followed(bench, subject).map(|followed| followed.then_some(()))
+        })?;
         Ok(scale)
     }
 
@@ -161,6 +166,23 @@ impl Scale {
         let after = after + Duration::from_micros(probe.latency_us);
         Some(Removal { node: node.to_owned(), after })
     }
+}
+
+/// Whether one pod is left and every node's kernel has no other behind the Service.
+///
+/// Requests start then: what happens to one that is under way to a pod that ends is not what this layer compares.
+fn followed(bench: &Bench, subject: &Subject) -> Result<bool, Error> {
+    let pods = subject.ready_pods(bench)?;
+    let [PodInfo { ip: Some(left), .. }] = pods[..] else { return Ok(false) };
+    for node in &bench.lab.topology().nodes {
+        let rows = rows(bench, subject, &node.name)?;
+        let inside = rows.iter().filter(|row| row.kind == FrontendKind::ClusterIp);
+        let mut backends = inside.flat_map(|row| &row.backends).peekable();
+        if backends.peek().is_none() || backends.any(|backend| backend.address.ip() != left) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// What the requests come to.

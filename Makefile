@@ -1,11 +1,16 @@
 # Everything a user needs: `make demo` and `make test` do all set-up themselves.
-.PHONY: setup build demo test lint bench clean
+.PHONY: setup build install demo test lint bench clean
+
+PREFIX ?= /usr/local
 
 setup:
 	@scripts/setup
 
 build: setup
 	cargo build --release --locked
+
+install: build
+	install -D -m 755 target/release/twinplane $(DESTDIR)$(PREFIX)/bin/twinplane
 
 demo: build
 	target/release/twinplane trace --out target/demo

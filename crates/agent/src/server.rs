@@ -41,9 +41,6 @@ pub(crate) struct Context {
 /// # Errors
 /// Another agent listens there, or the directory cannot be written.
 pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory)?;
-    }
     if std::os::unix::net::UnixStream::connect(path).is_ok() {
         return Err(io::Error::new(io::ErrorKind::AddrInUse, "another agent listens there"));
     }
@@ -51,7 +48,13 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
+    let bind = || {
+        path.parent().map_or(Ok(()), fs::create_dir_all)?;
+        UnixListener::bind(path)
+    };
+    // Whoever shares the folder may remove it as long as it is empty: made once more then.
+    let again = |error: io::Error| if error.kind() == io::ErrorKind::NotFound { bind() } else { Err(error) };
+    let listener = bind().or_else(again)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
     Ok(listener)
 }

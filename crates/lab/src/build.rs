@@ -10,7 +10,7 @@ use std::{
 use model::Plane;
 use netns::NetNs;
 
-use crate::{command, edge::NODE_BRIDGE, links, state::State};
+use crate::{command, edge::NODE_BRIDGE, links, state::State, system};
 
 /// What could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -84,10 +84,6 @@ fn set(namespace: &NetNs, key: &str, value: &str) -> Result<(), command::Error> 
 }
 
 fn folder(path: PathBuf) -> Result<(), Error> {
-    // A lab that goes takes the shared parent with it if it is the last: made once more then.
-    let again = |error: io::Error| match error.kind() {
-        io::ErrorKind::NotFound => fs::create_dir_all(&path),
-        _ => Err(error),
-    };
-    fs::create_dir_all(&path).or_else(again).map_err(|source| Error::Folder { path: path.clone(), source })
+    system::in_shared_folder(|| fs::create_dir_all(&path))
+        .map_err(|source| Error::Folder { path: path.clone(), source })
 }

@@ -109,6 +109,9 @@ impl Removal {
         // The last to go: as long as anything is left, the lab is listed.
         if self.failures.is_empty() {
             self.remove_tree(paths.root());
+            remove_empty_parent(paths.root());
+            // An agent of the machine itself may have its socket there.
+            remove_empty_parent(Paths::all());
         }
     }
 

@@ -10,7 +10,7 @@ use crate::{
     paths::Paths,
     plan::{LabName, Topology},
     process::{Record, Registry, write_whole},
-    supervisor,
+    supervisor, system,
 };
 
 /// Of the layout of `state.json`.
@@ -92,12 +92,15 @@ impl State {
     pub fn claim(&self) -> Result<(), Error> {
         let (paths, name) = (self.paths(), self.topology.name.clone());
         let write = |source| Error::Write { name: name.clone(), source };
-        fs::create_dir_all(Paths::all()).map_err(write)?;
-        match fs::create_dir(paths.root()) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                return Err(Error::Exists { what: standing(&paths), name });
+        let claimed = system::in_shared_folder(|| {
+            fs::create_dir_all(Paths::all())?;
+            match fs::create_dir(paths.root()) {
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+                result => result.map(|()| true),
             }
-            result => result.map_err(write)?,
+        });
+        if !claimed.map_err(write)? {
+            return Err(Error::Exists { what: standing(&paths), name });
         }
         fs::create_dir(paths.logs()).map_err(write)?;
         let text = serde_json::to_vec_pretty(self).map_err(|error| write(error.into()))?;

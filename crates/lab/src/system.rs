@@ -17,6 +17,9 @@ use crate::command;
 
 const BPFFS: &str = "/sys/fs/bpf";
 
+/// How often a race with labs that go may be lost in a row.
+const RACES: usize = 16;
+
 /// Why this machine cannot run a lab.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -108,4 +111,17 @@ fn mount_bpffs() -> io::Result<()> {
         return Ok(());
     }
     Ok(mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::empty(), Some("mode=0700"))?)
+}
+
+/// Runs `make`, which makes something inside a folder that labs share, and that folder first.
+///
+/// The last lab to go takes the shared folders with it, maybe between two steps of `make`: it runs again then.
+pub(crate) fn in_shared_folder<T>(make: impl Fn() -> io::Result<T>) -> io::Result<T> {
+    for _ in 1..RACES {
+        match make() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => return result,
+        }
+    }
+    make()
 }

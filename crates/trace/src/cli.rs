@@ -10,11 +10,11 @@ use std::{
 
 use anyhow::Context as _;
 use lab::{
-    LabName, UpError,
+    LabName,
+    cli::{duration, on_interrupt, report},
     edge::HealthCheckTiming,
     manifest::{self, Manifest, Problem, Source},
 };
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     bench::CANCELLED,
@@ -59,7 +59,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let labs = match &args.lab {
         Some(pair) => Labs::open(pair),
         None => {
-            let (manifests, problems) = manifest::read(&sources(&args.manifests))?;
+            let (manifests, problems) = manifest::read(&Source::of(&args.manifests))?;
             if !problems.is_empty() {
                 return Ok(refused(&problems));
             }
@@ -68,7 +68,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     };
     let mut labs = match labs {
         Err(labs::Error::Manifests(_, problems)) => return Ok(refused(&problems)),
-        Err(labs::Error::Up(error)) => return Ok(not_up(*error)),
+        Err(labs::Error::Up(error)) => {
+            report(&error);
+            return Ok(ExitCode::from(2));
+        }
         labs => labs?,
     };
     if args.keep {
@@ -111,28 +114,9 @@ fn own_name() -> LabName {
     LabName::new(format!("trace-{}", std::process::id())).expect("a sound name")
 }
 
-fn sources(paths: &[PathBuf]) -> Vec<Source> {
-    let source = |path: &PathBuf| match path.as_os_str() == "-" {
-        true => Source::Stdin,
-        false => Source::Path(path.clone()),
-    };
-    if paths.is_empty() { vec![Source::BuiltIn] } else { paths.iter().map(source).collect() }
-}
-
 fn refused(problems: &[Problem]) -> ExitCode {
     problems.iter().for_each(|problem| eprintln!("error: {problem}"));
     ExitCode::from(1)
-}
-
-/// The error and its causes in one line; the log line that matters and what is left behind after a blank one.
-fn not_up(error: UpError) -> ExitCode {
-    let (log, left) =
-        (error.log.as_ref().map(ToString::to_string), error.left.as_ref().map(ToString::to_string));
-    eprintln!("error: {:#}", anyhow::Error::from(error));
-    for hint in [log, left].into_iter().flatten() {
-        eprintln!("\n  {hint}");
-    }
-    ExitCode::from(2)
 }
 
 /// The page last: where it is, the data is too.
@@ -148,39 +132,10 @@ fn write(folder: &Path, trace: &Trace) -> anyhow::Result<()> {
 
 /// Ctrl-C and SIGTERM end what runs now; the labs are taken down on the way out.
 fn listen_for_signals() -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
-        let _inside = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        });
+    on_interrupt(|| {
         eprintln!("called off: finishing the running command, then cleaning up");
         CANCELLED.store(true, Ordering::Relaxed);
-    });
-    Ok(())
-}
-
-/// `8s`, `500ms`, `2m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?}: want a number and ms, s or m, as in 8s");
-    let (number, unit) = text.split_at(text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len()));
-    let number: u64 = number.parse().map_err(|_| wrong())?;
-    let milliseconds = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        _ => return Err(wrong()),
-    };
-    match number.checked_mul(milliseconds) {
-        Some(1..) => Ok(Duration::from_millis(number * milliseconds)),
-        _ => Err(wrong()),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -211,14 +166,5 @@ mod tests {
         assert!(parse(&["--lab", "x", "-f", "a.yaml"]).is_err());
         assert!(parse(&["--lab", "x", "--health-check-interval", "2s"]).is_err());
         assert!(parse(&["--lab", "x"]).is_ok());
-    }
-
-    #[test]
-    fn durations_need_a_unit() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["8", "s", "-1s", "1h", "0s", ""] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
     }
 }

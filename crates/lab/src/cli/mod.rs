@@ -2,6 +2,7 @@
 
 mod output;
 mod progress;
+mod shared;
 mod show;
 mod up;
 
@@ -11,6 +12,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 
 use self::output::Format;
+pub use self::shared::{duration, on_interrupt, report};
 use crate::{
     lab::Lab,
     plan::{LabName, Place},

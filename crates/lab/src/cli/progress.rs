@@ -11,8 +11,8 @@ use std::{
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use tokio::signal::unix::{SignalKind, signal};
 
+use super::shared::on_interrupt;
 use crate::{plan::LabName, up::Progress};
 
 /// Progress of any number of labs at once.
@@ -38,7 +38,8 @@ impl Terminal {
     /// Signals cannot be listened for.
     pub(super) fn new() -> io::Result<Self> {
         let cancelled = Arc::new(AtomicBool::new(false));
-        listen(Arc::clone(&cancelled))?;
+        let interrupted = Arc::clone(&cancelled);
+        on_interrupt(move || interrupted.store(true, Ordering::Relaxed))?;
         Ok(Self {
             begun: Instant::now(),
             cancelled,
@@ -101,22 +102,4 @@ impl Progress for Terminal {
     fn cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Relaxed)
     }
-}
-
-fn listen(cancelled: Arc<AtomicBool>) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let (mut interrupt, mut terminate) = {
-        let _inside = runtime.enter();
-        (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?)
-    };
-    std::thread::spawn(move || {
-        runtime.block_on(async {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-            }
-        });
-        cancelled.store(true, Ordering::Relaxed);
-    });
-    Ok(())
 }

@@ -9,6 +9,7 @@ use super::{
     DEFAULT_NAME,
     output::{self, Format},
     progress::Terminal,
+    shared::{duration, report},
     show,
 };
 use crate::{
@@ -64,7 +65,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
         args.health_check_timeout <= args.health_check_interval,
         "a health check's timeout cannot be longer than its interval"
     );
-    let (manifests, mut problems) = manifest::read(&sources(&args.manifests))?;
+    let (manifests, mut problems) = manifest::read(&Source::of(&args.manifests))?;
     let labs = options(&args, &manifests)?;
     let terminal = Terminal::new().context("listen for signals")?;
     let results: Vec<_> = thread::scope(|scope| {
@@ -95,17 +96,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 fn exit(problems: &[Problem]) -> ExitCode {
     if problems.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
-}
-
-fn sources(paths: &[PathBuf]) -> Vec<Source> {
-    if paths.is_empty() {
-        return vec![Source::BuiltIn];
-    }
-    let source = |path: &PathBuf| match path.as_os_str() == "-" {
-        true => Source::Stdin,
-        false => Source::Path(path.clone()),
-    };
-    paths.iter().map(source).collect()
 }
 
 fn options(args: &Args, manifests: &[Manifest]) -> anyhow::Result<Vec<Options>> {
@@ -145,48 +135,4 @@ fn split(results: Vec<Result<Up, up::Error>>) -> (Vec<Up>, Vec<up::Error>) {
         }
     }
     (ups, errors)
-}
-
-/// The error and its causes in one line; what helps, after a blank one.
-fn report(error: &up::Error) {
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    let text = causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"));
-    eprintln!("error: {text}");
-    if let Some(log) = &error.log {
-        eprintln!("\n  {log}");
-    }
-    if let Some(left) = &error.left {
-        eprintln!(
-            "\n  not everything could be removed, run: twinplane lab down --name {}\n  {left}",
-            error.lab
-        );
-    }
-}
-
-/// `8s`, `500ms`, `2m`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let unit = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let wrong = || format!("{text:?}: want a number and ms, s or m, as in 8s");
-    let number: u64 = text[..unit].parse().map_err(|_| wrong())?;
-    let duration = match &text[unit..] {
-        "ms" => Duration::from_millis(number),
-        "s" => Duration::from_secs(number),
-        "m" => Duration::from_secs(number.checked_mul(60).ok_or_else(wrong)?),
-        _ => return Err(wrong()),
-    };
-    if duration.is_zero() { Err(format!("{text:?}: want more than nothing")) } else { Ok(duration) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn durations_need_a_unit() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
-        for wrong in ["8", "s", "-1s", "1h", "0s", ""] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
 }

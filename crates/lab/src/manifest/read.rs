@@ -21,6 +21,20 @@ pub enum Source {
     BuiltIn,
 }
 
+impl Source {
+    /// What a command's `-f` arguments stand for: `-` is standard input, none at all what a lab runs by default.
+    pub fn of(arguments: &[PathBuf]) -> Vec<Self> {
+        if arguments.is_empty() {
+            return vec![Self::BuiltIn];
+        }
+        let source = |argument: &PathBuf| match argument.as_os_str() == "-" {
+            true => Self::Stdin,
+            false => Self::Path(argument.clone()),
+        };
+        arguments.iter().map(source).collect()
+    }
+}
+
 /// A source that cannot be read at all.
 #[derive(Debug, thiserror::Error)]
 #[error("read manifests from {path}")]

@@ -64,6 +64,11 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
 fn read<F: Family>(ctx: Context) -> Option<Message<F>> {
     let (ethernet, network, _) = F::headers(ctx)?;
     let (quoted, quoted_ports) = F::quoted(ctx)?;
+    // By the header's word: what follows a shorter message in the frame is padding, outside its checksum.
+    let needed = 8 + 4 * F::QUOTE_WORDS as u32;
+    if !(needed..=u16::MAX as u32).contains(&F::payload(network)) {
+        return None;
+    }
     Some(Message { ethernet, network, quoted, quoted_ports })
 }
 

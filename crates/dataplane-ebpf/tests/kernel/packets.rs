@@ -5,6 +5,7 @@ mod flows;
 mod host;
 mod oracle;
 mod passing;
+mod random;
 mod refusal;
 mod translation;
 

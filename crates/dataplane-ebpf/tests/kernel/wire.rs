@@ -158,3 +158,96 @@ fn checksum(bytes: &[u8], start: u32) -> u16 {
     }
     !(total as u16)
 }
+
+/// What a frame's checksum is worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Sum {
+    Right,
+    Wrong,
+    /// UDP, sent without.
+    None,
+    /// Nowhere to be found: a fragment, a wrong length, another protocol.
+    Unknown,
+}
+
+pub(crate) struct Sums {
+    /// IPv6 has none, which is always right.
+    pub(crate) header: Sum,
+    pub(crate) transport: Sum,
+}
+
+/// Where a frame's transport is, and its checksum.
+struct Place {
+    start: usize,
+    end: usize,
+    /// Offset of the checksum.
+    field: usize,
+    pseudo: u32,
+    protocol: u8,
+}
+
+pub(crate) fn sums(frame: &[u8]) -> Sums {
+    let right = |holds| if holds { Sum::Right } else { Sum::Wrong };
+    let header = match v4_header(frame) {
+        Some(header) => right(checksum(header, 0) == 0),
+        None if frame[12..14] == [8, 0] => Sum::Unknown,
+        None => Sum::Right,
+    };
+    let transport = match place(frame) {
+        None => Sum::Unknown,
+        Some(place) if place.protocol == 17 && frame[place.field..place.field + 2] == [0, 0] => Sum::None,
+        Some(place) => right(checksum(&frame[place.start..place.end], place.pseudo) == 0),
+    };
+    Sums { header, transport }
+}
+
+/// Makes the checksums right that can be found.
+pub(crate) fn repair(frame: &mut [u8]) {
+    if let Some(length) = v4_header(frame).map(<[u8]>::len) {
+        frame[24..26].fill(0);
+        let sum = checksum(&frame[14..14 + length], 0);
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    }
+    if let Some(place) = place(frame) {
+        frame[place.field..place.field + 2].fill(0);
+        let sum = match checksum(&frame[place.start..place.end], place.pseudo) {
+            0 if place.protocol == 17 => 0xffff,
+            sum => sum,
+        };
+        frame[place.field..place.field + 2].copy_from_slice(&sum.to_be_bytes());
+    }
+}
+
+fn v4_header(frame: &[u8]) -> Option<&[u8]> {
+    let first = *frame.get(14)?;
+    let length = usize::from(first & 15) * 4;
+    if frame[12..14] != [8, 0] || first >> 4 != 4 || length < 20 {
+        return None;
+    }
+    frame.get(14..14 + length)
+}
+
+fn place(frame: &[u8]) -> Option<Place> {
+    let octets = |at: usize| <[u8; 16]>::try_from(&frame[at..at + 16]).expect("sixteen bytes");
+    let word = |at: usize| usize::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    let (start, end, protocol, ends) = if let Some(header) = v4_header(frame) {
+        if word(20) & 0x3fff != 0 {
+            return None;
+        }
+        let ends = [26, 30].map(|at| IpAddr::from([frame[at], frame[at + 1], frame[at + 2], frame[at + 3]]));
+        (14 + header.len(), 14 + word(16), frame[23], ends)
+    } else if frame[12..14] == [0x86, 0xdd] && frame.len() >= 54 && frame[14] >> 4 == 6 {
+        (54, 54 + word(18), frame[20], [22, 38].map(|at| IpAddr::from(octets(at))))
+    } else {
+        return None;
+    };
+    let length = frame.get(start..end)?.len();
+    let (offset, shortest) = match (protocol, ends[0]) {
+        (6, _) => (16, 20),
+        (17, _) => (6, 8),
+        (1, IpAddr::V4(_)) | (58, IpAddr::V6(_)) => (2, 8),
+        _ => return None,
+    };
+    let pseudo = if protocol == 1 { 0 } else { pseudo(ends[0], ends[1], protocol, length) };
+    (length >= shortest).then_some(Place { start, end, field: start + offset, pseudo, protocol })
+}

@@ -36,6 +36,26 @@ fn the_senders_own_packet_is_quoted_back_to_it() {
     });
 }
 
+/// The frame goes on, the packet does not: what is behind its end is padding and outside its checksum.
+#[test]
+fn an_error_that_ends_before_the_quoted_ports_passes() {
+    each_way(|bench| {
+        let (pod, backend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.remote_pod, 8080));
+        bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
+        let syn = Frame::tcp(pod, bench.at(|p| p.cluster_ip, 80), SYN);
+        bench.pod_sends(&syn.bytes());
+
+        let (kind, code) = bench.plan.unreachable;
+        let quoted = quote(&syn.translated(pod, backend), None);
+        let whole = if pod.is_ipv4() { 28 } else { 48 };
+        let error = icmp_error((backend.ip(), pod.ip()), 60, kind, code, &quoted[..whole]);
+        assert_eq!(bench.wire_brings(&error).reasons(), [("forwarded_icmp_error".to_owned(), 1)].into());
+        let mut cut = icmp_error((backend.ip(), pod.ip()), 60, kind, code, &quoted[..whole - 4]);
+        cut.extend([0; 4]);
+        bench.wire_brings(&cut).expect(NEXT, &cut, "passed_unparsed");
+    });
+}
+
 #[test]
 fn an_error_about_a_reply_reaches_the_backend() {
     each_way(|bench| {

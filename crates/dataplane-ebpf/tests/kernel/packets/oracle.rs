@@ -85,7 +85,7 @@ fn forget(bench: &mut Bench<'_>, packet: &Packet, answer: &Answer) {
 }
 
 /// Source and destination of a TCP frame without options.
-fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
+pub(super) fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr) {
     let (addresses, length) = if frame[12..14] == [8, 0] { (26, 4) } else { (22, 16) };
     let transport = addresses + 2 * length;
     let ip = |at: usize| match <[u8; 4]>::try_from(&frame[at..at + length]) {

@@ -2,48 +2,22 @@
 //!
 //! Each test has labs of its own; whatever happens, they are taken down.
 
+mod common;
+
 use std::{
     fs,
     io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU32, Ordering},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_twinplane");
-
-/// A name no other test has, and the lab of that name gone at the end.
-struct Named(String);
-
-impl Drop for Named {
-    fn drop(&mut self) {
-        let _ = run(&["lab", "down", "--name", &self.0]);
-    }
-}
+use common::{BINARY, Named, json, run, succeeded, texts};
 
 impl Named {
-    fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        Self(format!("e2e-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)))
-    }
-
-    /// `twinplane lab <words> --name <name> <rest>`
-    fn lab(&self, words: &str, rest: &[&str]) -> Output {
-        let mut arguments = vec!["lab"];
-        arguments.extend(words.split(' '));
-        arguments.extend(["--name", &self.0]);
-        arguments.extend(rest);
-        run(&arguments)
-    }
-
-    fn up(&self, rest: &[&str]) {
-        succeeded(&self.lab("up", rest));
-    }
-
     fn status(&self) -> Value {
         json(&self.lab("status", &["-o", "json"]))
     }
@@ -83,27 +57,6 @@ impl Named {
     fn is_gone(&self) {
         assert_eq!(self.traces(), [""; 0]);
     }
-}
-
-fn run(arguments: &[&str]) -> Output {
-    Command::new(BINARY).args(arguments).stdin(Stdio::null()).output().expect("start twinplane")
-}
-
-#[track_caller]
-fn succeeded(output: &Output) -> String {
-    let (out, err) = texts(output);
-    assert!(output.status.success(), "{}\n{out}\n{err}", output.status);
-    out
-}
-
-#[track_caller]
-fn json(output: &Output) -> Value {
-    serde_json::from_str(&succeeded(output)).expect("JSON")
-}
-
-fn texts(output: &Output) -> (String, String) {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    (text(&output.stdout), text(&output.stderr))
 }
 
 fn entries(folder: &Path) -> Vec<String> {

@@ -1,41 +1,22 @@
 //! A thousand connections over every kind of frontend, on each plane, from the shipped command. Needs root.
 
-use std::{
-    collections::BTreeMap,
-    process::{Command, Output},
-    sync::atomic::{AtomicU32, Ordering},
-};
+mod common;
+
+use std::{collections::BTreeMap, process::Command};
 
 use serde_json::Value;
 
+use common::{Named, json, succeeded};
+
 const REQUESTS: usize = 1000;
 
-/// A lab that goes when this does.
-struct Lab(String);
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        let _ = twinplane(&["lab", "down", "--name", &self.0]);
-    }
-}
-
-impl Lab {
-    fn up(plane: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let lab = Self(format!("traffic-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed)));
-        succeeded(&twinplane(&["lab", "up", "--name", &lab.0, "--dataplane", plane]));
-        lab
-    }
-
+impl Named {
     fn exec(&self, place: &str, command: &[&str]) -> String {
-        let lab = ["lab", "exec", "--name", &self.0, place, "--"];
-        succeeded(&twinplane(&[&lab, command].concat()))
+        succeeded(&self.lab("exec", &[&[place, "--"], command].concat()))
     }
 
     fn kubectl(&self, arguments: &[&str]) -> Value {
-        let lab = ["lab", "kubectl", "--name", &self.0, "--", "-n", "netflow-test"];
-        let text = succeeded(&twinplane(&[&lab, arguments, &["-o", "json"]].concat()));
-        serde_json::from_str(&text).expect("kubectl prints JSON")
+        json(&self.lab("kubectl", &[&["--", "-n", "netflow-test"], arguments, &["-o", "json"]].concat()))
     }
 
     /// Answers per pod of `REQUESTS` new connections.
@@ -49,17 +30,6 @@ impl Lab {
             counts
         })
     }
-}
-
-fn twinplane(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_twinplane")).args(arguments).output().expect("start twinplane")
-}
-
-#[track_caller]
-fn succeeded(output: &Output) -> String {
-    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    assert!(output.status.success(), "{}\n{}\n{}", output.status, text(&output.stdout), text(&output.stderr));
-    text(&output.stdout)
 }
 
 /// Every request answered, by three pods, each within five standard deviations of its share: a fair plane fails this
@@ -76,7 +46,8 @@ fn assert_fair(counts: &BTreeMap<String, usize>, what: &str) {
 }
 
 fn carries_everything(plane: &str) {
-    let lab = Lab::up(plane);
+    let lab = Named::new();
+    lab.up(&["--dataplane", plane]);
     let service = lab.kubectl(&["get", "service", "nginx"]);
     let vip = service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().expect("a VIP").to_owned();
     let cluster_ip = service["spec"]["clusterIP"].as_str().expect("a cluster IP").to_owned();

@@ -133,24 +133,15 @@ impl Netlink {
 
     /// Adds a route of the agent's own; one that is there already is refused.
     pub(crate) async fn add_route(&self, destination: IpNet, via: Via) -> Result<(), Error> {
-        let object = destination.to_string();
-        let message = route(destination, via).map_err(|source| Error {
-            operation: "describe route",
-            object: object.clone(),
-            source,
-        })?;
-        done("add route", object, self.0.route().add(message).execute()).await
+        let message = route(destination, via)?;
+        done("add route", destination.to_string(), self.0.route().add(message).execute()).await
     }
 
     /// Removes a route of the agent's own; one that is not there is no error.
     pub(crate) async fn delete_route(&self, destination: IpNet, via: Via) -> Result<(), Error> {
-        let object = destination.to_string();
-        let message = route(destination, via).map_err(|source| Error {
-            operation: "describe route",
-            object: object.clone(),
-            source,
-        })?;
-        let deleted = done("remove route", object, self.0.route().del(message).execute()).await;
+        let message = route(destination, via)?;
+        let deleted =
+            done("remove route", destination.to_string(), self.0.route().del(message).execute()).await;
         deleted.or_else(|error| match error.source.raw_os_error() {
             Some(libc::ESRCH) => Ok(()),
             _ => Err(error),
@@ -245,9 +236,12 @@ fn read_link(message: &LinkMessage) -> Link {
     link
 }
 
-fn route(destination: IpNet, via: Via) -> io::Result<RouteMessage> {
-    let invalid =
-        |error: &dyn std::fmt::Display| io::Error::new(io::ErrorKind::InvalidInput, error.to_string());
+fn route(destination: IpNet, via: Via) -> Result<RouteMessage, Error> {
+    let invalid = |error: &dyn std::fmt::Display| Error {
+        operation: "describe route",
+        object: destination.to_string(),
+        source: io::Error::new(io::ErrorKind::InvalidInput, error.to_string()),
+    };
     let mut builder = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(destination.addr(), destination.prefix_len())
         .map_err(|error| invalid(&error))?

@@ -2,7 +2,7 @@
 //!
 //! Pure. Never talks to the API, never reads a clock.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
     api::core::v1::{Pod, PodCondition},
@@ -30,6 +30,25 @@ pub(super) fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
 
 pub(super) fn is_controlled_by(meta: &ObjectMeta, uid: Option<&str>) -> bool {
     uid.is_some() && controller_of(meta).map(|owner| owner.uid.as_str()) == uid
+}
+
+/// What of `objects` `owner` controls, and what it has to adopt: selected, without a controller, in its namespace and
+/// not on its way out.
+pub(super) fn claim<'a, K: Resource>(
+    owner: &ObjectMeta,
+    selector: Option<&LabelSelector>,
+    objects: &'a [Arc<K>],
+) -> (Vec<Arc<K>>, Vec<&'a Arc<K>>) {
+    let uid = owner.uid.as_deref();
+    let owned = objects.iter().filter(|object| is_controlled_by(object.meta(), uid)).map(Arc::clone);
+    let is_orphan = |object: &&Arc<K>| {
+        let (meta, none) = (object.meta(), BTreeMap::new());
+        controller_of(meta).is_none()
+            && meta.namespace == owner.namespace
+            && !is_terminating(meta)
+            && selector.is_some_and(|selector| selects(selector, meta.labels.as_ref().unwrap_or(&none)))
+    };
+    (owned.collect(), objects.iter().filter(is_orphan).collect())
 }
 
 /// Whether `selector` selects `labels`; one that does not parse or is empty selects nothing here.

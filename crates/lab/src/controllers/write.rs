@@ -72,8 +72,7 @@ pub(super) async fn replace<K: Writable>(
     view: &Watched<K>,
     object: &K,
 ) -> Result<(), WriteError> {
-    let name = object.meta().name.as_deref().unwrap_or_default();
-    let api = api::<K>(client, object.meta().namespace.as_deref());
+    let (api, name) = place(client, object);
     finish("replace", view, object, api.replace(name, &PostParams::default(), object).await).await
 }
 
@@ -83,8 +82,7 @@ pub(super) async fn replace_status<K: Writable>(
     view: &Watched<K>,
     object: &K,
 ) -> Result<(), WriteError> {
-    let name = object.meta().name.as_deref().unwrap_or_default();
-    let api = api::<K>(client, object.meta().namespace.as_deref());
+    let (api, name) = place(client, object);
     finish("update status of", view, object, api.replace_status(name, &PostParams::default(), object).await)
         .await
 }
@@ -97,8 +95,7 @@ pub(super) async fn merge<K: Writable>(
     mut patch: Value,
 ) -> Result<(), WriteError> {
     patch["metadata"]["resourceVersion"] = object.meta().resource_version.clone().into();
-    let name = object.meta().name.as_deref().unwrap_or_default();
-    let api = api::<K>(client, object.meta().namespace.as_deref());
+    let (api, name) = place(client, object);
     finish("patch", view, object, api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await).await
 }
 
@@ -174,6 +171,12 @@ async fn finish<K: Kind>(
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         Err(error) => Err(WriteError::new::<K>(operation, full_name(object.meta()), error)),
     }
+}
+
+/// Where `object` is written to, and its name there.
+fn place<'a, K: Writable>(client: &Client, object: &'a K) -> (Api<K>, &'a str) {
+    let meta = object.meta();
+    (api(client, meta.namespace.as_deref()), meta.name.as_deref().unwrap_or_default())
 }
 
 pub(super) fn api<K: Writable>(client: &Client, namespace: Option<&str>) -> Api<K> {

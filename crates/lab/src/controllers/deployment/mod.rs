@@ -19,7 +19,7 @@ use tokio::sync::watch;
 use self::plan::Action;
 use super::{
     events::{Note, Recorder},
-    meta::{controlled_by, controller_of, is_controlled_by, selects},
+    meta::{claim, controlled_by},
     pass::{Controller, Outcome},
     world::World,
     write::{self, WriteError},
@@ -56,10 +56,8 @@ impl Deployments {
         sets: &[Arc<ReplicaSet>],
         outcome: &mut Outcome,
     ) -> Result<(), WriteError> {
-        let uid = deployment.metadata.uid.as_deref();
-        let owned: Vec<_> =
-            sets.iter().filter(|set| is_controlled_by(&set.metadata, uid)).map(Arc::clone).collect();
-        let orphans: Vec<_> = sets.iter().filter(|set| is_orphan_of(set, deployment)).collect();
+        let selector = deployment.spec.as_ref().map(|spec| &spec.selector);
+        let (owned, orphans) = claim(&deployment.metadata, selector, sets);
         let planned = plan::plan(deployment, &owned, &orphans, Timestamp::now());
         if let Some(delay) = planned.again_after {
             outcome.again(delay);
@@ -105,14 +103,6 @@ impl Deployments {
             }
         }
     }
-}
-
-fn is_orphan_of(set: &ReplicaSet, deployment: &Deployment) -> bool {
-    let Some(spec) = &deployment.spec else { return false };
-    controller_of(&set.metadata).is_none()
-        && set.metadata.namespace == deployment.metadata.namespace
-        && set.metadata.deletion_timestamp.is_none()
-        && selects(&spec.selector, set.metadata.labels.as_ref().unwrap_or(&Default::default()))
 }
 
 fn scaled(set: &ReplicaSet, from: i32, to: i32) -> Note {

@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use self::plan::Action;
 use super::{
     events::{Note, Recorder},
-    meta::{controlled_by, controller_of, is_controlled_by, selects},
+    meta::{claim, controlled_by},
     pass::{Controller, Outcome},
     world::World,
     write::{self, WriteError},
@@ -54,10 +54,8 @@ impl ReplicaSets {
         pods: &[Arc<Pod>],
         outcome: &mut Outcome,
     ) -> Result<(), WriteError> {
-        let uid = set.metadata.uid.as_deref();
-        let owned: Vec<_> =
-            pods.iter().filter(|pod| is_controlled_by(&pod.metadata, uid)).map(Arc::clone).collect();
-        let orphans: Vec<_> = pods.iter().filter(|pod| is_orphan_of(pod, set)).collect();
+        let selector = set.spec.as_ref().map(|spec| &spec.selector);
+        let (owned, orphans) = claim(&set.metadata, selector, pods);
         let planned = plan::plan(set, &owned, &orphans, Timestamp::now());
         if let Some(delay) = planned.again_after {
             outcome.again(delay);
@@ -105,12 +103,4 @@ impl ReplicaSets {
             }
         }
     }
-}
-
-fn is_orphan_of(pod: &Pod, set: &ReplicaSet) -> bool {
-    let Some(spec) = &set.spec else { return false };
-    controller_of(&pod.metadata).is_none()
-        && pod.metadata.namespace == set.metadata.namespace
-        && pod.metadata.deletion_timestamp.is_none()
-        && selects(&spec.selector, pod.metadata.labels.as_ref().unwrap_or(&Default::default()))
 }

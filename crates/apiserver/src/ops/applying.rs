@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{Part, WriteOptions, Written, create, update};
 use crate::{
-    meta,
+    meta::{self, Object},
     patch::apply::{self as fields, Applier},
     resource::Resource,
     state::State,
@@ -48,9 +48,9 @@ pub(crate) fn apply(
         written.warnings = warnings;
         return Ok((written, true));
     }
-    let mut written = update::update_managed(state, resource, key, part, options, |current| {
-        fields::apply(current, &config, resource, applier)
-    })?;
+    let change = |current: &Object| fields::apply(current, &config, resource, applier);
+    let mut written =
+        update::update_managed(state, resource, key, part, options, change, update::Managers::Settled)?;
     written.warnings = warnings;
     Ok((written, false))
 }

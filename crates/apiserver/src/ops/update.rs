@@ -39,30 +39,20 @@ pub(crate) fn update(
     options: &WriteOptions,
     change: impl FnOnce(&Object) -> Result<Object, ApiError>,
 ) -> Result<Written, ApiError> {
-    run(state, resource, key, part, options, change, Managers::Record)
+    update_managed(state, resource, key, part, options, change, Managers::Record)
 }
 
-/// As [`update`], for a `change` that settles `managedFields` itself.
-pub(super) fn update_managed(
-    state: &mut State,
-    resource: &Resource,
-    key: &Key,
-    part: Part,
-    options: &WriteOptions,
-    change: impl FnOnce(&Object) -> Result<Object, ApiError>,
-) -> Result<Written, ApiError> {
-    run(state, resource, key, part, options, change, Managers::Settled)
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Managers {
+/// Who settles `managedFields`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Managers {
     /// The fields that changed become the manager's.
     Record,
-    /// An apply has done it.
+    /// The change has done it, as an apply does.
     Settled,
 }
 
-fn run(
+/// As [`update`], for a `change` that may settle `managedFields` itself.
+pub(super) fn update_managed(
     state: &mut State,
     resource: &Resource,
     key: &Key,

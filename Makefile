@@ -7,7 +7,7 @@ setup:
 	@scripts/setup
 
 build: setup
-	cargo build --release --locked
+	cargo build --release --locked -p twinplane
 
 install: build
 	install -D -m 755 target/release/twinplane $(DESTDIR)$(PREFIX)/bin/twinplane

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _, future, stream};
+use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::{
     core::v1::{Node, Service},
     discovery::v1::EndpointSlice,
@@ -108,17 +108,4 @@ fn chain(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// Waits until `stream` has something, then takes along what else is there already, at most `limit`.
-///
-/// So that a burst of changes is compiled and programmed once.
-pub async fn next_burst<S: Stream<Item = Seen> + Unpin>(stream: &mut S, limit: usize) -> Vec<Seen> {
-    let mut burst: Vec<_> = stream.next().await.into_iter().collect();
-    while burst.len() < limit
-        && let Some(Some(seen)) = future::FutureExt::now_or_never(stream.next())
-    {
-        burst.push(seen);
-    }
-    burst
 }

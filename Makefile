@@ -24,7 +24,7 @@ lint: setup
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
 bench: setup
-	cargo bench -p twinplane-dataplane-ebpf -p twinplane-dataplane-iptables --locked
+	cargo bench -p twinplane-dataplane-ebpf -p twinplane-dataplane-iptables --locked --bench packet --bench scale
 
 clean:
 	cargo clean

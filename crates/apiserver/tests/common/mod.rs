@@ -7,7 +7,7 @@ pub(crate) mod router;
 use std::{
     fmt::Write as _,
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc,
     time::{Duration, Instant},
@@ -76,7 +76,7 @@ pub(crate) struct Output {
 pub(crate) struct Kubectl {
     program: PathBuf,
     home: tempfile::TempDir,
-    /// Whether it is the one of `$KUBECTL_OLD`.
+    /// Whether it is older than 1.32: it may read Endpoints instead of slices, and leave strict decoding to nobody.
     pub(crate) old: bool,
 }
 
@@ -84,16 +84,15 @@ impl Kubectl {
     /// kubectl in PATH, and the one that `$KUBECTL_OLD` names.
     pub(crate) fn each(test: impl Fn(&Kubectl)) {
         let mut found = false;
-        let old = std::env::var_os("KUBECTL_OLD").map(PathBuf::from);
-        for (program, old) in [(Some(PathBuf::from("kubectl")), false), (old, true)] {
-            let Some(program) = program else { continue };
-            if Command::new(&program).args(["version", "--client"]).output().is_err() {
+        let second = std::env::var_os("KUBECTL_OLD").map(PathBuf::from);
+        for program in [Some(PathBuf::from("kubectl")), second].into_iter().flatten() {
+            let Some(minor) = minor_version(&program) else {
                 println!("skipped: {} cannot be run", program.display());
                 continue;
-            }
+            };
             found = true;
             let server = Server::start();
-            let kubectl = Self::new(program, &server, old);
+            let kubectl = Self::new(program, &server, minor < 32);
             test(&kubectl);
         }
         if !found {
@@ -186,6 +185,14 @@ fn split(arguments: &str) -> Vec<String> {
     }
     parts.retain(|part| !part.is_empty());
     parts
+}
+
+/// 20 of 1.20, as the program says of itself.
+fn minor_version(program: &Path) -> Option<u32> {
+    let output = Command::new(program).args(["version", "--client", "-o", "json"]).output().ok()?;
+    let version: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    // Some vendors write "32+".
+    version["clientVersion"]["minor"].as_str()?.trim_end_matches('+').parse().ok()
 }
 
 /// Waits until a condition holds, for at most ten seconds.

@@ -34,3 +34,18 @@ pub mod slow;
 
 pub use family::{Ipv4, Ipv6};
 pub use hook::{FromPod, FromWire, ToPod, ToWire, run};
+
+/// What every object holds besides its programs: its licence for the kernel, and a panic handler that nothing reaches.
+#[macro_export]
+macro_rules! object {
+    () => {
+        #[panic_handler]
+        fn panic(_: &core::panic::PanicInfo) -> ! {
+            loop {}
+        }
+
+        #[unsafe(link_section = "license")]
+        #[unsafe(no_mangle)]
+        static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    };
+}

@@ -80,14 +80,7 @@ mod programs {
         true
     }
 
-    #[panic_handler]
-    fn panic(_: &core::panic::PanicInfo) -> ! {
-        loop {}
-    }
-
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    datapath::object!();
 }
 
 #[cfg(not(target_arch = "bpf"))]

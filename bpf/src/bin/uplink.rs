@@ -16,14 +16,7 @@ mod programs {
         run::<ToWire>(Context::new(ctx.skb.skb))
     }
 
-    #[panic_handler]
-    fn panic(_: &core::panic::PanicInfo) -> ! {
-        loop {}
-    }
-
-    #[unsafe(link_section = "license")]
-    #[unsafe(no_mangle)]
-    static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+    datapath::object!();
 }
 
 #[cfg(not(target_arch = "bpf"))]

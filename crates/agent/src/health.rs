@@ -211,6 +211,7 @@ mod tests {
             cluster: vec![],
             local: local.iter().map(backend).collect(),
             usable_anywhere: true,
+            endpoints: vec![],
             affinity_seconds: None,
             health_check_port: health_check.and_then(Port::new),
         };

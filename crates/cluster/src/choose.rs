@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, net::SocketAddr};
 
-use model::{Backend, Port, TrafficPolicy};
+use model::{Backend, KnownEndpoint, Port, TrafficPolicy};
 
 use crate::slice::{NodeHint, SliceEndpoint};
 
@@ -43,6 +43,15 @@ impl<'a> Candidates<'a> {
                 }
             })
             .or_insert(endpoint);
+    }
+
+    /// All of them, whatever their state.
+    pub(crate) fn known(&self) -> Vec<KnownEndpoint> {
+        let known = |(address, e): (&SocketAddr, &&SliceEndpoint)| KnownEndpoint {
+            address: *address,
+            serving: e.ready || e.serving,
+        };
+        self.0.iter().map(known).collect()
     }
 
     /// Chooses for a node in `zone`.

@@ -34,6 +34,7 @@ pub(crate) fn compile<'a>(
                 cluster: chosen.cluster,
                 local: chosen.local,
                 usable_anywhere: chosen.usable_anywhere,
+                endpoints: candidates.known(),
                 affinity_seconds: service.affinity_seconds,
                 health_check_port: service.health_check_port,
             }

@@ -78,6 +78,7 @@ fn service(n: u32, endpoints: u32) -> ServicePort {
         cluster: (0..endpoints).map(backend).collect(),
         local: vec![],
         usable_anywhere: endpoints > 0,
+        endpoints: vec![],
         affinity_seconds: None,
         health_check_port: None,
     }

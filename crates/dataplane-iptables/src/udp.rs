@@ -97,6 +97,7 @@ mod tests {
             cluster: backends.iter().map(backend).collect(),
             local: vec![],
             usable_anywhere: !backends.is_empty(),
+            endpoints: vec![],
             affinity_seconds: None,
             health_check_port: None,
         }

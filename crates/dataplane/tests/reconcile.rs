@@ -35,6 +35,7 @@ fn service(name: &str, number: u8, backends: &[u8]) -> (ServicePortId, Option<Ar
         cluster: backends.iter().map(backend).collect(),
         local: vec![],
         usable_anywhere: !backends.is_empty(),
+        endpoints: vec![],
         affinity_seconds: None,
         health_check_port: None,
     };

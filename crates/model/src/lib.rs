@@ -15,7 +15,8 @@ mod update;
 pub use divergence::{Answer, DIVERGENCES, Divergence, Plane, Situation};
 pub use ids::{Family, Generation, InvalidPort, PodName, Port, Protocol, ServiceName, ServicePortId};
 pub use service::{
-    Backend, Frontend, FrontendAddress, FrontendKind, Masquerade, ServicePort, Target, TrafficPolicy,
+    Backend, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, Masquerade, ServicePort, Target,
+    TrafficPolicy,
 };
 pub use snapshot::{Changed, Endpoint, MacAddress, NodeConfig, Peer, Snapshot};
 pub use update::Update;

@@ -167,6 +167,7 @@ mod tests {
             cluster: vec![backend(LOCAL, true), backend(REMOTE, false)],
             local: vec![backend(LOCAL, true)],
             usable_anywhere: true,
+            endpoints: vec![],
             affinity_seconds: None,
             health_check_port: None,
         }

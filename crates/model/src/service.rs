@@ -25,6 +25,11 @@ pub struct ServicePort {
     ///
     /// Tells "no endpoints" (rejected) from "no local endpoints" (dropped by kube-proxy).
     pub usable_anywhere: bool,
+    /// Every endpoint that the Service's slices list, on any node and in whatever state, sorted by address, each once.
+    ///
+    /// Flows keep a backend that left both lists above for as long as it is here: UDP while it serves, TCP until it is
+    /// gone altogether (kube-proxy's conntrack clean-up; a draining pod finishes what it has).
+    pub endpoints: Vec<KnownEndpoint>,
     /// ClientIP affinity and its timeout in seconds, 1 to 86400.
     pub affinity_seconds: Option<u32>,
     /// Node port on which the health of this Service's local endpoints is served (policy Local only).
@@ -76,6 +81,14 @@ pub struct Backend {
     pub local: bool,
     /// Serving while its pod terminates; listed only where no ready backend is left.
     pub terminating: bool,
+}
+
+/// An endpoint of a Service, chosen or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct KnownEndpoint {
+    pub address: SocketAddr,
+    /// Its condition `serving`: it answers, ready or terminating.
+    pub serving: bool,
 }
 
 /// Whether the source address is replaced by the node's own on the way to the backend.

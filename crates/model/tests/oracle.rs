@@ -55,6 +55,7 @@ fn service(number: u8) -> impl Strategy<Value = ServicePort> {
                 ],
                 local: cluster.iter().filter(|backend| backend.local).cloned().collect(),
                 usable_anywhere: !cluster.is_empty(),
+                endpoints: vec![],
                 cluster,
                 affinity_seconds: None,
                 health_check_port: None,

@@ -9,8 +9,8 @@ use std::{
 };
 
 use model::{
-    Backend, Family, Frontend, FrontendAddress, FrontendKind, NodeConfig, Peer, Port, Protocol, ServiceName,
-    ServicePort, ServicePortId, Snapshot, TrafficPolicy,
+    Backend, Family, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, NodeConfig, Peer, Port,
+    Protocol, ServiceName, ServicePort, ServicePortId, Snapshot, TrafficPolicy,
 };
 
 use crate::places::{Node, Pod, VIP};
@@ -162,6 +162,7 @@ impl Service {
             cluster: self.usable(node, port, |_| true),
             local: self.usable(node, port, |pod| pod.node() == node),
             usable_anywhere: !self.backends.is_empty(),
+            endpoints: self.known(node, port),
             affinity_seconds: self.affinity_seconds,
             health_check_port: None,
         })
@@ -189,6 +190,14 @@ impl Service {
             source_ranges: vec![],
         }));
         frontends
+    }
+
+    fn known(&self, node: Node, port: &ServicePortSpec) -> Vec<KnownEndpoint> {
+        let address = |(pod, state): &(Pod, State)| backend(*pod, port, node, *state).address;
+        let known = |of| KnownEndpoint { address: address(of), serving: true };
+        let mut known: Vec<_> = self.backends.iter().map(known).collect();
+        known.sort();
+        known
     }
 
     /// Ready backends among those wanted, or else those that terminate.

@@ -32,6 +32,7 @@ fn service(frontends: Vec<ModelFrontend>) -> ServicePort {
         cluster: vec![backend("10.20.0.5:8080", true), backend("10.20.1.7:8080", false)],
         local: vec![backend("10.20.0.5:8080", true)],
         usable_anywhere: true,
+        endpoints: vec![],
         affinity_seconds: None,
         health_check_port: None,
     }

@@ -42,6 +42,7 @@ pub(crate) fn service(name: &str, protocol: Protocol, frontends: Vec<Frontend>) 
         cluster: vec![],
         local: vec![],
         usable_anywhere: false,
+        endpoints: vec![],
         affinity_seconds: None,
         health_check_port: None,
     }

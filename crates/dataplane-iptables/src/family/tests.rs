@@ -45,6 +45,7 @@ fn service(name: &str, n: u8, endpoints: &[&str]) -> ServicePort {
         cluster: endpoints.iter().map(backend).collect(),
         local: vec![],
         usable_anywhere: !endpoints.is_empty(),
+        endpoints: vec![],
         affinity_seconds: None,
         health_check_port: None,
     }

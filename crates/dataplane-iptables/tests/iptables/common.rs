@@ -76,6 +76,7 @@ pub(crate) fn service(id: ServicePortId, frontends: Vec<Frontend>, cluster: Vec<
         cluster,
         local,
         usable_anywhere,
+        endpoints: vec![],
         affinity_seconds: None,
         health_check_port: None,
     }

@@ -104,6 +104,7 @@ fn service(family: Family) -> impl Strategy<Value = ServicePort> {
                 id: ServicePortId { service: ServiceName { namespace, name }, port, protocol, family },
                 frontends,
                 usable_anywhere: elsewhere || !cluster.is_empty(),
+                endpoints: vec![],
                 cluster,
                 local,
                 affinity_seconds: affinity,

@@ -15,7 +15,7 @@ use aya_ebpf::{
 pub use self::{ipv4::Ipv4, ipv6::Ipv6};
 use crate::{
     checksum::Delta,
-    kernel::{Context, ETHERNET},
+    kernel::{ETHERNET, Frame},
     maps::{
         AFFINITY_ROWS, BACKEND_ROWS, ENDPOINT_ROWS, FLOW_ROWS, FRAGMENT_ROWS, FRONTEND_ROWS, GROWS,
         ORIGIN_ROWS, RANGE_ROWS,
@@ -59,9 +59,9 @@ pub trait Family: Sized + 'static {
     const ICMP_SUMS_ADDRESSES: bool;
 
     /// The frame's headers, up to the ports.
-    fn headers(ctx: Context) -> Option<(Bytes<ETHERNET>, Self::Header, Bytes<8>)>;
+    fn headers(frame: impl Frame) -> Option<(Bytes<ETHERNET>, Self::Header, Bytes<8>)>;
     /// The packet that an ICMP error quotes, up to its ports.
-    fn quoted(ctx: Context) -> Option<(Self::Header, Bytes<8>)>;
+    fn quoted(frame: impl Frame) -> Option<(Self::Header, Bytes<8>)>;
 
     /// Of this version, without options.
     fn is_plain(header: Self::Header) -> bool;

@@ -28,6 +28,14 @@ static IP_SUMMED_SHIFT: u32 = 0;
 #[derive(Clone, Copy)]
 pub struct Context(*mut __sk_buff);
 
+/// A packet's linear bytes: `data` up to, not including, `data_end`.
+///
+/// Parsers take any, so that they serve contexts of other kinds than [`Context`], such as XDP's.
+pub trait Frame: Copy {
+    fn data(self) -> usize;
+    fn data_end(self) -> usize;
+}
+
 /// `skb->ip_summed` (`include/linux/skbuff.h`), as far as rewriting must tell its values apart.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Summed {
@@ -51,6 +59,20 @@ pub fn random() -> u32 {
     unsafe { helper::bpf_get_prandom_u32() }
 }
 
+impl Frame for Context {
+    #[inline(always)]
+    fn data(self) -> usize {
+        // SAFETY: the kernel passes a valid context; the verifier rewrites the access.
+        unsafe { (*self.0).data as usize }
+    }
+
+    #[inline(always)]
+    fn data_end(self) -> usize {
+        // SAFETY: as in `data`.
+        unsafe { (*self.0).data_end as usize }
+    }
+}
+
 impl Context {
     pub fn new(skb: *mut __sk_buff) -> Self {
         Self(skb)
@@ -61,42 +83,30 @@ impl Context {
         self.0
     }
 
-    #[inline(always)]
-    pub fn data(self) -> usize {
-        // SAFETY: the kernel passes a valid context; the verifier rewrites the access.
-        unsafe { (*self.0).data as usize }
-    }
-
-    #[inline(always)]
-    pub fn data_end(self) -> usize {
-        // SAFETY: as in `data`.
-        unsafe { (*self.0).data_end as usize }
-    }
-
     /// Bytes, with the Ethernet header.
     #[inline(always)]
     pub fn length(self) -> u32 {
-        // SAFETY: as in `data`.
+        // SAFETY: the kernel passes a valid context; the verifier rewrites the access.
         unsafe { (*self.0).len }
     }
 
     /// Payload per segment of a packet that is yet to be cut; 0 for an ordinary one.
     #[inline(always)]
     pub fn segment_payload(self) -> u32 {
-        // SAFETY: as in `data`.
+        // SAFETY: as in `length`.
         unsafe { (*self.0).gso_size }
     }
 
     /// EtherType, in network order.
     #[inline(always)]
     pub fn protocol(self) -> u16 {
-        // SAFETY: as in `data`.
+        // SAFETY: as in `length`.
         unsafe { (*self.0).protocol as u16 }
     }
 
     #[inline(always)]
     pub fn interface(self) -> u32 {
-        // SAFETY: as in `data`.
+        // SAFETY: as in `length`.
         unsafe { (*self.0).ifindex }
     }
 
@@ -105,13 +115,13 @@ impl Context {
     /// `tc_index` and not `mark`: policy routing, netfilter and others own the mark.
     #[inline(always)]
     pub fn set_note(self, note: u16) {
-        // SAFETY: as in `data`; tc programs may write `tc_index`.
+        // SAFETY: as in `length`; tc programs may write `tc_index`.
         unsafe { (*self.0).tc_index = note as u32 }
     }
 
     #[inline(always)]
     pub fn note(self) -> u16 {
-        // SAFETY: as in `data`.
+        // SAFETY: as in `length`.
         unsafe { (*self.0).tc_index as u16 }
     }
 

@@ -5,7 +5,7 @@ use abi::{Be16, Reason, Tuple, protocol};
 use crate::{
     family::Family,
     fragments,
-    kernel::{Context, ETHERNET},
+    kernel::{Context, ETHERNET, Frame},
 };
 
 /// `N` bytes of a packet that lie before its end. Good until a helper moves the packet.
@@ -21,9 +21,9 @@ impl Word for u32 {}
 impl<const N: usize> Bytes<N> {
     /// The bytes from `offset` on, where they are in the linear part.
     #[inline(always)]
-    pub fn at(ctx: Context, offset: usize) -> Option<Self> {
-        let start = ctx.data() + offset;
-        if start + N > ctx.data_end() { None } else { Some(Self(start)) }
+    pub fn at(frame: impl Frame, offset: usize) -> Option<Self> {
+        let start = frame.data() + offset;
+        if start + N > frame.data_end() { None } else { Some(Self(start)) }
     }
 
     /// `M` of these bytes, from `OFFSET` on.

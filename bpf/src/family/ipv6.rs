@@ -13,7 +13,7 @@ use aya_ebpf::{
 use super::{Family, MESSAGE_WORDS, Scratch, family_maps};
 use crate::{
     checksum::{Delta, sum},
-    kernel::{Context, ETHERNET},
+    kernel::{ETHERNET, Frame},
     maps::{
         AFFINITY_ROWS, BACKEND_ROWS, ENDPOINT_ROWS, FLOW_ROWS, FRAGMENT_ROWS, FRONTEND_ROWS, GROWS,
         ORIGIN_ROWS, RANGE_ROWS,
@@ -41,18 +41,18 @@ impl Family for Ipv6 {
     const ICMP_SUMS_ADDRESSES: bool = true;
 
     #[inline(always)]
-    fn headers(ctx: Context) -> Option<(Bytes<ETHERNET>, Self::Header, Bytes<8>)> {
-        let frame = Bytes::<{ ETHERNET + LENGTH + 8 }>::at(ctx, 0)?;
+    fn headers(frame: impl Frame) -> Option<(Bytes<ETHERNET>, Self::Header, Bytes<8>)> {
+        let bytes = Bytes::<{ ETHERNET + LENGTH + 8 }>::at(frame, 0)?;
         Some((
-            frame.part::<0, ETHERNET>(),
-            frame.part::<ETHERNET, LENGTH>(),
-            frame.part::<{ ETHERNET + LENGTH }, 8>(),
+            bytes.part::<0, ETHERNET>(),
+            bytes.part::<ETHERNET, LENGTH>(),
+            bytes.part::<{ ETHERNET + LENGTH }, 8>(),
         ))
     }
 
     #[inline(always)]
-    fn quoted(ctx: Context) -> Option<(Self::Header, Bytes<8>)> {
-        let quote = Bytes::<{ LENGTH + 8 }>::at(ctx, Self::TRANSPORT + 8)?;
+    fn quoted(frame: impl Frame) -> Option<(Self::Header, Bytes<8>)> {
+        let quote = Bytes::<{ LENGTH + 8 }>::at(frame, Self::TRANSPORT + 8)?;
         Some((quote.part::<0, LENGTH>(), quote.part::<LENGTH, 8>()))
     }
 

@@ -2,13 +2,19 @@
 //!
 //! `cargo bench -p twinplane-dataplane-iptables [-- SERVICES]`
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{
+    io::Write as _,
+    net::SocketAddr,
+    process::{Command, Stdio},
+    sync::Arc,
+    time::Instant,
+};
 
 use dataplane::Dataplane as _;
 use dataplane_iptables::{Config, IptablesDataplane};
 use model::{
-    Backend, Changed, Family, Frontend, FrontendAddress, FrontendKind, NodeConfig, Port, Protocol,
-    ServiceName, ServicePort, ServicePortId, Snapshot, TrafficPolicy,
+    Backend, Changed, Family, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, NodeConfig, Port,
+    Protocol, ServiceName, ServicePort, ServicePortId, Snapshot, TrafficPolicy,
 };
 
 fn main() {
@@ -41,9 +47,63 @@ fn measure(count: u32) {
     let repaired = plane.repair(&snapshot).expect("repair");
     println!("compare all: {:?} ({} differences)", start.elapsed(), repaired.len());
     println!("resident: {} kB", resident());
+    measure_flows(&mut plane, &snapshot);
     let start = Instant::now();
     plane.clean_up().expect("clean up");
     println!("clean up: {:?}", start.elapsed());
+}
+
+/// Tracked UDP flows that a busy resolver's clients leave; every second one loses its endpoint.
+const FLOWS: u32 = 100_000;
+
+fn measure_flows(plane: &mut IptablesDataplane, snapshot: &Snapshot) {
+    let resolver = |endpoints: u32| {
+        let mut service = service(20_000, endpoints);
+        service.id.protocol = Protocol::Udp;
+        Arc::new(service)
+    };
+    let next = |before: &Snapshot, endpoints| {
+        let mut next = before.clone();
+        let service = resolver(endpoints);
+        next.services.insert(service.id.clone(), service);
+        next
+    };
+    let (two, one) = (next(snapshot, 2), next(snapshot, 1));
+    plane.apply(&two, &two.changed_since(snapshot)).expect("apply");
+    track(&two.services[&resolver(2).id]);
+    let start = Instant::now();
+    plane.apply(&one, &one.changed_since(&two)).expect("apply");
+    let deleted = plane.status().counters.into_iter().find(|c| c.name == "deleted_stale_udp_flows");
+    println!(
+        "endpoint of {FLOWS} tracked flows removed: {:?} ({} flows deleted)",
+        start.elapsed(),
+        deleted.map_or(0, |counter| counter.packets)
+    );
+    plane.apply(snapshot, &snapshot.changed_since(&one)).expect("apply");
+}
+
+/// Makes entries as forwarded packets of [`FLOWS`] clients would.
+fn track(service: &ServicePort) {
+    let FrontendAddress::Ip(to) = service.frontends[0].address else { unreachable!("a cluster IP") };
+    let mut load = Command::new("conntrack")
+        .args(["-R", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("conntrack");
+    let mut input = load.stdin.take().expect("stdin");
+    for (client, backend) in (0..FLOWS).zip(service.cluster.iter().cycle()) {
+        let source = std::net::Ipv4Addr::from(0x0a1e_0000 + client);
+        let (by, port) = (backend.address.ip(), backend.address.port());
+        writeln!(
+            input,
+            "-I -p udp -s {source} -d {to} --sport 5000 --dport 80 -r {by} -q {source} --reply-port-src {port} \
+             --reply-port-dst 5000 -t 600 -u SEEN_REPLY"
+        )
+        .expect("write");
+    }
+    drop(input);
+    assert!(load.wait().expect("conntrack").success());
 }
 
 fn node() -> NodeConfig {
@@ -78,7 +138,9 @@ fn service(n: u32, endpoints: u32) -> ServicePort {
         cluster: (0..endpoints).map(backend).collect(),
         local: vec![],
         usable_anywhere: endpoints > 0,
-        endpoints: vec![],
+        endpoints: (0..endpoints)
+            .map(|k| KnownEndpoint { address: backend(k).address, serving: true })
+            .collect(),
         affinity_seconds: None,
         health_check_port: None,
     }

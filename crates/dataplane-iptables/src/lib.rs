@@ -11,6 +11,7 @@
 mod counts;
 mod family;
 mod features;
+mod flows;
 mod kernel;
 pub mod names;
 pub mod parse;

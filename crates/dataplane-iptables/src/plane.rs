@@ -6,20 +6,18 @@ use std::{
 };
 
 use dataplane::{Applied, Connection, Dataplane, Error, Key, PlaneStatus, ServiceRow};
-use model::{
-    Changed, Family, Masquerade, NodeConfig, Plane, Protocol, ServicePortId, Snapshot, oracle::Packet,
-};
+use model::{Changed, Family, Masquerade, NodeConfig, Plane, ServicePortId, Snapshot, oracle::Packet};
 
 use crate::{
     family::FamilyRules,
     features::{self, Probed},
+    flows::UdpFlows,
     kernel::{Programs, Refusal, Rules as _, account, conntrack, sysctl, version},
     names::{ServiceChains, endpoint_chain},
     render::{
         self, INVALID_DROPPED, LOCALHOST_ACCEPTED, Options, Refused, Renderer, ServiceRules, reachable,
     },
     rows, status,
-    udp::UdpServices,
     walk::{self, Journey, Step, Walk},
 };
 
@@ -48,6 +46,7 @@ pub struct IptablesDataplane {
     families: BTreeMap<Family, FamilyRules<Programs>>,
     /// Of the snapshot programmed last.
     node: NodeConfig,
+    udp_flows: UdpFlows,
     /// `route_localnet` was off before this turned it on.
     set_route_localnet: bool,
 }
@@ -59,8 +58,14 @@ impl IptablesDataplane {
     /// There is no iptables, or this process may not use it.
     pub fn open(config: Config) -> Result<Self, Error> {
         let probed = features::probe().map_err(|error| Error::new("use", "iptables", error))?;
-        let families = BTreeMap::new();
-        Ok(Self { config, probed, families, node: NodeConfig::default(), set_route_localnet: false })
+        Ok(Self {
+            config,
+            probed,
+            families: BTreeMap::new(),
+            node: NodeConfig::default(),
+            udp_flows: UdpFlows::default(),
+            set_route_localnet: false,
+        })
     }
 
     /// The rules of one service port as they were rendered.
@@ -135,6 +140,11 @@ impl IptablesDataplane {
         }
     }
 
+    fn forget_stale_flows(&mut self, snapshot: &Snapshot, changed: &Changed) {
+        let families: Vec<_> = self.families.keys().copied().collect();
+        self.udp_flows.forget(&families, snapshot, changed);
+    }
+
     fn enable_route_localnet(&mut self) {
         if sysctl::read(sysctl::ROUTE_LOCALNET).is_ok_and(|value| value == 0) {
             match sysctl::write(sysctl::ROUTE_LOCALNET, 1) {
@@ -142,26 +152,6 @@ impl IptablesDataplane {
                 Err(error) => {
                     tracing::warn!(%error, "cannot set route_localnet: node ports will not answer on 127.0.0.1");
                 }
-            }
-        }
-    }
-
-    /// Deletes tracked UDP flows that changed services leave without their backend.
-    fn forget_udp_flows(&self, snapshot: &Snapshot, changed: &Changed) {
-        for family in self.families.keys() {
-            let ids =
-                changed.services.iter().filter(|id| id.family == *family && id.protocol == Protocol::Udp);
-            let services =
-                UdpServices::of(ids.filter_map(|id| snapshot.services.get(id).map(|service| &**service)));
-            if services.is_empty() {
-                continue;
-            }
-            let deleted = conntrack::entries(*family, usize::MAX, |entry| services.is_stale(entry))
-                .and_then(|stale| conntrack::delete(*family, &stale));
-            match deleted {
-                Ok(0) => {}
-                Ok(flows) => tracing::debug!(flows, ?family, "deleted stale UDP flows"),
-                Err(error) => tracing::warn!(%error, ?family, "cannot delete stale UDP flows"),
             }
         }
     }
@@ -192,7 +182,7 @@ impl Dataplane for IptablesDataplane {
                 Err(error) => refusals.push(cannot("write", *family, error)),
             }
         }
-        self.forget_udp_flows(snapshot, changed);
+        self.forget_stale_flows(snapshot, changed);
         let all_refused = refusals.len() == self.families.len();
         match refusals.pop() {
             Some(error) if all_refused => Err(error),
@@ -206,6 +196,7 @@ impl Dataplane for IptablesDataplane {
 
     fn repair(&mut self, snapshot: &Snapshot) -> Result<Vec<String>, Error> {
         self.prepare(&snapshot.node);
+        self.forget_stale_flows(snapshot, &Changed::default());
         let mut repaired = Vec::new();
         for (family, rules) in &mut self.families {
             let (_, differences) =
@@ -245,7 +236,7 @@ impl Dataplane for IptablesDataplane {
     }
 
     fn status(&self) -> PlaneStatus {
-        status::of(self.families.values(), &self.probed)
+        status::of(self.families.values(), &self.probed, &self.udp_flows)
     }
 
     fn clean_up(&mut self) -> Result<(), Error> {

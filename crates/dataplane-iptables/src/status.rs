@@ -6,6 +6,7 @@ use model::{Family, Plane};
 use crate::{
     family::FamilyRules,
     features::{self, Probed},
+    flows::UdpFlows,
     kernel::{Programs, Rules as _, account, sysctl},
     render::LOCALHOST_ACCEPTED,
     ruleset::Table,
@@ -14,9 +15,10 @@ use crate::{
 pub(crate) fn of<'a>(
     families: impl Iterator<Item = &'a FamilyRules<Programs>>,
     probed: &Probed,
+    udp_flows: &UdpFlows,
 ) -> PlaneStatus {
     let mut maps = vec![connection_table()];
-    let mut counters = Vec::new();
+    let mut counters = vec![udp_flows.counter()];
     for rules in families {
         let saved = match rules.kernel().save(None) {
             Ok(saved) => saved,

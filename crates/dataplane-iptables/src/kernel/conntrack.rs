@@ -63,27 +63,34 @@ pub(crate) struct Entry {
     pub(crate) key: Vec<u8>,
 }
 
-/// The entries that `want` accepts, at most `limit`.
+/// The entries that `want` accepts, at most `limit`, by one dump of the table.
 ///
 /// # Errors
 /// The kernel has no connection tracking, or refuses.
 pub(crate) fn entries(family: Family, limit: usize, want: impl Fn(&Entry) -> bool) -> io::Result<Vec<Entry>> {
-    let mut found = Vec::new();
-    for _ in 0..DUMP_ATTEMPTS {
-        found.clear();
-        if limit == 0 {
-            break;
-        }
+    if limit == 0 {
+        return Ok(vec![]);
+    }
+    until_whole(|| {
+        let mut found = Vec::new();
         let request = Request { kind: GET, flags: DUMP, family: address_family(family) };
         let dump = Netfilter::open()?.request(request, &[], |answer| {
-            found.extend(Entry::read(answer).filter(|entry| want(entry)));
+            let wanted = Entry::read(answer).filter(|entry| want(entry));
+            found.extend(wanted.map(|entry| Entry { key: key(answer), ..entry }));
             found.len() < limit
         })?;
-        if dump == Dump::Whole {
-            break;
+        Ok((found, dump))
+    })
+}
+
+/// Starts a dump over while the table changes under it; what the last attempt saw is used all the same.
+fn until_whole<T>(mut attempt: impl FnMut() -> io::Result<(T, Dump)>) -> io::Result<T> {
+    for _ in 1..DUMP_ATTEMPTS {
+        if let (found, Dump::Whole) = attempt()? {
+            return Ok(found);
         }
     }
-    Ok(found)
+    attempt().map(|(found, _)| found)
 }
 
 /// Deletes exactly these entries; returns how many there were still.
@@ -105,7 +112,7 @@ pub(crate) fn delete(family: Family, entries: &[Entry]) -> io::Result<usize> {
 }
 
 impl Entry {
-    /// `None` for a protocol that no Service can have.
+    /// Without its key, which most entries of a dump never need. `None` for a protocol that no Service can have.
     fn read(answer: &[u8]) -> Option<Self> {
         let (protocol, original) = direction(find(answer, ORIGINAL)?)?;
         let (_, reply) = direction(find(answer, REPLY)?)?;
@@ -122,7 +129,7 @@ impl Entry {
             timeout_seconds: find(answer, TIMEOUT).map(number),
             packets: both(PACKETS),
             bytes: both(BYTES),
-            key: key(answer),
+            key: vec![],
         })
     }
 }
@@ -179,4 +186,24 @@ const fn address_family(family: Family) -> u8 {
         Family::V4 => libc::AF_INET,
         Family::V6 => libc::AF_INET6,
     }) as u8
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_interrupted_dump_is_started_over_and_used_in_the_end() {
+        let run = |whole_at: usize| {
+            let mut attempts = 0;
+            let found = until_whole(|| {
+                attempts += 1;
+                Ok((attempts, if attempts >= whole_at { Dump::Whole } else { Dump::Interrupted }))
+            });
+            found.expect("no refusal")
+        };
+        assert_eq!([run(1), run(2), run(3), run(9)], [1, 2, 3, 3]);
+        let refused = until_whole::<()>(|| Err(io::ErrorKind::PermissionDenied.into()));
+        assert_eq!(refused.expect_err("refused").kind(), io::ErrorKind::PermissionDenied);
+    }
 }

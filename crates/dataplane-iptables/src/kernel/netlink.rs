@@ -8,7 +8,10 @@ use std::{
     os::fd::{AsRawFd as _, OwnedFd},
 };
 
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::{
+    errno::Errno,
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
+};
 
 /// `NLM_F_REQUEST`.
 const REQUEST: u16 = 0x1;
@@ -77,7 +80,13 @@ impl Netfilter {
         self.send(request, attributes)?;
         let mut dump = Dump::Whole;
         loop {
-            let length = recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty())?;
+            let length = loop {
+                // A signal came before the answer, which is still to be had.
+                match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                    Err(Errno::EINTR) => {}
+                    answer => break answer?,
+                }
+            };
             let mut rest = &self.buffer[..length];
             while let Some((kind, flags, body, tail)) = split_message(rest) {
                 rest = tail;
@@ -85,7 +94,7 @@ impl Netfilter {
                     dump = Dump::Interrupted;
                 }
                 match kind {
-                    DONE => return Ok(dump),
+                    DONE => return error_of(body).map(|()| dump),
                     ERROR => return error_of(body).map(|()| dump),
                     _ => {
                         if !each(body.get(GENERIC..).unwrap_or_default()) {
@@ -122,7 +131,7 @@ fn split_message(bytes: &[u8]) -> Option<(u16, u16, &[u8], &[u8])> {
     Some((kind, flags, body, bytes.get(length.next_multiple_of(4)..).unwrap_or_default()))
 }
 
-/// `nlmsgerr`: a negative errno, or zero for an acknowledgement.
+/// What `NLMSG_ERROR` and `NLMSG_DONE` begin with: a negative errno, or zero where all went well.
 fn error_of(body: &[u8]) -> io::Result<()> {
     let number = body.get(..4).and_then(|bytes| bytes.try_into().ok()).map_or(0, i32::from_ne_bytes);
     if number == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-number)) }

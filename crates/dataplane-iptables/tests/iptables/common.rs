@@ -9,8 +9,8 @@ use std::{
 };
 
 use model::{
-    Backend, Family, Frontend, FrontendAddress, FrontendKind, NodeConfig, Port, Protocol, ServiceName,
-    ServicePort, ServicePortId, Snapshot, TrafficPolicy,
+    Backend, Family, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, NodeConfig, Port, Protocol,
+    ServiceName, ServicePort, ServicePortId, Snapshot, TrafficPolicy,
 };
 
 /// The recorded node: 192.168.50.2, pods in 10.128.0.0/9.
@@ -70,13 +70,15 @@ pub(crate) fn backends(addresses: &[&str], local: bool) -> Vec<Backend> {
 pub(crate) fn service(id: ServicePortId, frontends: Vec<Frontend>, cluster: Vec<Backend>) -> ServicePort {
     let local = cluster.iter().filter(|backend| backend.local).cloned().collect();
     let usable_anywhere = !cluster.is_empty();
+    let serving = |backend: &Backend| KnownEndpoint { address: backend.address, serving: true };
+    let endpoints = cluster.iter().map(serving).collect();
     ServicePort {
         id,
         frontends,
         cluster,
         local,
         usable_anywhere,
-        endpoints: vec![],
+        endpoints,
         affinity_seconds: None,
         health_check_port: None,
     }

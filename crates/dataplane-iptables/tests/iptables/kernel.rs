@@ -1,120 +1,15 @@
-//! Real sockets, rules and connection tables, in one namespace that plays the node: backends listen on addresses
-//! of its loopback, its own processes are the clients.
+//! Real sockets, rules and connection tables.
 
-use std::{
-    io::{ErrorKind, Read as _, Write as _},
-    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    process::Command,
-    time::{Duration, Instant},
-};
+use std::io::ErrorKind;
 
 use dataplane::{Dataplane, Key, ServiceRow};
-use dataplane_iptables::{Config, IptablesDataplane, walk::End};
-use model::{
-    Changed, Family, FrontendKind, NodeConfig, Protocol, ServicePort, Snapshot, TrafficPolicy, oracle::Packet,
+use dataplane_iptables::{IptablesDataplane, walk::End};
+use model::{Changed, Family, FrontendKind, Protocol, TrafficPolicy, oracle::Packet};
+
+use crate::{
+    common::{backends, cidr, frontend, id, ip, service, snapshot},
+    node::{ONE, TWO, WEB, apply, ask, node, on_a_node, run, saved, serve_tcp, web},
 };
-
-use crate::common::{backends, cidr, frontend, id, ip, namespace, node_port, service, snapshot};
-
-const WEB: &str = "10.24.0.1:80";
-const ONE: &str = "10.20.0.1:8080";
-const TWO: &str = "10.20.0.2:8080";
-
-/// Runs `test` in a namespace that has a node's addresses and two backends' ones.
-fn on_a_node(tag: &str, test: impl FnOnce(&mut IptablesDataplane) + Send) {
-    let namespace = namespace(tag);
-    namespace
-        .run(|| {
-            for arguments in [
-                "link add uplink type veth peer name wire",
-                "link set wire up",
-                "addr add 10.128.0.11/24 dev uplink",
-                "addr add 10.20.0.1/32 dev lo",
-                "addr add 10.20.0.2/32 dev lo",
-                "link set uplink up",
-                "route add default via 10.128.0.1",
-            ] {
-                run("ip", arguments);
-            }
-            let mut plane = IptablesDataplane::open(Config::default()).expect("open");
-            test(&mut plane);
-        })
-        .expect("enter namespace");
-}
-
-fn run(program: &str, arguments: &str) {
-    let status = Command::new(program).args(arguments.split(' ')).status().expect(program);
-    assert!(status.success(), "{program} {arguments}");
-}
-
-fn node() -> NodeConfig {
-    NodeConfig {
-        name: "node-a".into(),
-        addresses: vec![ip("10.128.0.11")],
-        pod_cidrs: vec![cidr("10.20.0.0/24")],
-        cluster_cidrs: vec![cidr("10.20.0.0/16")],
-    }
-}
-
-/// Cluster IP 10.24.0.1:80 and node port 30080.
-fn web(protocol: Protocol, endpoints: &[&str]) -> ServicePort {
-    let frontends = vec![frontend(FrontendKind::ClusterIp, "10.24.0.1", 80), node_port(30080)];
-    service(id("t", "web", "http", protocol), frontends, backends(endpoints, true))
-}
-
-fn apply(plane: &mut IptablesDataplane, snapshot: &Snapshot) {
-    let applied = plane.apply(snapshot, &Changed::all(snapshot)).expect("apply");
-    assert!(applied.failed.is_empty(), "{:?}", applied.failed);
-}
-
-/// Answers every connection with its own address.
-fn serve_tcp(address: &str) {
-    let listener = TcpListener::bind(address).expect("bind");
-    let name = address.to_owned();
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            let _ = stream.write_all(name.as_bytes());
-        }
-    });
-}
-
-fn serve_udp(address: &str) {
-    let socket = UdpSocket::bind(address).expect("bind");
-    let name = address.to_owned();
-    std::thread::spawn(move || {
-        let mut buffer = [0; 64];
-        while let Ok((_, client)) = socket.recv_from(&mut buffer) {
-            let _ = socket.send_to(name.as_bytes(), client);
-        }
-    });
-}
-
-fn ask(address: &str) -> std::io::Result<String> {
-    let address: SocketAddr = address.parse().expect("address");
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    Ok(answer)
-}
-
-/// Sends until an answer comes: one that was under way when rules changed may be lost.
-fn ask_udp(socket: &UdpSocket) -> String {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    let mut buffer = [0; 64];
-    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("timeout");
-    while Instant::now() < deadline {
-        socket.send(b"?").expect("send");
-        if let Ok(length) = socket.recv(&mut buffer) {
-            return String::from_utf8_lossy(&buffer[..length]).into_owned();
-        }
-    }
-    panic!("no answer");
-}
-
-fn saved() -> String {
-    let output = Command::new("iptables-save").output().expect("iptables-save");
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
 
 #[test]
 fn connections_reach_backends_and_are_shown() {
@@ -211,41 +106,6 @@ fn without_endpoints_clients_are_refused_and_counted() {
         assert_eq!(rejected(plane), before, "what a rule had counted outlives it");
         let rows = plane.services().expect("services");
         assert!(rows.iter().all(|row| addresses(row) == [ONE]), "{rows:?}");
-    });
-}
-
-#[test]
-fn a_udp_client_follows_the_backends() {
-    on_a_node("udp", |plane| {
-        serve_udp(ONE);
-        serve_udp(TWO);
-        let state = |endpoints: &[&str]| snapshot(node(), [web(Protocol::Udp, endpoints)]);
-        apply(plane, &state(&[ONE]));
-        let socket = UdpSocket::bind("10.128.0.11:0").expect("bind");
-        socket.connect(WEB).expect("connect");
-        let other = UdpSocket::bind("10.128.0.11:0").expect("bind");
-        other.connect("10.20.0.1:8080").expect("connect");
-        assert_eq!((ask_udp(&socket), ask_udp(&other)), (ONE.to_owned(), ONE.to_owned()));
-        plane.apply(&state(&[TWO]), &state(&[TWO]).changed_since(&state(&[ONE]))).expect("apply");
-        assert_eq!(ask_udp(&socket), TWO, "the same socket");
-        let tracked = plane.connections(usize::MAX).expect("connections");
-        let spared = tracked.iter().any(|c| c.destination.to_string() == ONE && c.backend.to_string() == ONE);
-        assert!(spared, "a flow that is no service's stays: {tracked:?}");
-    });
-}
-
-#[test]
-fn a_udp_client_that_came_too_early_is_served_later() {
-    on_a_node("early", |plane| {
-        serve_udp(ONE);
-        let state = |endpoints: &[&str]| snapshot(node(), [web(Protocol::Udp, endpoints)]);
-        // Nothing is programmed: the packet leaves untranslated and leaves an entry behind.
-        apply(plane, &snapshot(node(), []));
-        let socket = UdpSocket::bind("10.128.0.11:0").expect("bind");
-        socket.connect(WEB).expect("connect");
-        socket.send(b"?").expect("send");
-        apply(plane, &state(&[ONE]));
-        assert_eq!(ask_udp(&socket), ONE);
     });
 }
 

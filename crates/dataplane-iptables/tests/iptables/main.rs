@@ -3,4 +3,6 @@
 mod common;
 mod golden;
 mod kernel;
+mod node;
 mod property;
+mod udp;

@@ -1,8 +1,8 @@
 //! From a frontend to a backend.
 
 use abi::{
-    Address, AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Config, Flow, Frontend,
-    FrontendKey, Lookup, MemberKey, Origin, RangeKey, Tuple, frontend_flags, protocol,
+    Address, AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Be16, Config, Flow, Frontend,
+    FrontendKey, Lookup, MemberKey, Origin, RangeKey, SetId, Tuple, frontend_flags, protocol,
 };
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
@@ -46,7 +46,9 @@ pub fn choose<F: Family, H: Hook>(
     config: &Config,
     backend: &mut Backend<F::Address>,
 ) -> Choice {
-    let Some(frontend) = frontend::<F>(key) else { return Choice::None };
+    let Some(frontend) = frontend::<F>(key.destination, key.destination_port, key.protocol) else {
+        return Choice::None;
+    };
     if frontend.flags & frontend_flags::USABLE == 0 {
         return Choice::Refused;
     }
@@ -57,13 +59,8 @@ pub fn choose<F: Family, H: Hook>(
     if set.len == 0 {
         return Choice::Refused;
     }
-    let found = if frontend.affinity_seconds == 0 {
-        pick::<F>(set, backend)
-    } else {
-        let patience = frontend.affinity_seconds.wrapping_mul(config.hz);
-        remembered::<F>(set, key.source, patience, backend) || pick::<F>(set, backend)
-    };
-    if !found {
+    let client = AffinityKey { set: set.set, client: key.source, namespace: [0; 2] };
+    if !select::<F>(frontend, set, &client, config, backend) {
         return Choice::Missing;
     }
     // What a process of this node has sent out of a device cannot come back to the node: it would have the node's own
@@ -71,42 +68,52 @@ pub fn choose<F: Family, H: Hook>(
     if !H::INGRESS && is_this_node::<F>(backend) && !pick_elsewhere::<F>(set, backend) {
         return Choice::Refused;
     }
-    if frontend.affinity_seconds != 0 {
-        remember::<F>(set, key.source, backend);
-    }
+    remember::<F>(frontend, &client, backend);
     Choice::Backend { masquerade }
+}
+
+/// One of a set that is not empty: the one that this client was given before, or any. To be followed by [`remember`]. False
+/// where a row that must be there is missing.
+#[inline(always)]
+pub fn select<F: Family>(
+    frontend: &Frontend,
+    set: BackendSet,
+    client: &AffinityKey<F::Address>,
+    config: &Config,
+    backend: &mut Backend<F::Address>,
+) -> bool {
+    let patience = frontend.affinity_seconds.wrapping_mul(config.hz);
+    patience != 0 && remembered::<F>(client, patience, backend) || pick::<F>(set, backend)
 }
 
 /// Looks at a known flow again. TCP keeps its backend for as long as the frontend has any (pods drain); UDP has no end of
 /// its own, and moves on when its backend leaves.
 #[inline(always)]
 pub fn review<F: Family>(key: &Tuple<F::Address>, flow: &Flow<F::Address>) -> Review {
-    let Some(frontend) = frontend::<F>(key) else {
+    let Some(frontend) = frontend::<F>(key.destination, key.destination_port, key.protocol) else {
         // The Service is gone: what is open may finish, as with the kernel's own connection tracking.
         return if key.protocol == protocol::TCP { Review::Keep } else { Review::Anew };
     };
     let (set, _) = scope(frontend, source_origin::<F>(key));
     if set.len == 0 {
         Review::Refused
-    } else if key.protocol == protocol::TCP || is_member::<F>(set, flow.destination, flow.destination_port) {
+    } else if key.protocol == protocol::TCP
+        || is_member::<F>(set.set, flow.destination, flow.destination_port)
+    {
         Review::Keep
     } else {
         Review::Anew
     }
 }
 
+/// The frontend at an address.
 #[inline(always)]
-fn frontend<F: Family>(key: &Tuple<F::Address>) -> Option<&'static Frontend> {
-    if !maps::may_have(key.destination, key.destination_port, key.protocol) {
+pub fn frontend<F: Family>(address: F::Address, port: Be16, protocol: u8) -> Option<&'static Frontend> {
+    if !maps::may_have(address, port, protocol) {
         return None;
     }
     counters::lookup(Lookup::Frontend);
-    let key = FrontendKey {
-        address: key.destination,
-        port: key.destination_port,
-        protocol: key.protocol,
-        padding: 0,
-    };
+    let key = FrontendKey { address, port, protocol, padding: 0 };
     // SAFETY: rows are replaced whole by user space; a reader keeps the old one until its program ends (RCU).
     unsafe { F::frontends().get(key) }
 }
@@ -119,7 +126,7 @@ fn source_origin<F: Family>(key: &Tuple<F::Address>) -> Origin {
 
 /// The set that a client of this origin chooses from, and whether it is masqueraded.
 #[inline(always)]
-fn scope(frontend: &Frontend, origin: Origin) -> (BackendSet, bool) {
+pub fn scope(frontend: &Frontend, origin: Origin) -> (BackendSet, bool) {
     let (set, flag) = match origin {
         Origin::Pod => (frontend.inside, frontend_flags::MASQUERADE_POD),
         Origin::Node => (frontend.inside, frontend_flags::MASQUERADE_NODE),
@@ -128,8 +135,9 @@ fn scope(frontend: &Frontend, origin: Origin) -> (BackendSet, bool) {
     (set, frontend.flags & flag != 0)
 }
 
+/// Whether a source is in the frontend's ranges.
 #[inline(always)]
-fn is_allowed<F: Family>(frontend: &Frontend, source: F::Address) -> bool {
+pub fn is_allowed<F: Family>(frontend: &Frontend, source: F::Address) -> bool {
     counters::lookup(Lookup::Backend);
     let bits = 64 + F::Address::BITS;
     F::ranges().get(&Key::new(bits, RangeKey { ranges: frontend.ranges, address: source })).is_some()
@@ -183,23 +191,23 @@ fn row<F: Family>(set: BackendSet, slot: u32, backend: &mut Backend<F::Address>)
     }
 }
 
+/// Whether a set still has this backend.
 #[inline(always)]
-fn is_member<F: Family>(set: BackendSet, address: F::Address, port: abi::Be16) -> bool {
+pub fn is_member<F: Family>(set: SetId, address: F::Address, port: Be16) -> bool {
     counters::lookup(Lookup::Backend);
     // SAFETY: as for frontends.
-    unsafe { F::members().get(MemberKey { set: set.set, address, port, padding: 0 }) }.is_some()
+    unsafe { F::members().get(MemberKey { set, address, port, padding: 0 }) }.is_some()
 }
 
 /// The backend that this client was given before, where that is not too long ago and it is still there.
 #[inline(always)]
 fn remembered<F: Family>(
-    set: BackendSet,
-    client: F::Address,
+    client: &AffinityKey<F::Address>,
     patience: u32,
     backend: &mut Backend<F::Address>,
 ) -> bool {
     counters::lookup(Lookup::Backend);
-    let Some(value) = F::affinity().get_ptr(AffinityKey { set: set.set, client }) else { return false };
+    let Some(value) = F::affinity().get_ptr(client) else { return false };
     // SAFETY: a mixed read of a row that is being replaced names a backend that membership then denies.
     let value = unsafe { *value };
     if kernel::jiffies().wrapping_sub(value.last_used) >= patience {
@@ -207,11 +215,19 @@ fn remembered<F: Family>(
     }
     backend.address = value.address;
     backend.port = value.port;
-    is_member::<F>(set, value.address, value.port)
+    is_member::<F>(client.set, value.address, value.port)
 }
 
+/// Keeps a frontend's choice for this client, where the frontend has affinity.
 #[inline(always)]
-fn remember<F: Family>(set: BackendSet, client: F::Address, backend: &Backend<F::Address>) {
+pub fn remember<F: Family>(
+    frontend: &Frontend,
+    client: &AffinityKey<F::Address>,
+    backend: &Backend<F::Address>,
+) {
+    if frontend.affinity_seconds == 0 {
+        return;
+    }
     let value = AffinityValue {
         address: backend.address,
         port: backend.port,
@@ -219,5 +235,5 @@ fn remember<F: Family>(set: BackendSet, client: F::Address, backend: &Backend<F:
         last_used: kernel::jiffies(),
     };
     // An LRU table makes room; if it cannot, this client merely is not remembered.
-    let _ = F::affinity().insert(AffinityKey { set: set.set, client }, value, 0);
+    let _ = F::affinity().insert(client, value, 0);
 }

@@ -114,7 +114,10 @@ pub struct MemberKey<A> {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct AffinityKey<A> {
     pub set: SetId,
+    /// Zero for a socket.
     pub client: A,
+    /// Low and high half of the cookie of a socket's network namespace: its address is not known yet. Zero for a packet.
+    pub namespace: [u32; 2],
 }
 
 #[repr(C)]
@@ -183,7 +186,7 @@ const _: () = {
     assert!(size_of::<BackendKey>() == 12);
     assert!(size_of::<Backend<V4>>() == 8 && size_of::<Backend<V6>>() == 20);
     assert!(size_of::<MemberKey<V4>>() == 16 && size_of::<MemberKey<V6>>() == 28);
-    assert!(size_of::<AffinityKey<V4>>() == 12 && size_of::<AffinityKey<V6>>() == 24);
+    assert!(size_of::<AffinityKey<V4>>() == 20 && size_of::<AffinityKey<V6>>() == 32);
     assert!(size_of::<AffinityValue<V4>>() == 12 && size_of::<AffinityValue<V6>>() == 24);
     assert!(size_of::<RangeKey<V4>>() == 12 && size_of::<RangeKey<V6>>() == 24);
     assert!(size_of::<Endpoint>() == 16);

@@ -61,6 +61,7 @@ impl Pods {
             match netlink.link(&record.endpoint.interface).await? {
                 Some(link) => {
                     record.endpoint.ifindex = link.index;
+                    record.endpoint.netns = Some(record.netns.clone());
                     controller.set_endpoint(record.endpoint.clone());
                     kept.insert(attachment, record);
                 }
@@ -173,6 +174,7 @@ impl Pods {
             ifindex: pair.host.index,
             mac: pair.pod.mac,
             host_mac: pair.host.mac,
+            netns: Some(request.netns.clone()),
         })
     }
 

@@ -199,6 +199,7 @@ mod tests {
             ifindex: 1,
             mac: MacAddress::default(),
             host_mac: MacAddress::default(),
+            netns: None,
         };
         (pod, Some(endpoint.into()))
     }

@@ -236,6 +236,7 @@ fn an_endpoint_is_programmed_and_reported_on_its_own() {
         ifindex: 7,
         mac: MacAddress::default(),
         host_mac: MacAddress::default(),
+        netns: None,
     };
     let mut wanted = update(1, []);
     wanted.endpoints.insert(pod.clone(), Some(Arc::new(endpoint)));

@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     net::IpAddr,
+    path::PathBuf,
     str::FromStr,
     sync::Arc,
 };
@@ -62,6 +63,9 @@ pub struct Endpoint {
     pub mac: MacAddress,
     /// Of the host's end.
     pub host_mac: MacAddress,
+    /// The file that names the pod's network namespace, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub netns: Option<PathBuf>,
 }
 
 /// Another node: where its pods are routed to.

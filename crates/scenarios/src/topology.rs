@@ -71,6 +71,7 @@ impl Topology {
             ifindex: self.ifindex(node, &host_side(pod)),
             mac: mac(pod.address(), 0x02),
             host_mac: mac(pod.address(), 0x06),
+            netns: Some(self.pod(pod).path()),
         };
         node.pods().map(endpoint).collect()
     }

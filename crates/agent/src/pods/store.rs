@@ -107,6 +107,7 @@ mod tests {
             ifindex: 7,
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
             host_mac: MacAddress([2, 0, 0, 0, 0, 2]),
+            netns: Some("/run/netns/x".into()),
         };
         let attachment = Attachment { container_id: "c".into(), ifname: "eth0".into() };
         let state = State {

@@ -89,6 +89,7 @@ pub(crate) fn endpoint(
         ifindex,
         mac: macs.0.parse().unwrap_or(MacAddress::default()),
         host_mac: macs.1.parse().unwrap_or(MacAddress::default()),
+        netns: None,
     }
 }
 

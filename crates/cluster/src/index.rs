@@ -14,7 +14,7 @@ use std::{
 use ipnet::IpNet;
 use kube::runtime::watcher::Event;
 use model::{
-    Endpoint, Generation, NodeConfig, Peer, PodName, ServiceName, ServicePort, ServicePortId, Update,
+    Endpoint, Generation, NodeConfig, Peer, PodName, ServiceName, ServicePort, ServicePortId, Tunnel, Update,
 };
 
 use crate::{
@@ -47,6 +47,7 @@ pub struct Index {
     pub(crate) nodes: BTreeMap<String, Node>,
     own_node_deleted: bool,
     local_addresses: Vec<IpAddr>,
+    tunnel: Option<Tunnel>,
     claims: Claims,
     problems: BTreeMap<ObjectRef, Vec<Problem>>,
     conflicts: BTreeMap<ServiceName, Vec<Problem>>,
@@ -77,6 +78,7 @@ impl Index {
             nodes: BTreeMap::new(),
             own_node_deleted: false,
             local_addresses: vec![],
+            tunnel: None,
             claims: Claims::default(),
             problems: BTreeMap::new(),
             conflicts: BTreeMap::new(),
@@ -113,9 +115,16 @@ impl Index {
         }
     }
 
-    /// The addresses that this node's interfaces have, beyond those its Node object names.
+    /// The addresses that this node's interfaces have, whether its Node object names them or not. Those of the
+    /// cluster's pods among them (another network's bridge, a tunnel) are no node's.
     pub fn set_local_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.local_addresses = addresses;
+        self.refresh_node();
+    }
+
+    /// The device that leads to other nodes' pods, once it is there.
+    pub fn set_tunnel(&mut self, tunnel: Option<Tunnel>) {
+        self.tunnel = tunnel;
         self.refresh_node();
     }
 
@@ -309,8 +318,10 @@ impl Index {
         if node.internal_ips.is_empty() || node.pod_cidrs.is_empty() {
             return;
         }
+        let pods = || node.pod_cidrs.iter().chain(&self.settings.cluster_cidrs);
+        let local = self.local_addresses.iter().filter(|address| !pods().any(|cidr| cidr.contains(*address)));
         let mut addresses = vec![];
-        for address in node.internal_ips.iter().chain(&node.external_ips).chain(&self.local_addresses) {
+        for address in node.internal_ips.iter().chain(&node.external_ips).chain(local) {
             if !addresses.contains(address) {
                 addresses.push(*address);
             }
@@ -320,6 +331,7 @@ impl Index {
             addresses,
             pod_cidrs: node.pod_cidrs.clone(),
             cluster_cidrs: self.settings.cluster_cidrs.clone(),
+            tunnel: self.tunnel.clone(),
         };
         if self.node_config.as_ref() != Some(&config) {
             self.pending.node = Some(config.clone());

@@ -112,6 +112,7 @@ fn node() -> NodeConfig {
         addresses: vec!["10.128.0.11".parse().expect("address")],
         pod_cidrs: vec![],
         cluster_cidrs: vec!["10.20.0.0/16".parse().expect("prefix")],
+        ..NodeConfig::default()
     }
 }
 

@@ -254,6 +254,7 @@ mod tests {
             addresses: vec!["192.168.50.2".parse().expect("address")],
             pod_cidrs: vec!["10.128.1.0/24".parse().expect("prefix")],
             cluster_cidrs: vec![],
+            ..NodeConfig::default()
         };
         let known = Known { family: Family::V4, node: &node, service: &|_| None };
         let show = |row: ServiceRow| {

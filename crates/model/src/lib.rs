@@ -18,5 +18,5 @@ pub use service::{
     Backend, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, Masquerade, ServicePort, Target,
     TrafficPolicy,
 };
-pub use snapshot::{Changed, Endpoint, MacAddress, NodeConfig, Peer, Snapshot};
+pub use snapshot::{Changed, Endpoint, MacAddress, NodeConfig, Peer, Snapshot, Tunnel};
 pub use update::Update;

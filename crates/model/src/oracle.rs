@@ -179,6 +179,7 @@ mod tests {
             addresses: vec!["10.128.0.11".parse().expect("address")],
             pod_cidrs: vec!["10.20.0.0/24".parse().expect("prefix")],
             cluster_cidrs: vec!["10.20.0.0/16".parse().expect("prefix")],
+            ..NodeConfig::default()
         };
         let services = [(service.id.clone(), Arc::new(service))].into();
         let packet = Packet {

@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, PodName, ServicePort, ServicePortId, oracle::Origin};
+use crate::{Generation, PodName, Port, ServicePort, ServicePortId, oracle::Origin};
 
 /// Everything a dataplane is given. Values are shared, so that a clone costs keys only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +49,21 @@ pub struct NodeConfig {
     /// Prefixes of all pods of the cluster: sources within are pods, never masqueraded to a cluster IP.
     /// Empty: pods cannot be told from others.
     pub cluster_cidrs: Vec<IpNet>,
+    /// The device that other nodes' pods are reached through, where they are not routed natively.
+    #[serde(default)]
+    pub tunnel: Option<Tunnel>,
+}
+
+/// An overlay device of this node. It exists: while it is being made there is no `Tunnel`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tunnel {
+    pub interface: String,
+    /// A device that was removed and made again has another one.
+    pub ifindex: u32,
+    /// The device's own, at most one per family: they masquerade what leaves through it.
+    pub addresses: Vec<IpAddr>,
+    /// UDP port, both ends, that the encapsulated packets use on the uplinks.
+    pub port: Port,
 }
 
 /// A pod of this node, as the CNI plugin attached it.

@@ -71,6 +71,7 @@ fn snapshot() -> impl Strategy<Value = Snapshot> {
             addresses: vec![NODE.into()],
             pod_cidrs: vec!["10.20.0.0/24".parse().expect("prefix")],
             cluster_cidrs: vec!["10.20.0.0/16".parse().expect("prefix")],
+            ..NodeConfig::default()
         },
         services: [a, b, c].into_iter().map(|service| (service.id.clone(), Arc::new(service))).collect(),
         ..Default::default()

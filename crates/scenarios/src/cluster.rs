@@ -236,6 +236,7 @@ pub fn snapshot(services: &[Service], node: Node) -> Snapshot {
             addresses: vec![IpAddr::V4(node.address())],
             pod_cidrs: vec![cidr(node.pod_cidr())],
             cluster_cidrs: vec![cidr("10.20.0.0/16")],
+            ..NodeConfig::default()
         },
         services: services.map(|service| (service.id.clone(), Arc::new(service))).collect(),
         peers: [(

@@ -2,5 +2,6 @@
 
 mod choice;
 mod isolation;
+mod nodes;
 mod objects;
 mod support;

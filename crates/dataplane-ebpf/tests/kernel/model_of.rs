@@ -20,6 +20,7 @@ pub(crate) fn node(name: &str, addresses: &[&str]) -> NodeConfig {
         addresses: addresses.iter().map(|text| address(text)).collect(),
         pod_cidrs: vec![],
         cluster_cidrs: ["10.20.0.0/16", "fd00:20::/32"].map(|cidr| cidr.parse().expect("cidr")).to_vec(),
+        ..NodeConfig::default()
     }
 }
 

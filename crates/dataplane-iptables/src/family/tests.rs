@@ -57,6 +57,7 @@ fn snapshot(services: impl IntoIterator<Item = ServicePort>) -> Snapshot {
         addresses: vec!["10.128.0.11".parse().expect("address")],
         pod_cidrs: vec![],
         cluster_cidrs: vec!["10.20.0.0/16".parse().expect("prefix")],
+        ..NodeConfig::default()
     };
     let services = services.into_iter().map(|service| (service.id.clone(), Arc::new(service))).collect();
     Snapshot { node, services, ..Default::default() }

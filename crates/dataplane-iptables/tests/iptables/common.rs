@@ -20,6 +20,7 @@ pub(crate) fn node() -> NodeConfig {
         addresses: vec![ip("192.168.50.2")],
         pod_cidrs: vec![cidr("10.128.1.0/24")],
         cluster_cidrs: vec![cidr("10.128.0.0/9")],
+        ..NodeConfig::default()
     }
 }
 

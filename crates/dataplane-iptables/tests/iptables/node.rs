@@ -50,6 +50,7 @@ pub(crate) fn node() -> NodeConfig {
         addresses: vec![ip("10.128.0.11")],
         pod_cidrs: vec![cidr("10.20.0.0/24")],
         cluster_cidrs: vec![cidr("10.20.0.0/16")],
+        ..NodeConfig::default()
     }
 }
 

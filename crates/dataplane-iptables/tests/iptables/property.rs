@@ -128,7 +128,7 @@ fn state() -> impl Strategy<Value = (Family, Snapshot, Options)> {
         );
         (vec(service(family), 0..6), node, options).prop_map(
             move |(services, (addresses, cluster_cidrs), options)| {
-                let node = NodeConfig { name: "n".into(), addresses, pod_cidrs: vec![], cluster_cidrs };
+                let node = NodeConfig { name: "n".into(), addresses, cluster_cidrs, ..NodeConfig::default() };
                 (family, crate::common::snapshot(node, services), options)
             },
         )

@@ -10,7 +10,7 @@ use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use model::Plane;
+use model::{NodePortAddresses, Plane};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
@@ -42,6 +42,9 @@ pub struct Args {
     /// Prefix of all pods of the cluster; once per address family
     #[arg(long = "cluster-cidr", value_name = "CIDR")]
     cluster_cidrs: Vec<IpNet>,
+    /// Which addresses of the node serve node ports: prefixes, or "primary" for the first of each family [default: all]
+    #[arg(long = "nodeport-addresses", value_name = "CIDR|primary", value_delimiter = ',')]
+    nodeport_addresses: Vec<NodePortFilter>,
     /// Where /healthz and /livez are served; "none" for nowhere
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:10256")]
     healthz_bind: Bind,
@@ -89,6 +92,44 @@ impl std::str::FromStr for Bind {
     }
 }
 
+/// One value of `--nodeport-addresses`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum NodePortFilter {
+    Primary,
+    Within(IpNet),
+}
+
+impl std::str::FromStr for NodePortFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "primary" => Ok(Self::Primary),
+            _ => text
+                .parse()
+                .map(Self::Within)
+                .map_err(|_| format!("invalid prefix {text:?}: want CIDR, or primary")),
+        }
+    }
+}
+
+/// "primary" stands alone, as in kube-proxy.
+fn node_ports(filters: &[NodePortFilter]) -> anyhow::Result<NodePortAddresses> {
+    let prefixes: Vec<IpNet> = filters
+        .iter()
+        .filter_map(|filter| match filter {
+            NodePortFilter::Primary => None,
+            NodePortFilter::Within(prefix) => Some(*prefix),
+        })
+        .collect();
+    match (filters.len(), prefixes.len()) {
+        (0, _) => Ok(NodePortAddresses::All),
+        (1, 0) => Ok(NodePortAddresses::Primary),
+        (all, given) if all == given => Ok(NodePortAddresses::Within(prefixes)),
+        _ => anyhow::bail!("--nodeport-addresses: \"primary\" cannot be combined with other values"),
+    }
+}
+
 impl From<PlaneArgs> for PlaneConfig {
     fn from(args: PlaneArgs) -> Self {
         let plane = match args.dataplane {
@@ -133,6 +174,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         socket: args.socket,
         uplinks: plane_config.uplinks,
         cluster_cidrs: args.cluster_cidrs,
+        node_ports: node_ports(&args.nodeport_addresses)?,
         healthz_bind: args.healthz_bind.0,
         timing: Timing::default(),
     };
@@ -160,4 +202,25 @@ async fn connect(kubeconfig: Option<PathBuf>, api_server: Option<String>) -> any
         (None, None) => kube::Config::infer().await.context("find an API server")?,
     };
     Client::try_from(config).context("set up the connection to the API server")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fact_53_node_port_addresses_are_prefixes_or_primary_alone() {
+        let read = |text: &str| {
+            let filters: Result<Vec<NodePortFilter>, _> =
+                text.split_terminator(',').map(str::parse).collect();
+            node_ports(&filters.map_err(anyhow::Error::msg)?)
+        };
+        assert_eq!(read("").expect("nothing"), NodePortAddresses::All);
+        assert_eq!(read("primary").expect("primary"), NodePortAddresses::Primary);
+        let prefixes = ["10.0.0.0/8", "fd00::/8"].map(|prefix| prefix.parse().expect("prefix")).to_vec();
+        assert_eq!(read("10.0.0.0/8,fd00::/8").expect("prefixes"), NodePortAddresses::Within(prefixes));
+        for wrong in ["primary,10.0.0.0/8", "10.0.0.1", "none"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
 }

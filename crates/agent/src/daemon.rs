@@ -7,6 +7,7 @@ use cluster::{Index, Problem, Settings};
 use dataplane::{Dataplane, Timing};
 use ipnet::IpNet;
 use kube::Client;
+use model::NodePortAddresses;
 use tokio::{
     net::TcpListener,
     sync::{mpsc, watch},
@@ -40,6 +41,8 @@ pub struct Config {
     pub uplinks: Vec<String>,
     /// Prefixes of all pods of the cluster.
     pub cluster_cidrs: Vec<IpNet>,
+    /// Which of the node's addresses serve node ports and health-check node ports.
+    pub node_ports: NodePortAddresses,
     /// Where `/healthz` and `/livez` are served; nowhere if `None`.
     pub healthz_bind: Option<SocketAddr>,
     pub timing: Timing,
@@ -75,8 +78,11 @@ pub async fn run(
     let (checks, wanted_checks) = watch::channel(Checks::default());
     let (problems, new_problems) = mpsc::unbounded_channel();
     let (notices, to_write) = mpsc::unbounded_channel();
-    let index =
-        Index::new(Settings { node: config.node.clone(), cluster_cidrs: config.cluster_cidrs.clone() });
+    let index = Index::new(Settings {
+        node: config.node.clone(),
+        cluster_cidrs: config.cluster_cidrs.clone(),
+        node_ports: config.node_ports.clone(),
+    });
     let (controller, task) = Controller::new(index, worker.clone(), Outlets { routes, checks, problems });
     controller.set_local_addresses(netlink.addresses_of(&config.uplinks).await.unwrap_or_default());
     let pods = Pods::open(pods::state_path(&config.socket), netlink.clone(), controller.clone()).await?;

@@ -14,7 +14,8 @@ use std::{
 use ipnet::IpNet;
 use kube::runtime::watcher::Event;
 use model::{
-    Endpoint, Generation, NodeConfig, Peer, PodName, ServiceName, ServicePort, ServicePortId, Tunnel, Update,
+    Endpoint, Generation, NodeConfig, NodePortAddresses, Peer, PodName, ServiceName, ServicePort,
+    ServicePortId, Tunnel, Update,
 };
 
 use crate::{
@@ -34,6 +35,8 @@ pub struct Settings {
     pub node: String,
     /// Prefixes of all pods of the cluster, both families.
     pub cluster_cidrs: Vec<IpNet>,
+    /// Which of the node's addresses serve node ports.
+    pub node_ports: NodePortAddresses,
 }
 
 /// See the module.
@@ -332,6 +335,7 @@ impl Index {
             pod_cidrs: node.pod_cidrs.clone(),
             cluster_cidrs: self.settings.cluster_cidrs.clone(),
             tunnel: self.tunnel.clone(),
+            node_ports: self.settings.node_ports.clone(),
         };
         if self.node_config.as_ref() != Some(&config) {
             self.pending.node = Some(config.clone());

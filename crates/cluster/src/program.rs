@@ -74,7 +74,7 @@ pub(crate) fn field_of(service: &Service, port: &model::ServicePort, frontend: &
         FrontendKind::ClusterIp => "spec.clusterIPs".to_owned(),
         FrontendKind::ExternalIp => "spec.externalIPs".to_owned(),
         FrontendKind::LoadBalancer => "status.loadBalancer.ingress".to_owned(),
-        FrontendKind::NodePort => {
+        FrontendKind::NodePort | FrontendKind::HostPort => {
             let same = |p: &&ServicePort| p.name == port.id.port && p.protocol == port.id.protocol;
             let index = service.ports.iter().find(same).map_or(0, |p| p.index);
             format!("spec.ports[{index}].nodePort")

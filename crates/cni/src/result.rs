@@ -79,6 +79,7 @@ mod tests {
             ifindex: 7,
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
             host_mac: MacAddress([2, 0, 0, 0, 0, 2]),
+            netns: None,
         };
         let address = |address: &str, gateway: &str| AddedAddress {
             address: address.parse().expect("prefix"),

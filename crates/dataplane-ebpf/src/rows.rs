@@ -7,7 +7,7 @@ use abi::{
     backend_flags, frontend_flags,
 };
 use model::{
-    FrontendAddress, FrontendKind, Masquerade, NodeConfig, Protocol, ServicePort, ServicePortId, Target,
+    Family, FrontendKind, Masquerade, NodeConfig, Protocol, ServicePort, ServicePortId, Target,
     TrafficPolicy, oracle::Origin,
 };
 
@@ -77,7 +77,7 @@ pub(crate) fn rows<A: Address>(service: &ServicePort, node: &NodeConfig) -> Resu
                 }
             }
         }
-        for address in addresses::<A>(frontend.address, node)? {
+        for address in addresses::<A>(frontend, service.id.family, node)? {
             let key = FrontendKey {
                 address,
                 port: Be16::new(frontend.port.get()),
@@ -98,12 +98,14 @@ pub(crate) fn rows<A: Address>(service: &ServicePort, node: &NodeConfig) -> Resu
     Ok(rows)
 }
 
-/// A node port stands for every address of the node, one row each.
-fn addresses<A: Address>(address: FrontendAddress, node: &NodeConfig) -> Result<Vec<A>, Unsupported> {
-    match address {
-        FrontendAddress::Ip(ip) => Ok(vec![A::from_ip(ip).ok_or(Unsupported::OtherFamily)?]),
-        FrontendAddress::Node => Ok(node.addresses.iter().filter_map(|ip| A::from_ip(*ip)).collect()),
-    }
+/// Where `frontend` is reached; a node port or host port may stand for several addresses, one row each.
+fn addresses<A: Address>(
+    frontend: &model::Frontend,
+    family: Family,
+    node: &NodeConfig,
+) -> Result<Vec<A>, Unsupported> {
+    let address = |ip| A::from_ip(ip).ok_or(Unsupported::OtherFamily);
+    node.addresses_at(frontend, family).into_iter().map(address).collect()
 }
 
 /// The set that clients of one origin choose from, and whether they are masqueraded.
@@ -151,8 +153,8 @@ fn set_id(id: &ServicePortId, what: &str) -> SetId {
         &id.port,
         id.protocol.lowercase(),
         match id.family {
-            model::Family::V4 => "4",
-            model::Family::V6 => "6",
+            Family::V4 => "4",
+            Family::V6 => "6",
         },
         what,
     ];
@@ -162,8 +164,14 @@ fn set_id(id: &ServicePortId, what: &str) -> SetId {
     }))
 }
 
-const KINDS: [FrontendKind; 4] =
-    [FrontendKind::ClusterIp, FrontendKind::ExternalIp, FrontendKind::LoadBalancer, FrontendKind::NodePort];
+/// By number. Numbers that no agent writes read as the first.
+const KINDS: [FrontendKind; 5] = [
+    FrontendKind::ClusterIp,
+    FrontendKind::ExternalIp,
+    FrontendKind::LoadBalancer,
+    FrontendKind::NodePort,
+    FrontendKind::HostPort,
+];
 
 fn kind_number(kind: FrontendKind) -> u32 {
     KINDS.iter().position(|other| *other == kind).map_or(0, |index| index as u32)
@@ -171,7 +179,8 @@ fn kind_number(kind: FrontendKind) -> u32 {
 
 /// The kind that a row was written with.
 pub(crate) fn kind(flags: u32) -> FrontendKind {
-    KINDS[(flags >> frontend_flags::KIND_SHIFT & frontend_flags::KIND_MASK) as usize]
+    let number = (flags >> frontend_flags::KIND_SHIFT & frontend_flags::KIND_MASK) as usize;
+    KINDS.get(number).copied().unwrap_or(FrontendKind::ClusterIp)
 }
 
 /// The prefilter's bit of a pod of this node.

@@ -81,6 +81,9 @@ impl FromStr for Protocol {
     }
 }
 
+/// Begins the port name of every host port.
+const HOST_PORT: &str = "hostPort-";
+
 /// A transport port, 1 to 65535.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "u16", into = "u16")]
@@ -169,6 +172,8 @@ impl fmt::Display for PodName {
 
 /// One port of one Service in one address family: the unit that is programmed, reported and isolated.
 ///
+/// A host port of a pod has one as well, see [`Self::of_host_port`].
+///
 /// Displays as kube-proxy's service port name: `namespace/name:port`, or `namespace/name` for an unnamed port.
 /// The field order is the sort order kube-proxy renders in.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -178,6 +183,31 @@ pub struct ServicePortId {
     pub port: String,
     pub protocol: Protocol,
     pub family: Family,
+}
+
+impl ServicePortId {
+    /// The host port `port` of `pod`, at `address` or at all addresses of the node.
+    ///
+    /// It can never be a Service's: names of Service ports are lower case (RFC 1123 labels).
+    pub fn of_host_port(
+        pod: &PodName,
+        (address, port): (Option<IpAddr>, Port),
+        protocol: Protocol,
+        family: Family,
+    ) -> Self {
+        let at = address.map_or_else(String::new, |address| format!("@{address}"));
+        Self {
+            service: ServiceName { namespace: pod.namespace.clone(), name: pod.name.clone() },
+            port: format!("{HOST_PORT}{port}{at}"),
+            protocol,
+            family,
+        }
+    }
+
+    /// Whether this is a pod's host port: then `service` names the pod.
+    pub fn is_host_port(&self) -> bool {
+        self.port.starts_with(HOST_PORT)
+    }
 }
 
 impl fmt::Display for ServicePortId {
@@ -209,5 +239,26 @@ mod tests {
         assert_eq!(id.to_string(), "d/c3:http");
         id.port.clear();
         assert_eq!(id.to_string(), "d/c3");
+    }
+
+    #[test]
+    fn host_ports_differ_by_address_port_and_protocol_and_from_every_service_port() {
+        let pod = PodName { namespace: "d".into(), name: "c3".into() };
+        let id = |address: Option<&str>, port, protocol| {
+            let address = address.map(|address| address.parse().expect("address"));
+            let at = (address, Port::new(port).expect("port"));
+            ServicePortId::of_host_port(&pod, at, protocol, Family::V4)
+        };
+        let all = [
+            id(None, 80, Protocol::Tcp),
+            id(None, 81, Protocol::Tcp),
+            id(None, 80, Protocol::Udp),
+            id(Some("10.128.0.11"), 80, Protocol::Tcp),
+        ];
+        assert_eq!(all.iter().collect::<std::collections::BTreeSet<_>>().len(), all.len());
+        assert_eq!(all[3].to_string(), "d/c3:hostPort-80@10.128.0.11");
+        assert!(all.iter().all(ServicePortId::is_host_port));
+        let service = ServicePortId { port: "hostport-80".into(), ..all[0].clone() };
+        assert!(!service.is_host_port());
     }
 }

@@ -7,6 +7,7 @@
 
 mod divergence;
 mod ids;
+mod node_ports;
 pub mod oracle;
 mod service;
 mod snapshot;
@@ -14,6 +15,7 @@ mod update;
 
 pub use divergence::{Answer, DIVERGENCES, Divergence, Plane, Situation};
 pub use ids::{Family, Generation, InvalidPort, PodName, Port, Protocol, ServiceName, ServicePortId};
+pub use node_ports::NodePortAddresses;
 pub use service::{
     Backend, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, Masquerade, ServicePort, Target,
     TrafficPolicy,

@@ -89,7 +89,7 @@ fn hairpin_or(masquerade: Masquerade, source: IpAddr, backend: IpAddr) -> Masque
     if source == backend { Masquerade::Yes } else { masquerade }
 }
 
-/// The frontend that `packet` is addressed to. An exact address wins over a node port.
+/// The frontend that `packet` is addressed to. An exact address wins over one that stands for the whole node.
 fn lookup<'a>(packet: &Packet, snapshot: &'a Snapshot) -> Option<(&'a ServicePort, &'a Frontend)> {
     let frontends = || {
         snapshot
@@ -103,15 +103,10 @@ fn lookup<'a>(packet: &Packet, snapshot: &'a Snapshot) -> Option<(&'a ServicePor
         frontend.address == FrontendAddress::Ip(packet.destination.ip())
     };
     let node_port = |(service, frontend): &(&ServicePort, &Frontend)| {
-        frontend.address == FrontendAddress::Node
-            && service.id.family == crate::Family::of(packet.destination.ip())
-            && is_node_address(&snapshot.node, packet.destination.ip())
+        let at = snapshot.node.addresses_at(frontend, service.id.family);
+        frontend.address == FrontendAddress::Node && at.contains(&packet.destination.ip())
     };
     frontends().find(exact).or_else(|| frontends().find(node_port))
-}
-
-fn is_node_address(node: &NodeConfig, address: IpAddr) -> bool {
-    node.addresses.contains(&address)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use crate::{Port, ServicePortId, oracle::Origin};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServicePort {
     pub id: ServicePortId,
-    /// In kube-proxy's order: cluster IP, external IPs, load-balancer IPs, node port.
+    /// In kube-proxy's order: cluster IP, external IPs, load-balancer IPs, node port. A host port is alone.
     pub frontends: Vec<Frontend>,
     /// What a client under Cluster policy may reach, sorted by address, without duplicates.
     pub cluster: Vec<Backend>,
@@ -42,7 +42,7 @@ pub struct Frontend {
     pub kind: FrontendKind,
     pub address: FrontendAddress,
     pub port: Port,
-    /// internalTrafficPolicy for a cluster IP, externalTrafficPolicy for every other kind.
+    /// internalTrafficPolicy for a cluster IP, Local for a host port, externalTrafficPolicy for every other kind.
     pub policy: TrafficPolicy,
     /// Sources allowed; empty means every source. Only load-balancer frontends carry them.
     pub source_ranges: Vec<IpNet>,
@@ -56,14 +56,17 @@ pub enum FrontendKind {
     ExternalIp,
     LoadBalancer,
     NodePort,
+    /// A port of one pod of this node, as the portmap plugin of CNI maps it: the pod is the only backend, its policy is
+    /// Local, and only what the node itself sends is masqueraded.
+    HostPort,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum FrontendAddress {
     Ip(IpAddr),
-    /// Every address of this node in the Service's family (a node port). The concrete ones are
-    /// [`crate::NodeConfig::addresses`].
+    /// The addresses of this node in the Service's family (a node port, or a host port without an address of its own).
+    /// The concrete ones are [`crate::NodeConfig::addresses_at`].
     Node,
 }
 

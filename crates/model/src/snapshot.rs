@@ -12,7 +12,7 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, PodName, Port, ServicePort, ServicePortId, oracle::Origin};
+use crate::{Generation, NodePortAddresses, PodName, Port, ServicePort, ServicePortId, oracle::Origin};
 
 /// Everything a dataplane is given. Values are shared, so that a clone costs keys only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +52,9 @@ pub struct NodeConfig {
     /// The device that other nodes' pods are reached through, where they are not routed natively.
     #[serde(default)]
     pub tunnel: Option<Tunnel>,
+    /// Which of `addresses` serve node ports.
+    #[serde(default)]
+    pub node_ports: NodePortAddresses,
 }
 
 /// An overlay device of this node. It exists: while it is being made there is no `Tunnel`.

@@ -106,6 +106,7 @@ impl Node {
                 "10.20.0.0/16".parse().expect("prefix"),
                 "fd20::/48".parse().expect("prefix"),
             ],
+            node_ports: model::NodePortAddresses::All,
             healthz_bind: Some(([127, 0, 0, 1], 10256).into()),
             timing: Timing {
                 retry: Backoff { first: Duration::from_millis(20), longest: Duration::from_millis(100) },

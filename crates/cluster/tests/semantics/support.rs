@@ -33,7 +33,11 @@ impl Cluster {
 
     pub(crate) fn unsynced() -> Self {
         let cluster_cidrs = vec!["10.20.0.0/16".parse().expect("prefix")];
-        let index = Index::new(Settings { node: NODE.into(), cluster_cidrs });
+        let index = Index::new(Settings {
+            node: NODE.into(),
+            cluster_cidrs,
+            node_ports: model::NodePortAddresses::All,
+        });
         Self { index, snapshot: Snapshot::default() }
     }
 

@@ -1,7 +1,10 @@
 use std::net::SocketAddr;
 
 use abi::{V4, V6};
-use model::{Backend as ModelBackend, Family, Frontend as ModelFrontend, Port, ServiceName};
+use model::{
+    Backend as ModelBackend, Family, Frontend as ModelFrontend, FrontendAddress, NodePortAddresses, Port,
+    ServiceName,
+};
 
 use super::*;
 
@@ -133,4 +136,18 @@ fn a_process_of_the_node_as_backend_has_its_answers_in_the_prefilter() {
     let rows = rows::<V4>(&host, &node()).expect("rows");
     let address = V4::from_ip("10.128.0.11".parse().expect("ip")).expect("v4");
     assert!(rows.bits.contains(&abi::prefilter::bit(address, Be16::new(8080), 6)));
+}
+
+#[test]
+fn node_ports_are_served_where_the_node_says_and_host_ports_everywhere() {
+    let filtered = NodeConfig {
+        node_ports: NodePortAddresses::Within(vec!["192.0.2.0/24".parse().expect("cidr")]),
+        ..node()
+    };
+    for (kind, expected) in [(FrontendKind::NodePort, 0), (FrontendKind::HostPort, 1)] {
+        let service = service(vec![frontend(kind, FrontendAddress::Node, TrafficPolicy::Local)]);
+        let rows = rows::<abi::V4>(&service, &filtered).expect("rows");
+        assert_eq!(rows.frontends.len(), expected, "{kind:?}");
+        assert!(rows.frontends.values().all(|row| super::kind(row.flags) == kind));
+    }
 }

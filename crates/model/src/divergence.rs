@@ -1,9 +1,11 @@
 //! The accepted differences between the planes, each written down once.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Snapshot,
+    FrontendAddress, FrontendKind, Snapshot,
     oracle::{Origin, Outcome, Packet},
 };
 
@@ -99,8 +101,18 @@ impl Situation<'_> {
     fn is_from_host_to_itself(&self) -> bool {
         let (source, destination) = (self.packet.source.ip(), self.packet.destination.ip());
         let node = &self.snapshot.node;
-        // The kernel chooses a local destination as the source, too.
-        source == destination || node.origin(source) == Origin::Node && node.addresses.contains(&destination)
+        // IPv4 chooses a local destination as the source, too; IPv6 an address that an interface has.
+        source == destination
+            || node.origin(source) == Origin::Node
+                && (node.addresses.contains(&destination) || self.is_load_balancer(destination))
+    }
+
+    /// Whether a load balancer hands packets to this address to its nodes, and it is local there.
+    fn is_load_balancer(&self, address: IpAddr) -> bool {
+        let mut frontends = self.snapshot.services.values().flat_map(|service| &service.frontends);
+        frontends.any(|frontend| {
+            frontend.kind == FrontendKind::LoadBalancer && frontend.address == FrontendAddress::Ip(address)
+        })
     }
 
     /// Whether a process of the node has no other backend than the node itself.

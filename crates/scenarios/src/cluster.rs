@@ -3,26 +3,25 @@
 //! Stands in for the `cluster` crate with the least that cases need, so that a mistake there shows as a
 //! difference and not as agreement.
 
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 
+use ipnet::IpNet;
 use model::{
     Backend, Family, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, NodeConfig, Peer, Port,
     Protocol, ServiceName, ServicePort, ServicePortId, Snapshot, TrafficPolicy,
 };
 
-use crate::places::{Node, Pod, VIP};
+use crate::places::{self, Node, Pair, Pod, VIP};
 
 /// A Service with one or several ports.
 #[derive(Clone, Debug)]
 pub struct Service {
     name: &'static str,
-    cluster_ip: Ipv4Addr,
+    families: Vec<Family>,
+    cluster_ip: Pair,
     ports: Vec<ServicePortSpec>,
     load_balancer: bool,
-    external_ip: Option<Ipv4Addr>,
+    external_ip: Option<Pair>,
     internal: TrafficPolicy,
     external: TrafficPolicy,
     source_ranges: Vec<&'static str>,
@@ -55,11 +54,12 @@ enum State {
 }
 
 impl Service {
-    /// Cluster IP 10.24.0.`last`; Cluster policy, no ports, no backends.
+    /// Dual stack, cluster IP number `last`; Cluster policy, no ports, no backends.
     pub fn new(name: &'static str, last: u8) -> Self {
         Self {
             name,
-            cluster_ip: Ipv4Addr::new(10, 24, 0, last),
+            families: Family::ALL.to_vec(),
+            cluster_ip: places::cluster_ip(last),
             ports: vec![],
             load_balancer: false,
             external_ip: None,
@@ -107,8 +107,8 @@ impl Service {
     }
 
     #[must_use]
-    pub fn external_ip(mut self, address: Ipv4Addr) -> Self {
-        self.external_ip = Some(address);
+    pub fn external_ip(mut self, last: u8) -> Self {
+        self.external_ip = Some(places::external_ip(last));
         self
     }
 
@@ -126,6 +126,14 @@ impl Service {
         self
     }
 
+    /// Single stack.
+    #[must_use]
+    pub fn only(mut self, family: Family) -> Self {
+        self.families = vec![family];
+        self
+    }
+
+    /// Of both families; those of one guard its addresses only.
     #[must_use]
     pub fn source_ranges(mut self, ranges: &[&'static str]) -> Self {
         self.source_ranges = ranges.to_vec();
@@ -151,31 +159,41 @@ impl Service {
     }
 
     fn service_ports(&self, node: Node) -> impl Iterator<Item = ServicePort> {
-        self.ports.iter().map(move |port| ServicePort {
+        let families = self.families.iter();
+        families
+            .flat_map(move |family| self.ports.iter().map(move |port| self.service_port(node, *family, port)))
+    }
+
+    fn service_port(&self, node: Node, family: Family, port: &ServicePortSpec) -> ServicePort {
+        ServicePort {
             id: ServicePortId {
                 service: ServiceName { namespace: "scenario".into(), name: self.name.into() },
                 port: port.name.into(),
                 protocol: port.protocol,
-                family: Family::V4,
+                family,
             },
-            frontends: self.frontends(port),
-            cluster: self.usable(node, port, |_| true),
-            local: self.usable(node, port, |pod| pod.node() == node),
+            frontends: self.frontends(family, port),
+            cluster: self.usable(node, family, port, |_| true),
+            local: self.usable(node, family, port, |pod| pod.node() == node),
             usable_anywhere: !self.backends.is_empty(),
-            endpoints: self.known(node, port),
+            endpoints: self.known(node, family, port),
             affinity_seconds: self.affinity_seconds,
             health_check_port: None,
-        })
+        }
     }
 
-    fn frontends(&self, spec: &ServicePortSpec) -> Vec<Frontend> {
+    fn frontends(&self, family: Family, spec: &ServicePortSpec) -> Vec<Frontend> {
         let port = Port::new(spec.port).expect("a case's port");
-        let at = |kind, address: Ipv4Addr, policy, ranges: &[&str]| Frontend {
+        let prefixes = |ranges: &[&str]| -> Vec<IpNet> {
+            let all = ranges.iter().map(|range| range.parse().expect("a case's prefix"));
+            all.filter(|range: &IpNet| Family::of(range.addr()) == family).collect()
+        };
+        let at = |kind, address: Pair, policy, ranges: &[&str]| Frontend {
             kind,
-            address: FrontendAddress::Ip(address.into()),
+            address: FrontendAddress::Ip(address.of(family)),
             port,
             policy,
-            source_ranges: ranges.iter().map(|range| range.parse().expect("a case's prefix")).collect(),
+            source_ranges: prefixes(ranges),
         };
         let mut frontends = vec![at(FrontendKind::ClusterIp, self.cluster_ip, self.internal, &[])];
         frontends.extend(self.external_ip.map(|ip| at(FrontendKind::ExternalIp, ip, self.external, &[])));
@@ -192,8 +210,8 @@ impl Service {
         frontends
     }
 
-    fn known(&self, node: Node, port: &ServicePortSpec) -> Vec<KnownEndpoint> {
-        let address = |(pod, state): &(Pod, State)| backend(*pod, port, node, *state).address;
+    fn known(&self, node: Node, family: Family, port: &ServicePortSpec) -> Vec<KnownEndpoint> {
+        let address = |(pod, state): &(Pod, State)| backend(*pod, family, port, node, *state).address;
         let known = |of| KnownEndpoint { address: address(of), serving: true };
         let mut known: Vec<_> = self.backends.iter().map(known).collect();
         known.sort();
@@ -201,10 +219,17 @@ impl Service {
     }
 
     /// Ready backends among those wanted, or else those that terminate.
-    fn usable(&self, node: Node, port: &ServicePortSpec, wanted: impl Fn(Pod) -> bool) -> Vec<Backend> {
+    fn usable(
+        &self,
+        node: Node,
+        family: Family,
+        port: &ServicePortSpec,
+        wanted: impl Fn(Pod) -> bool,
+    ) -> Vec<Backend> {
         let of = |state: State| {
             let pods = self.backends.iter().filter(|(pod, is)| wanted(*pod) && *is == state);
-            let mut backends: Vec<_> = pods.map(|(pod, _)| backend(*pod, port, node, state)).collect();
+            let mut backends: Vec<_> =
+                pods.map(|(pod, _)| backend(*pod, family, port, node, state)).collect();
             backends.sort();
             backends
         };
@@ -213,13 +238,13 @@ impl Service {
     }
 }
 
-fn backend(pod: Pod, port: &ServicePortSpec, node: Node, state: State) -> Backend {
+fn backend(pod: Pod, family: Family, port: &ServicePortSpec, node: Node, state: State) -> Backend {
     let number = match port.target {
         Target::Number(number) => number,
         Target::PerNode(on_a, on_b) => [on_a, on_b][pod.node() as usize],
     };
     Backend {
-        address: SocketAddr::new(pod.address().into(), number),
+        address: SocketAddr::new(pod.address(family), number),
         local: pod.node() == node,
         terminating: state == State::Terminating,
     }
@@ -227,27 +252,31 @@ fn backend(pod: Pod, port: &ServicePortSpec, node: Node, state: State) -> Backen
 
 /// What `node` is to program; endpoints are the topology's to add.
 pub fn snapshot(services: &[Service], node: Node) -> Snapshot {
-    let other = Node::ALL.into_iter().find(|other| *other != node).expect("two nodes");
     let services = services.iter().flat_map(|service| service.service_ports(node));
-    let cidr = |text: &str| text.parse().expect("prefix");
+    let peer = peer(node.other());
     Snapshot {
-        node: NodeConfig {
-            name: node.name().into(),
-            addresses: vec![IpAddr::V4(node.address())],
-            pod_cidrs: vec![cidr(node.pod_cidr())],
-            cluster_cidrs: vec![cidr("10.20.0.0/16")],
-            ..NodeConfig::default()
-        },
+        node: config(node),
         services: services.map(|service| (service.id.clone(), Arc::new(service))).collect(),
-        peers: [(
-            other.name().to_owned(),
-            Arc::new(Peer {
-                name: other.name().into(),
-                addresses: vec![other.address().into()],
-                pod_cidrs: vec![cidr(other.pod_cidr())],
-            }),
-        )]
-        .into(),
+        peers: [(peer.name.clone(), Arc::new(peer))].into(),
         ..Default::default()
     }
+}
+
+fn config(node: Node) -> NodeConfig {
+    NodeConfig {
+        name: node.name().into(),
+        addresses: in_both(|family| node.address(family)),
+        pod_cidrs: in_both(|family| node.pod_cidr(family)),
+        cluster_cidrs: in_both(places::cluster_cidr),
+        ..NodeConfig::default()
+    }
+}
+
+fn peer(node: Node) -> Peer {
+    let NodeConfig { name, addresses, pod_cidrs, .. } = config(node);
+    Peer { name, addresses, pod_cidrs }
+}
+
+fn in_both<T>(of: impl Fn(Family) -> T) -> Vec<T> {
+    Family::ALL.map(of).into()
 }

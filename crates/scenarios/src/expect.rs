@@ -6,17 +6,17 @@ use std::{
 };
 
 use model::{
-    Answer, Masquerade, Plane, Protocol, Situation, Snapshot,
+    Answer, Family, Masquerade, Plane, Protocol, Situation, Snapshot,
     oracle::{Outcome, Packet, forward},
 };
 
-use crate::places::{Node, Place, Pod, VIP};
+use crate::places::{Node, Place, Pod, To, VIP};
 
-/// One question, asked over connections of their own.
+/// One question, asked over connections of their own: in a case of any family, or of one.
 #[derive(Clone, Copy, Debug)]
-pub struct Probe {
+pub struct Probe<T = To> {
     pub from: Place,
-    pub to: SocketAddr,
+    pub to: T,
     pub protocol: Protocol,
     /// Which node the edge sends the load-balancer address to.
     pub via: Node,
@@ -26,15 +26,18 @@ pub struct Probe {
     pub datagram: usize,
 }
 
-impl Probe {
+/// A probe of one family.
+pub type Question = Probe<SocketAddr>;
+
+impl<T> Probe<T> {
     /// TCP, by node-a where that matters, often enough to meet each of three backends.
     ///
     /// Missing one of three in 40 tries has a chance of 3 × (2/3)^40 < 10^-6.
-    pub fn tcp(from: Place, to: impl Into<SocketAddr>) -> Self {
-        Self { from, to: to.into(), protocol: Protocol::Tcp, via: Node::A, times: 40, datagram: 64 }
+    pub fn tcp(from: Place, to: T) -> Self {
+        Self { from, to, protocol: Protocol::Tcp, via: Node::A, times: 40, datagram: 64 }
     }
 
-    pub fn udp(from: Place, to: impl Into<SocketAddr>) -> Self {
+    pub fn udp(from: Place, to: T) -> Self {
         Self { protocol: Protocol::Udp, ..Self::tcp(from, to) }
     }
 
@@ -54,6 +57,14 @@ impl Probe {
     pub fn times(mut self, times: usize) -> Self {
         self.times = times;
         self
+    }
+}
+
+impl Probe {
+    /// The same question in one family.
+    pub fn of(self, family: Family) -> Question {
+        let Self { from, to, protocol, via, times, datagram } = self;
+        Probe { from, to: to.of(family), protocol, via, times, datagram }
     }
 }
 
@@ -104,11 +115,10 @@ pub struct Oracle {
 
 impl Oracle {
     /// The outcome at the node that decides: the first that knows the destination.
-    pub fn outcome(&self, probe: &Probe) -> (Node, Outcome) {
+    pub fn outcome(&self, probe: &Question) -> (Node, Outcome) {
         let first = first_node(probe);
         let outcome = self.at(first, probe);
-        let owner = Node::ALL.into_iter().find(|node| IpAddr::V4(node.address()) == probe.to.ip());
-        match owner {
+        match Node::at(probe.to.ip()) {
             // A node's own address is routed to it, and it decides.
             Some(owner) if outcome == Outcome::Untouched && owner != first => (owner, self.at(owner, probe)),
             _ => (first, outcome),
@@ -116,7 +126,7 @@ impl Oracle {
     }
 
     /// What a client notices on `plane` instead of an answer; `None` where packets flow.
-    pub fn answer(&self, plane: Plane, probe: &Probe) -> Option<Answer> {
+    pub fn answer(&self, plane: Plane, probe: &Question) -> Option<Answer> {
         let (node, outcome) = self.outcome(probe);
         plane.answer(&Situation {
             packet: &packet(probe),
@@ -125,12 +135,12 @@ impl Oracle {
         })
     }
 
-    fn at(&self, node: Node, probe: &Probe) -> Outcome {
+    fn at(&self, node: Node, probe: &Question) -> Outcome {
         forward(&packet(probe), &self.snapshots[&node])
     }
 
     /// What the oracle's outcome means for a client.
-    pub fn want(&self, probe: &Probe) -> Want {
+    pub fn want(&self, probe: &Question) -> Want {
         let (node, outcome) = self.outcome(probe);
         match outcome {
             Outcome::Untouched => Want::NotAService,
@@ -165,39 +175,33 @@ impl Seen {
     }
 
     pub fn from_address(address: IpAddr, from: Place) -> Self {
-        if address == IpAddr::V4(from.address()) {
+        if from.addresses().contains(address) {
             return Self::Own;
         }
-        match Node::ALL.into_iter().find(|node| IpAddr::V4(node.address()) == address) {
-            Some(node) => Self::Node(node),
-            None => Self::Other(address),
-        }
+        Node::at(address).map_or(Self::Other(address), Self::Node)
     }
 }
 
 /// The first packet of a connection.
-fn packet(probe: &Probe) -> Packet {
+fn packet(probe: &Question) -> Packet {
     let source = SocketAddr::new(source(probe), 40_000);
     Packet { source, destination: probe.to, protocol: probe.protocol }
 }
 
-/// The address that the client's kernel chooses: to an address of the machine itself, that one.
-fn source(probe: &Probe) -> IpAddr {
-    match probe.from {
-        Place::Host(_) if probe.to.ip() == IpAddr::V4(VIP) => VIP.into(),
-        from => from.address().into(),
+/// The address that the client's kernel chooses: to a local address of the machine itself, that one in IPv4; in IPv6
+/// one that an interface has (`ipv6_dev_get_saddr`).
+fn source(probe: &Question) -> IpAddr {
+    match (probe.from, probe.to.ip()) {
+        (Place::Host(_), to @ IpAddr::V4(_)) if VIP.contains(to) => to,
+        (from, to) => from.address(Family::of(to)),
     }
 }
 
 /// The node whose rules a probe's packets meet first.
-fn first_node(probe: &Probe) -> Node {
+fn first_node(probe: &Question) -> Node {
     match probe.from {
         Place::Pod(pod) => pod.node(),
         Place::Host(node) => node,
-        Place::Client if probe.to.ip() == IpAddr::V4(VIP) => probe.via,
-        Place::Client => Node::ALL
-            .into_iter()
-            .find(|node| IpAddr::V4(node.address()) == probe.to.ip())
-            .unwrap_or(probe.via),
+        Place::Client => Node::at(probe.to.ip()).unwrap_or(probe.via),
     }
 }

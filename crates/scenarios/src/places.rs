@@ -1,6 +1,9 @@
-//! Who is who in the two-node cluster: names and addresses. Never touches a kernel.
+//! Who is who in the two-node cluster: names and addresses in both families. Never touches a kernel.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use ipnet::IpNet;
+use model::Family;
 
 /// A node of the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -28,13 +31,74 @@ pub enum Place {
     Host(Node),
 }
 
+/// An address and port that a case asks, in whichever family it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct To {
+    address: Spot,
+    pub port: u16,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Spot {
+    ClusterIp(u8),
+    Vip,
+    ExternalIp(u8),
+    Node(Node),
+}
+
+/// The same address in both families.
+#[derive(Clone, Copy, Debug)]
+pub struct Pair(Ipv4Addr, Ipv6Addr);
+
 /// The gateway address that every pod has, and that no machine has.
-pub const POD_GATEWAY: Ipv4Addr = Ipv4Addr::new(169, 254, 1, 1);
-pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
-pub const EDGE_CLIENT_SIDE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
-pub const EDGE_NODE_SIDE: Ipv4Addr = Ipv4Addr::new(10, 128, 0, 1);
+pub const POD_GATEWAY: Pair = Pair(Ipv4Addr::new(169, 254, 1, 1), Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1));
+const CLIENT: Pair = Pair(Ipv4Addr::new(198, 51, 100, 10), client(0x10));
+pub const EDGE_CLIENT_SIDE: Pair = Pair(Ipv4Addr::new(198, 51, 100, 1), client(1));
+pub const EDGE_NODE_SIDE: Pair = Pair(Ipv4Addr::new(10, 128, 0, 1), node(1));
 /// The load-balancer address, local on every node.
-pub const VIP: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
+pub const VIP: Pair =
+    Pair(Ipv4Addr::new(203, 0, 113, 10), Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10));
+
+const fn client(last: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, last)
+}
+
+const fn node(last: u16) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd00, 0x128, 0, 0, 0, 0, 0, last)
+}
+
+impl Pair {
+    pub const fn of(self, family: Family) -> IpAddr {
+        match family {
+            Family::V4 => IpAddr::V4(self.0),
+            Family::V6 => IpAddr::V6(self.1),
+        }
+    }
+
+    pub fn contains(self, address: IpAddr) -> bool {
+        self.of(Family::of(address)) == address
+    }
+}
+
+/// All pods of the cluster.
+pub fn cluster_cidr(family: Family) -> IpNet {
+    match family {
+        Family::V4 => "10.20.0.0/16",
+        Family::V6 => "fd00:20::/32",
+    }
+    .parse()
+    .expect("prefix")
+}
+
+/// Address number `last` of the Services' range.
+pub const fn cluster_ip(last: u8) -> Pair {
+    Pair(Ipv4Addr::new(10, 24, 0, last), Ipv6Addr::new(0xfd00, 0x24, 0, 0, 0, 0, 0, last as u16))
+}
+
+/// An external IP that no machine has.
+pub const fn external_ip(last: u8) -> Pair {
+    Pair(Ipv4Addr::new(203, 0, 113, last), Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, last as u16))
+}
 
 impl Node {
     pub const ALL: [Self; 2] = [Self::A, Self::B];
@@ -46,14 +110,35 @@ impl Node {
         }
     }
 
-    pub const fn address(self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 128, 0, 11 + self as u8)
+    pub const fn addresses(self) -> Pair {
+        Pair(Ipv4Addr::new(10, 128, 0, 11 + self as u8), node(0x11 + self as u16))
     }
 
-    pub const fn pod_cidr(self) -> &'static str {
+    pub const fn address(self, family: Family) -> IpAddr {
+        self.addresses().of(family)
+    }
+
+    /// The node with that address.
+    pub fn at(address: IpAddr) -> Option<Self> {
+        Self::ALL.into_iter().find(|node| node.addresses().contains(address))
+    }
+
+    pub fn pod_cidr(self, family: Family) -> IpNet {
+        match (self, family) {
+            (Self::A, Family::V4) => "10.20.0.0/24",
+            (Self::B, Family::V4) => "10.20.1.0/24",
+            (Self::A, Family::V6) => "fd00:20::/64",
+            (Self::B, Family::V6) => "fd00:20:0:1::/64",
+        }
+        .parse()
+        .expect("prefix")
+    }
+
+    #[must_use]
+    pub fn other(self) -> Self {
         match self {
-            Self::A => "10.20.0.0/24",
-            Self::B => "10.20.1.0/24",
+            Self::A => Self::B,
+            Self::B => Self::A,
         }
     }
 
@@ -81,8 +166,16 @@ impl Pod {
         }
     }
 
-    pub const fn address(self) -> Ipv4Addr {
-        Ipv4Addr::new(10, 20, self.node() as u8, 11 + self as u8 % 2)
+    pub const fn addresses(self) -> Pair {
+        let (node, last) = (self.node() as u8, 11 + self as u8 % 2);
+        Pair(
+            Ipv4Addr::new(10, 20, node, last),
+            Ipv6Addr::new(0xfd00, 0x20, 0, node as u16, 0, 0, 0, last as u16),
+        )
+    }
+
+    pub const fn address(self, family: Family) -> IpAddr {
+        self.addresses().of(family)
     }
 
     /// The pod of that name or with that address.
@@ -91,16 +184,49 @@ impl Pod {
     }
 
     pub fn at(address: IpAddr) -> Option<Self> {
-        Self::ALL.into_iter().find(|pod| IpAddr::V4(pod.address()) == address)
+        Self::ALL.into_iter().find(|pod| pod.addresses().contains(address))
     }
 }
 
 impl Place {
-    pub const fn address(self) -> Ipv4Addr {
+    pub const fn addresses(self) -> Pair {
         match self {
             Self::Client => CLIENT,
-            Self::Pod(pod) => pod.address(),
-            Self::Host(node) => node.address(),
+            Self::Pod(pod) => pod.addresses(),
+            Self::Host(node) => node.addresses(),
         }
+    }
+
+    pub const fn address(self, family: Family) -> IpAddr {
+        self.addresses().of(family)
+    }
+}
+
+impl To {
+    pub const fn cluster_ip(last: u8, port: u16) -> Self {
+        Self { address: Spot::ClusterIp(last), port }
+    }
+
+    pub const fn vip(port: u16) -> Self {
+        Self { address: Spot::Vip, port }
+    }
+
+    pub const fn external_ip(last: u8, port: u16) -> Self {
+        Self { address: Spot::ExternalIp(last), port }
+    }
+
+    /// A port of a node's own address.
+    pub const fn node(node: Node, port: u16) -> Self {
+        Self { address: Spot::Node(node), port }
+    }
+
+    pub const fn of(self, family: Family) -> SocketAddr {
+        let pair = match self.address {
+            Spot::ClusterIp(last) => cluster_ip(last),
+            Spot::Vip => VIP,
+            Spot::ExternalIp(last) => external_ip(last),
+            Spot::Node(node) => node.addresses(),
+        };
+        SocketAddr::new(pair.of(family), self.port)
     }
 }

@@ -43,6 +43,7 @@ impl NodePlane {
                     let config = dataplane_ebpf::Config {
                         bpffs: pins.0.clone(),
                         uplinks: vec!["eth0".to_owned()],
+                        conntrack_entries: 4096,
                         ..Default::default()
                     };
                     Ok(Box::new(dataplane_ebpf::EbpfDataplane::open(config)?))

@@ -45,19 +45,19 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Starts `pod`'s servers. Call it on a thread inside the pod's namespace.
+    /// Starts `pod`'s servers, for both families. Call it on a thread inside the pod's namespace.
     ///
     /// # Errors
     /// A port is taken.
     pub fn start(&mut self, pod: Pod) -> io::Result<()> {
         for port in TCP_PORTS {
-            let listener = TcpListener::bind(("0.0.0.0", port))?;
+            let listener = TcpListener::bind(("::", port))?;
             end_waits(&listener)?;
             let stop = Arc::clone(&self.stop);
             self.threads.push(std::thread::spawn(move || serve_tcp(&listener, pod, &stop)));
         }
         for port in UDP_PORTS {
-            let socket = UdpSocket::bind(("0.0.0.0", port))?;
+            let socket = UdpSocket::bind(("::", port))?;
             end_waits(&socket)?;
             let stop = Arc::clone(&self.stop);
             self.threads.push(std::thread::spawn(move || serve_udp(&socket, pod, &stop)));
@@ -84,7 +84,7 @@ fn serve_tcp(listener: &TcpListener, pod: Pod, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         if let Ok((stream, client)) = listener.accept() {
             // The stream's thread ends with the client's.
-            std::thread::spawn(move || serve_stream(stream, pod, client.ip()));
+            std::thread::spawn(move || serve_stream(stream, pod, client.ip().to_canonical()));
         }
     }
 }
@@ -105,7 +105,7 @@ fn serve_udp(socket: &UdpSocket, pod: Pod, stop: &AtomicBool) {
     let mut buffer = [0; DATAGRAM];
     while !stop.load(Ordering::Relaxed) {
         if let Ok((size, client)) = socket.recv_from(&mut buffer) {
-            let answer = format!("{:<size$}", format!("{} {}", pod.name(), client.ip()));
+            let answer = format!("{:<size$}", format!("{} {}", pod.name(), client.ip().to_canonical()));
             let _ = socket.send_to(answer.as_bytes(), client);
         }
     }

@@ -2,15 +2,15 @@
 
 use std::{
     io::Write as _,
-    net::Ipv4Addr,
+    net::IpAddr,
     process::Stdio,
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use model::{Endpoint, MacAddress, PodName};
+use model::{Endpoint, Family, MacAddress, PodName};
 use netns::Owned;
 
-use crate::places::{CLIENT, EDGE_CLIENT_SIDE, EDGE_NODE_SIDE, Node, POD_GATEWAY, Place, Pod, VIP};
+use crate::places::{EDGE_CLIENT_SIDE, EDGE_NODE_SIDE, Node, POD_GATEWAY, Place, Pod, VIP};
 
 /// All namespaces; dropping it removes them.
 #[derive(Debug)]
@@ -59,18 +59,19 @@ impl Topology {
 
     /// Makes the edge send what goes to the load-balancer address to `node`.
     pub fn route_vip(&self, node: Node) {
-        ip(&self.edge, &format!("route replace {VIP} via {}\n", node.address()));
+        let route = |family| format!("route replace {} via {}\n", VIP.of(family), node.address(family));
+        ip(&self.edge, &Family::ALL.map(route).concat());
     }
 
     /// The pods of `node` as the CNI plugin would report them.
     pub fn endpoints(&self, node: Node) -> Vec<Endpoint> {
         let endpoint = |pod: Pod| Endpoint {
             pod: PodName { namespace: "scenario".into(), name: pod.name().into() },
-            addresses: vec![pod.address().into()],
+            addresses: Family::ALL.map(|family| pod.address(family)).into(),
             interface: host_side(pod),
             ifindex: self.ifindex(node, &host_side(pod)),
-            mac: mac(pod.address(), 0x02),
-            host_mac: mac(pod.address(), 0x06),
+            mac: mac(pod, 0x02),
+            host_mac: mac(pod, 0x06),
             netns: Some(self.pod(pod).path()),
         };
         node.pods().map(endpoint).collect()
@@ -98,24 +99,13 @@ impl Topology {
 
     fn wire(&self) {
         for machine in [&self.edge, &self.client].into_iter().chain(&self.nodes).chain(&self.pods) {
-            let settings = || {
-                for name in ["all", "default"] {
-                    write(&format!("ipv4/conf/{name}/rp_filter"), "0");
-                    write(&format!("ipv4/conf/{name}/send_redirects"), "0");
-                }
-            };
-            machine.run(settings).expect("enter namespace");
+            machine.run(set_up_stack).expect("enter namespace");
         }
         for router in [&self.edge].into_iter().chain(&self.nodes) {
-            router.run(|| write("ipv4/ip_forward", "1")).expect("enter namespace");
+            router.run(forward).expect("enter namespace");
         }
         ip(&self.edge, &self.edge_wiring());
-        ip(
-            &self.client,
-            &format!(
-                "link set eth0 up\naddr add {CLIENT}/24 dev eth0\nroute add default via {EDGE_CLIENT_SIDE}\n"
-            ),
-        );
+        ip(&self.client, &client_wiring());
         for node in Node::ALL {
             ip(self.node(node), &self.node_wiring(node));
             for pod in node.pods() {
@@ -134,35 +124,43 @@ impl Topology {
             batch += &format!("link set {name} master nodes up\n");
         }
         batch += "link set client up\nlink set nodes up\n";
-        batch +=
-            &format!("addr add {EDGE_CLIENT_SIDE}/24 dev client\naddr add {EDGE_NODE_SIDE}/24 dev nodes\n");
-        for node in Node::ALL {
-            batch += &format!("route add {} via {}\n", node.pod_cidr(), node.address());
+        for family in Family::ALL {
+            batch += &add_address(EDGE_CLIENT_SIDE.of(family), subnet(family), "client");
+            batch += &add_address(EDGE_NODE_SIDE.of(family), subnet(family), "nodes");
+            for node in Node::ALL {
+                batch += &format!("route add {} via {}\n", node.pod_cidr(family), node.address(family));
+            }
         }
         batch
     }
 
     fn node_wiring(&self, node: Node) -> String {
-        let mut batch = format!("link set eth0 up\naddr add {}/24 dev eth0\n", node.address());
-        batch += &format!("route add default via {EDGE_NODE_SIDE}\n");
-        // What a cloud's guest agent does for forwarding rules.
-        batch += &format!("route add local {VIP} dev eth0 proto 66\n");
-        for other in Node::ALL.into_iter().filter(|other| *other != node) {
-            batch += &format!("route add {} via {}\n", other.pod_cidr(), other.address());
+        let mut batch = String::from("link set eth0 up\n");
+        for family in Family::ALL {
+            batch += &add_address(node.address(family), subnet(family), "eth0");
+            batch += &format!("route add default via {}\n", EDGE_NODE_SIDE.of(family));
+            // What a cloud's guest agent does for forwarding rules.
+            batch += &format!("route add local {} dev eth0 table local proto 66\n", VIP.of(family));
+            let other = node.other();
+            batch += &format!("route add {} via {}\n", other.pod_cidr(family), other.address(family));
         }
         batch
     }
 
     fn host_side_wiring(&self, pod: Pod) -> String {
-        let (interface, address) = (host_side(pod), pod.address());
-        let (mac, host_mac) = (mac(address, 0x02), mac(address, 0x06));
-        format!(
+        let interface = host_side(pod);
+        let (mac, host_mac) = (mac(pod, 0x02), mac(pod, 0x06));
+        let mut batch = format!(
             "link add {interface} address {host_mac} type veth peer name eth0 address {mac} netns {}\n\
-             link set {interface} up\n\
-             route add {address}/32 dev {interface}\n\
-             neigh add {address} lladdr {mac} dev {interface} nud permanent\n",
+             link set {interface} up\n",
             self.pod(pod).name()
-        )
+        );
+        for family in Family::ALL {
+            let (address, length) = (pod.address(family), single(family));
+            batch += &format!("route add {address}/{length} dev {interface}\n");
+            batch += &format!("neigh add {address} lladdr {mac} dev {interface} nud permanent\n");
+        }
+        batch
     }
 }
 
@@ -172,16 +170,63 @@ impl Default for Topology {
     }
 }
 
+fn client_wiring() -> String {
+    let mut batch = String::from("link set eth0 up\n");
+    for family in Family::ALL {
+        batch += &add_address(Place::Client.address(family), subnet(family), "eth0");
+        batch += &format!("route add default via {}\n", EDGE_CLIENT_SIDE.of(family));
+    }
+    batch
+}
+
 fn pod_wiring(pod: Pod) -> String {
-    format!(
-        "link set eth0 up\n\
-         addr add {}/32 dev eth0\n\
-         route add {POD_GATEWAY} dev eth0 scope link\n\
-         route add default via {POD_GATEWAY} dev eth0\n\
-         neigh add {POD_GATEWAY} lladdr {} dev eth0 nud permanent\n",
-        pod.address(),
-        mac(pod.address(), 0x06)
-    )
+    let mut batch = String::from("link set eth0 up\n");
+    for family in Family::ALL {
+        let gateway = POD_GATEWAY.of(family);
+        batch += &add_address(pod.address(family), single(family), "eth0");
+        batch += &format!("neigh add {gateway} lladdr {} dev eth0 nud permanent\n", mac(pod, 0x06));
+        batch += &format!("route add default via {gateway} dev eth0 onlink\n");
+    }
+    batch
+}
+
+/// Without duplicate address detection: the address is there at once.
+fn add_address(address: IpAddr, length: u8, device: &str) -> String {
+    let no_detection = if address.is_ipv6() { " nodad" } else { "" };
+    format!("addr add {address}/{length} dev {device}{no_detection}\n")
+}
+
+/// The length of a segment's prefix.
+const fn subnet(family: Family) -> u8 {
+    match family {
+        Family::V4 => 24,
+        Family::V6 => 64,
+    }
+}
+
+/// The length of a single address's prefix.
+const fn single(family: Family) -> u8 {
+    match family {
+        Family::V4 => 32,
+        Family::V6 => 128,
+    }
+}
+
+/// Before any interface is there: each takes over the defaults.
+fn set_up_stack() {
+    for name in ["all", "default"] {
+        write(&format!("ipv4/conf/{name}/rp_filter"), "0");
+        write(&format!("ipv4/conf/{name}/send_redirects"), "0");
+        write(&format!("ipv6/conf/{name}/accept_dad"), "0");
+        write(&format!("ipv6/conf/{name}/accept_ra"), "0");
+        write(&format!("ipv6/conf/{name}/accept_redirects"), "0");
+    }
+}
+
+fn forward() {
+    write("ipv4/ip_forward", "1");
+    write("ipv6/conf/all/forwarding", "1");
+    write("ipv6/conf/default/forwarding", "1");
 }
 
 fn host_side(pod: Pod) -> String {
@@ -189,9 +234,8 @@ fn host_side(pod: Pod) -> String {
 }
 
 /// Locally administered; the first byte tells the ends of a pair apart.
-fn mac(address: Ipv4Addr, first: u8) -> MacAddress {
-    let [a, b, c, d] = address.octets();
-    MacAddress([first, 0, a, b, c, d])
+fn mac(pod: Pod, first: u8) -> MacAddress {
+    MacAddress([first, 0, 10, 20, pod.node() as u8, pod as u8])
 }
 
 fn write(name: &str, value: &str) {

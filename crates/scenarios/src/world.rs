@@ -3,16 +3,16 @@
 use std::{
     collections::BTreeMap,
     io::ErrorKind,
-    net::{SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
     time::Duration,
 };
 
-use model::{Answer, Changed, Plane, Protocol, Snapshot};
+use model::{Answer, Changed, Family, Plane, Protocol, Snapshot};
 
 use crate::{
     cluster::{self, Service},
-    expect::{Oracle, Probe, Seen, Want},
+    expect::{Oracle, Probe, Question, Seen, Want},
     places::{Node, Pod},
     planes::{NodePlane, chain},
     talk::{Conversation, Servers, Who, who_udp},
@@ -27,6 +27,8 @@ const SILENCE: Duration = Duration::from_millis(1500);
 /// A two-node cluster that a case changes and asks.
 #[derive(Debug)]
 pub struct World {
+    /// The family that probes are asked in. Services have both.
+    family: Family,
     oracle: Oracle,
     lab: Option<Lab>,
 }
@@ -54,7 +56,7 @@ pub enum Noticed {
 /// A flow that outlives changes.
 #[derive(Debug)]
 pub struct Held {
-    probe: Probe,
+    probe: Question,
     socket: Option<Socket>,
 }
 
@@ -67,12 +69,22 @@ enum Socket {
 impl World {
     /// Without a kernel: `expect` compares with the oracle only.
     pub fn oracle() -> Self {
-        Self { oracle: Oracle::default(), lab: None }
+        Self { family: Family::V4, oracle: Oracle::default(), lab: None }
     }
 
     /// Two nodes that run `plane`, four pods that serve, a client outside.
     pub fn kernel(plane: Plane) -> Self {
-        Self { oracle: Oracle::default(), lab: Some(Lab::new(plane)) }
+        Self { family: Family::V4, oracle: Oracle::default(), lab: Some(Lab::new(plane)) }
+    }
+
+    /// Probes are of this family from now on; no Service is left.
+    pub fn start_in(&mut self, family: Family) {
+        self.family = family;
+        self.program(&[]);
+    }
+
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// Makes these the cluster's Services, and nothing else.
@@ -93,6 +105,7 @@ impl World {
 
     /// The oracle says `want` of the probe, and clients notice it.
     pub fn expect(&self, probe: Probe, want: Want) {
+        let probe = probe.of(self.family);
         let want = want.seen_from(&probe);
         assert_eq!(self.oracle.want(&probe), want, "the oracle, of {probe:?}");
         let Some(lab) = &self.lab else { return };
@@ -120,6 +133,7 @@ impl World {
 
     /// How often each backend answers; `None` on the oracle, which has no chance.
     pub fn count(&self, probe: Probe) -> Option<BTreeMap<Pod, usize>> {
+        let probe = probe.of(self.family);
         let lab = self.lab.as_ref()?;
         match lab.ask(&probe, true) {
             Noticed::Backends(answers) => {
@@ -131,6 +145,7 @@ impl World {
 
     /// Opens a flow and keeps it; says who answers it.
     pub fn hold(&self, probe: Probe) -> (Held, Option<Pod>) {
+        let probe = probe.of(self.family);
         let socket = self.lab.as_ref().map(|lab| lab.open(&probe));
         let mut held = Held { probe, socket };
         let pod = held.who().map(|who| who.pod);
@@ -213,7 +228,7 @@ impl Held {
 
 impl Want {
     /// A host cannot tell its own address from its node's.
-    fn seen_from(self, probe: &Probe) -> Self {
+    fn seen_from(self, probe: &Question) -> Self {
         match self {
             Self::Backends(backends) => {
                 Self::Backends(backends.into_iter().map(|(pod, seen)| (pod, seen.of(probe.from))).collect())
@@ -243,7 +258,7 @@ impl Lab {
         assert_eq!(failed, [""; 0], "{}", node.name());
     }
 
-    fn ask(&self, probe: &Probe, forwarded: bool) -> Noticed {
+    fn ask(&self, probe: &Question, forwarded: bool) -> Noticed {
         self.topology.route_vip(probe.via);
         // One that is not forwarded says it all.
         let (patience, times) = if forwarded { (PATIENCE, probe.times) } else { (SILENCE, 1) };
@@ -263,7 +278,7 @@ impl Lab {
         self.topology.place(probe.from).run(ask).expect("enter namespace")
     }
 
-    fn open(&self, probe: &Probe) -> Socket {
+    fn open(&self, probe: &Question) -> Socket {
         self.topology.route_vip(probe.via);
         let open = || match probe.protocol {
             Protocol::Udp => udp(probe.to).map(Socket::Udp),
@@ -291,7 +306,7 @@ impl Drop for Lab {
     }
 }
 
-fn once(probe: &Probe, patience: Duration) -> Result<Who, Noticed> {
+fn once(probe: &Question, patience: Duration) -> Result<Who, Noticed> {
     let who = match probe.protocol {
         Protocol::Udp => udp(probe.to).and_then(|socket| who_udp(&socket, probe.datagram, patience)),
         _ => Conversation::open(probe.to, patience).and_then(|mut conversation| conversation.who()),
@@ -305,7 +320,14 @@ fn once(probe: &Probe, patience: Duration) -> Result<Who, Noticed> {
 }
 
 fn udp(to: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let socket = UdpSocket::bind((unspecified(to), 0))?;
     socket.connect(to)?;
     Ok(socket)
+}
+
+fn unspecified(to: SocketAddr) -> IpAddr {
+    match Family::of(to.ip()) {
+        Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+        Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+    }
 }

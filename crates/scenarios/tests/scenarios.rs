@@ -1,4 +1,4 @@
-//! Every case on the oracle and on each plane.
+//! Every case on the oracle and on each plane, in both families.
 
 use model::Plane;
 use scenarios::{cases, for_each_case, world::World};
@@ -20,7 +20,5 @@ macro_rules! on_every_executor {
 for_each_case!(on_every_executor);
 
 fn run(name: &str, mut world: World) {
-    (cases::find(name).run)(&mut world);
-    // Whatever the changes were, the kernel has what a plane that starts now would write.
-    world.expect_in_step();
+    cases::find(name).run(&mut world);
 }

@@ -6,7 +6,7 @@ use super::reach::{WEB, WEB_VIP, web_node_port};
 use crate::{
     cluster::Service,
     expect::{Probe, Want, masqueraded, own},
-    places::{Node, Place, Pod},
+    places::{Node, Place, Pod, To},
     world::World,
 };
 
@@ -46,9 +46,9 @@ pub(super) fn udp_moves(world: &mut World) {
     };
     world.program(&dns(&[A2]));
     let probes = [
-        Probe::udp(Place::Pod(A1), ([10, 24, 0, 2], 53)),
-        Probe::udp(Client, (A.address(), 30053)),
-        Probe::udp(Client, (crate::places::VIP, 53)),
+        Probe::udp(Place::Pod(A1), To::cluster_ip(2, 53)),
+        Probe::udp(Client, To::node(A, 30053)),
+        Probe::udp(Client, To::vip(53)),
     ];
     let mut held: Vec<_> = probes.iter().map(|probe| world.hold(*probe).0).collect();
     world.program(&dns(&[B1]));
@@ -73,7 +73,7 @@ pub(super) fn service_removed(world: &mut World) {
 pub(super) fn service_without_endpoints_gets_one(world: &mut World) {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
         let service = |pods: &[Pod]| [Service::new("late", 6).port("p", protocol, 80, 8080).backends(pods)];
-        let probe = Probe { protocol, ..Probe::tcp(Place::Pod(A1), ([10, 24, 0, 6], 80)) };
+        let probe = Probe { protocol, ..Probe::tcp(Place::Pod(A1), To::cluster_ip(6, 80)) };
         world.program(&service(&[]));
         world.expect(probe, Want::NoEndpoints);
         world.program(&service(&[A2, B1]));

@@ -4,21 +4,51 @@ mod live;
 mod policy;
 mod reach;
 
+use model::Family;
+
 use crate::world::World;
 
-/// One named case.
+/// One named case, in both families unless it says otherwise.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
-    /// Words joined by dashes; that of a [`model::Divergence`] where it tests one.
+    /// Words joined by underscores; that of a [`model::Divergence`] where it tests one.
     pub name: &'static str,
-    pub run: fn(&mut World),
+    /// The one family that it is for, and why.
+    pub only: Option<(Family, &'static str)>,
+    script: fn(&mut World),
+}
+
+impl Case {
+    /// Runs in one family after the other, in one world: topologies cost more than cases.
+    pub fn run(&self, world: &mut World) {
+        for family in Family::ALL {
+            match self.only {
+                Some((only, reason)) if only != family => {
+                    println!("{} is not for {family:?}: {reason}", self.name);
+                }
+                _ => {
+                    println!("{} in {family:?}", self.name);
+                    world.start_in(family);
+                    (self.script)(world);
+                    // Whatever the changes were, the kernel has what a plane that starts now would write.
+                    world.expect_in_step();
+                }
+            }
+        }
+    }
 }
 
 /// Makes the table, and a macro that calls another with the names of all cases.
+///
+/// `name for V4 because "reason"` is a case of one family.
 macro_rules! cases {
-    ($($module:ident: $($name:ident),+;)+) => {
+    ($($module:ident: $($name:ident $(for $family:ident because $reason:literal)?),+;)+) => {
         /// Every case, by file.
-        pub const CASES: &[Case] = &[$($(Case { name: stringify!($name), run: $module::$name }),+),+];
+        pub const CASES: &[Case] = &[$($(Case {
+            name: stringify!($name),
+            only: cases!(@only $($family $reason)?),
+            script: $module::$name,
+        }),+),+];
 
         /// Calls `$generate` with the name of every case.
         #[macro_export]
@@ -26,6 +56,8 @@ macro_rules! cases {
             ($generate:ident) => { $generate! { $($($name)+)+ } };
         }
     };
+    (@only) => { None };
+    (@only $family:ident $reason:literal) => { Some((Family::$family, $reason)) };
 }
 
 cases! {
@@ -42,9 +74,10 @@ cases! {
         several_ports,
         tcp_and_udp_on_one_port,
         named_ports_differ,
+        single_stack,
         spread_is_even,
         body_is_intact,
-        large_datagrams,
+        large_datagrams for V4 because "the eBPF plane leaves IPv6 fragments to the stack, which knows no Service",
         no_transmit_offload;
     policy:
         external_local,

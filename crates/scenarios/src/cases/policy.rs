@@ -4,7 +4,7 @@ use super::reach::{WEB, WEB_VIP, web_node_port};
 use crate::{
     cluster::Service,
     expect::{Probe, Want, masqueraded, own},
-    places::{Node, Place, Pod},
+    places::{Node, Place, Pod, To},
     world::World,
 };
 
@@ -66,8 +66,8 @@ pub(super) fn no_endpoints(world: &mut World) {
         Probe::tcp(Place::Host(A), WEB),
         Probe::tcp(Client, WEB_VIP),
         Probe::tcp(Client, web_node_port(B)),
-        Probe::udp(Place::Pod(A1), ([10, 24, 0, 2], 53)),
-        Probe::udp(Client, (A.address(), 30053)),
+        Probe::udp(Place::Pod(A1), To::cluster_ip(2, 53)),
+        Probe::udp(Client, To::node(A, 30053)),
     ] {
         world.expect(probe, Want::NoEndpoints);
     }
@@ -75,14 +75,21 @@ pub(super) fn no_endpoints(world: &mut World) {
 
 /// They guard the load-balancer address, and nothing else.
 pub(super) fn source_ranges(world: &mut World) {
-    world.program(&[Service::web(&[A2, B1]).source_ranges(&["192.0.2.0/24"])]);
+    world.program(&[Service::web(&[A2, B1]).source_ranges(&["192.0.2.0/24", "2001:db8:2::/48"])]);
     world.expect(Probe::tcp(Client, WEB_VIP), Want::SourceDenied);
     world.expect(Probe::tcp(Place::Pod(A1), WEB_VIP), Want::SourceDenied);
     world.expect(Probe::tcp(Client, web_node_port(A)), masqueraded(A, &[A2, B1]));
     world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[A2, B1]));
-    world.program(&[Service::web(&[A2, B1]).source_ranges(&["192.0.2.0/24", "198.51.100.0/25"])]);
+    world.program(&[Service::web(&[A2, B1]).source_ranges(&[
+        "192.0.2.0/24",
+        "2001:db8:2::/48",
+        "198.51.100.0/25",
+        "2001:db8:c::/64",
+    ])]);
     world.expect(Probe::tcp(Client, WEB_VIP), masqueraded(A, &[A2, B1]));
-    world.program(&[Service::web(&[A2, B1]).external_local().source_ranges(&["198.51.100.10/32"])]);
+    world.program(&[Service::web(&[A2, B1])
+        .external_local()
+        .source_ranges(&["198.51.100.10/32", "2001:db8:c::10/128"])]);
     world.expect(Probe::tcp(Client, WEB_VIP).via(B), own(&[B1]));
     world.program(&[Service::web(&[A2, B1])]);
     world.expect(Probe::tcp(Place::Pod(A1), WEB_VIP), masqueraded(A, &[A2, B1]));
@@ -90,9 +97,9 @@ pub(super) fn source_ranges(world: &mut World) {
 
 /// A node reaches the load-balancer address, which is one of its own, where its own address may.
 pub(super) fn source_ranges_on_the_node(world: &mut World) {
-    world.program(&[Service::web(&[A2, B1]).source_ranges(&["10.128.0.0/24"])]);
+    world.program(&[Service::web(&[A2, B1]).source_ranges(&["10.128.0.0/24", "fd00:128::/64"])]);
     world.expect(Probe::tcp(Place::Host(A), WEB_VIP), masqueraded(A, &[A2, B1]));
-    world.program(&[Service::web(&[A2, B1]).source_ranges(&["192.0.2.0/24"])]);
+    world.program(&[Service::web(&[A2, B1]).source_ranges(&["192.0.2.0/24", "2001:db8:2::/48"])]);
     world.expect(Probe::tcp(Place::Host(A), WEB_VIP), Want::SourceDenied);
 }
 

@@ -1,13 +1,11 @@
 //! Who is reached from where, and whom the backend sees.
 
-use std::net::Ipv4Addr;
-
-use model::Protocol;
+use model::{Family, Protocol};
 
 use crate::{
     cluster::Service,
     expect::{Probe, Seen, Want, masqueraded, mixed, own},
-    places::{Node, Place, Pod, VIP},
+    places::{Node, Place, Pod, To},
     world::World,
 };
 
@@ -15,11 +13,11 @@ use Node::{A, B};
 use Place::Client;
 use Pod::{A1, A2, B1, B2};
 
-pub(super) const WEB: (Ipv4Addr, u16) = (Ipv4Addr::new(10, 24, 0, 1), 80);
-pub(super) const WEB_VIP: (Ipv4Addr, u16) = (VIP, 80);
+pub(super) const WEB: To = To::cluster_ip(1, 80);
+pub(super) const WEB_VIP: To = To::vip(80);
 
-pub(super) fn web_node_port(node: Node) -> (Ipv4Addr, u16) {
-    (node.address(), 30080)
+pub(super) fn web_node_port(node: Node) -> To {
+    To::node(node, 30080)
 }
 
 pub(super) fn pod_to_cluster_ip(world: &mut World) {
@@ -32,7 +30,7 @@ pub(super) fn pod_to_cluster_ip(world: &mut World) {
 
 pub(super) fn pod_to_cluster_ip_udp(world: &mut World) {
     world.program(&[Service::new("dns", 2).port("dns", Protocol::Udp, 53, 8080).backends(&[A2, B1])]);
-    world.expect(Probe::udp(Place::Pod(A1), (Ipv4Addr::new(10, 24, 0, 2), 53)), own(&[A2, B1]));
+    world.expect(Probe::udp(Place::Pod(A1), To::cluster_ip(2, 53)), own(&[A2, B1]));
 }
 
 /// A pod that is given itself must not see its own address as the client's.
@@ -59,7 +57,7 @@ pub(super) fn client_to_node_port(world: &mut World) {
         .node_port(30053)
         .backends(&[A1, B1])]);
     for node in Node::ALL {
-        world.expect(Probe::udp(Client, (node.address(), 30053)), masqueraded(node, &[A1, B1]));
+        world.expect(Probe::udp(Client, To::node(node, 30053)), masqueraded(node, &[A1, B1]));
     }
 }
 
@@ -69,7 +67,7 @@ pub(super) fn client_to_vip(world: &mut World) {
         world.expect(Probe::tcp(Client, WEB_VIP).via(node), masqueraded(node, &[A1, A2, B1]));
     }
     // A port that no Service has on the address.
-    world.expect(Probe::tcp(Client, (VIP, 81)), Want::NotAService);
+    world.expect(Probe::tcp(Client, To::vip(81)), Want::NotAService);
 }
 
 /// The packet never leaves for the load balancer.
@@ -85,9 +83,8 @@ pub(super) fn pod_to_node_port(world: &mut World) {
 }
 
 pub(super) fn external_ip(world: &mut World) {
-    let address = Ipv4Addr::new(203, 0, 113, 77);
-    world.program(&[Service::web(&[A2, B1]).external_ip(address)]);
-    world.expect(Probe::tcp(Place::Pod(A1), (address, 80)), masqueraded(A, &[A2, B1]));
+    world.program(&[Service::web(&[A2, B1]).external_ip(77)]);
+    world.expect(Probe::tcp(Place::Pod(A1), To::external_ip(77, 80)), masqueraded(A, &[A2, B1]));
 }
 
 pub(super) fn several_ports(world: &mut World) {
@@ -95,13 +92,13 @@ pub(super) fn several_ports(world: &mut World) {
         Service::new("two", 3).port("http", Protocol::Tcp, 80, 8080).port("admin", Protocol::Tcp, 9000, 9090);
     world.program(&[service.backends(&[A2, B1])]);
     for port in [80, 9000] {
-        world.expect(Probe::tcp(Place::Pod(A1), (Ipv4Addr::new(10, 24, 0, 3), port)), own(&[A2, B1]));
+        world.expect(Probe::tcp(Place::Pod(A1), To::cluster_ip(3, port)), own(&[A2, B1]));
     }
 }
 
 /// Different Services' backends, so that an answer tells which one it came by.
 pub(super) fn tcp_and_udp_on_one_port(world: &mut World) {
-    let address = (Ipv4Addr::new(10, 24, 0, 4), 53);
+    let address = To::cluster_ip(4, 53);
     let both = |tcp: &[Pod], udp: &[Pod]| {
         [
             Service::new("stream", 4).port("dns", Protocol::Tcp, 53, 8080).backends(tcp),
@@ -118,7 +115,24 @@ pub(super) fn tcp_and_udp_on_one_port(world: &mut World) {
 
 pub(super) fn named_ports_differ(world: &mut World) {
     world.program(&[Service::new("named", 5).named_port("http", 80, 8080, 9090).backends(&[A2, B1])]);
-    world.expect(Probe::tcp(Place::Pod(A1), (Ipv4Addr::new(10, 24, 0, 5), 80)), own(&[A2, B1]));
+    world.expect(Probe::tcp(Place::Pod(A1), To::cluster_ip(5, 80)), own(&[A2, B1]));
+}
+
+/// A Service of one family is nothing in the other.
+pub(super) fn single_stack(world: &mut World) {
+    let (own_family, other) = match world.family() {
+        Family::V4 => (Family::V4, Family::V6),
+        Family::V6 => (Family::V6, Family::V4),
+    };
+    world.program(&[Service::web(&[A2, B1]).only(own_family)]);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[A2, B1]));
+    world.expect(Probe::tcp(Client, WEB_VIP), masqueraded(A, &[A2, B1]));
+    world.program(&[Service::web(&[A2, B1]).only(other)]);
+    for probe in
+        [Probe::tcp(Place::Pod(A1), WEB), Probe::tcp(Client, WEB_VIP), Probe::tcp(Client, web_node_port(A))]
+    {
+        world.expect(probe, Want::NotAService);
+    }
 }
 
 /// 300 connections over three backends: each gets 100, with a standard deviation of 8.2. Five of those are met by
@@ -163,8 +177,8 @@ fn intact_from_everywhere(world: &World) {
 pub(super) fn large_datagrams(world: &mut World) {
     let dns = Service::new("dns", 2).port("dns", Protocol::Udp, 53, 8080).node_port(30053);
     world.program(&[dns.backends(&[A2, B1])]);
-    let to_cluster_ip = Probe::udp(Place::Pod(A1), ([10, 24, 0, 2], 53));
+    let to_cluster_ip = Probe::udp(Place::Pod(A1), To::cluster_ip(2, 53));
     world.expect(to_cluster_ip.datagram(2000), own(&[A2, B1]));
-    let to_node_port = Probe::udp(Client, (A.address(), 30053));
+    let to_node_port = Probe::udp(Client, To::node(A, 30053));
     world.expect(to_node_port.datagram(4000), masqueraded(A, &[A2, B1]));
 }

@@ -15,6 +15,9 @@ pub const FIREWALL: &str = "KUBE-FIREWALL";
 pub const POSTROUTING: &str = "KUBE-POSTROUTING";
 pub const MARK_MASQ: &str = "KUBE-MARK-MASQ";
 pub const CANARY: &str = "KUBE-PROXY-CANARY";
+/// Marks what does not come from a pod, where pods have several prefixes and one match cannot tell. kube-proxy takes
+/// one prefix per family and has no such chain.
+pub const OUTSIDE: &str = "TWINPLANE-OUTSIDE";
 /// Made by a kubelet that manages iptables; where it is present, [`FIREWALL`] is not ours to delete.
 pub const KUBELET_CANARY: &str = "KUBE-KUBELET-CANARY";
 
@@ -30,6 +33,9 @@ pub const FIXED: [&str; 9] = [
     MARK_MASQ,
     CANARY,
 ];
+
+/// Chains that kube-proxy does not have; each is there only while something leads to it.
+const ADDED: [&str; 1] = [OUTSIDE];
 
 const PER_SERVICE: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"];
 
@@ -51,9 +57,14 @@ impl ChainName {
         PER_SERVICE.iter().any(|prefix| self.0.starts_with(prefix))
     }
 
+    /// One of the chains that go when nothing leads to them any more.
+    pub fn is_temporary(&self) -> bool {
+        self.is_per_service() || ADDED.contains(&self.as_str())
+    }
+
     /// A chain this plane makes, per Service or once per node.
     pub fn is_own(&self) -> bool {
-        self.is_per_service() || FIXED.contains(&self.as_str())
+        self.is_temporary() || FIXED.contains(&self.as_str())
     }
 }
 
@@ -145,7 +156,7 @@ mod tests {
 
     #[test]
     fn own_chains_are_told_from_others() {
-        for own in ["KUBE-SVC-KYGTGRKTESS6LIJY", "KUBE-SERVICES", "KUBE-PROXY-CANARY"] {
+        for own in ["KUBE-SVC-KYGTGRKTESS6LIJY", "KUBE-SERVICES", "KUBE-PROXY-CANARY", OUTSIDE] {
             assert!(ChainName::from(own).is_own(), "{own}");
         }
         for other in ["INPUT", "DOCKER", KUBELET_CANARY, "KUBE-ROUTER-INPUT"] {

@@ -94,7 +94,7 @@ impl IptablesDataplane {
         Ok(walk::rules_of(&saved, &id.to_string(), &own))
     }
 
-    /// The rules that a forwarded packet is compared with in the kernel now, when chance sends it to `endpoint`.
+    /// The rules that the first packet of a flow is compared with in the kernel now, when chance sends it to `endpoint`.
     ///
     /// # Errors
     /// The rules cannot be read.
@@ -102,7 +102,7 @@ impl IptablesDataplane {
         let family = Family::of(packet.destination.ip());
         let saved = Programs::new(family).save(None).map_err(|error| cannot("read", family, error))?;
         let local = self.node.addresses.iter().copied().collect::<BTreeSet<_>>();
-        Ok(walk::walk(&saved, &Journey { packet, endpoint, local }))
+        Ok(walk::walk(&saved, &Journey { packet, endpoint, remembered: None, local }))
     }
 
     fn options(&self) -> Options {
@@ -118,7 +118,6 @@ impl IptablesDataplane {
     /// Makes ready what rules need: counters, settings, the families that the node has.
     fn prepare(&mut self, node: &NodeConfig) {
         if self.node != *node {
-            warn_of_unused_cidrs(node);
             self.node.clone_from(node);
         }
         let options = self.options();
@@ -269,16 +268,6 @@ impl Dataplane for IptablesDataplane {
             return Ok(());
         }
         Err(Error::new("remove", "iptables rules", problems.join("; ")))
-    }
-}
-
-/// One rule tells pods from others, and so by one prefix; kube-proxy takes no more either.
-fn warn_of_unused_cidrs(node: &NodeConfig) {
-    for family in Family::ALL {
-        let cidrs = node.cluster_cidrs.iter().filter(|cidr| Family::of(cidr.addr()) == family);
-        for cidr in cidrs.skip(1) {
-            tracing::warn!(%cidr, "pods in a second cluster prefix of a family are treated as outside clients");
-        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt};
 
 use crate::{
     names::ChainName,
-    parse::{self, ParseError},
+    parse::{self, ParseError, Saved, SavedRule},
     rule::Rule,
 };
 
@@ -74,13 +74,28 @@ impl RuleSet {
         })
     }
 
+    /// As the kernel has it once it is written to empty tables.
+    pub fn saved(&self) -> Saved {
+        let mut saved = Saved::default();
+        let rule = |rule: &Rule| SavedRule { text: rule.to_string(), packets: 0, bytes: 0 };
+        for (table, chains) in &self.chains {
+            let own = chains.iter().map(|(chain, rules)| (chain.clone(), rules.iter().map(rule).collect()));
+            saved.tables.entry(*table).or_default().extend(own);
+        }
+        for jump in &self.jumps {
+            let chains = saved.tables.entry(jump.table).or_default();
+            chains.entry(jump.from.clone()).or_default().push(rule(&jump.rule));
+        }
+        saved
+    }
+
     /// # Errors
     /// A rule that this plane would never write.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let mut set = Self::default();
-        for (table, chains) in parse::Saved::parse(text).tables {
+        for (table, chains) in Saved::parse(text).tables {
             for (chain, rules) in chains {
-                let rules = rules.iter().map(parse::SavedRule::rule).collect::<Result<_, _>>()?;
+                let rules = rules.iter().map(SavedRule::rule).collect::<Result<_, _>>()?;
                 set.insert(table, chain, rules);
             }
         }

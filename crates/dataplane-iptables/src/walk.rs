@@ -1,4 +1,7 @@
-//! Which rules a packet walks through. Evaluates live rules as the kernel would; pure.
+//! Which rules a packet walks through. Evaluates rules as the kernel would; pure.
+//!
+//! Three ways through the hooks: from the wire to the wire, from the wire to a process of the node, and from a process
+//! of the node, whose packets to its own addresses come back in by loopback.
 
 use std::{
     collections::BTreeSet,
@@ -23,6 +26,8 @@ pub struct Journey {
     pub packet: Packet,
     /// The endpoint that chance is made to choose.
     pub endpoint: SocketAddr,
+    /// The endpoint that this client was given last, where affinity still remembers it.
+    pub remembered: Option<SocketAddr>,
     /// Addresses that the node's routing calls local.
     pub local: BTreeSet<IpAddr>,
 }
@@ -71,7 +76,7 @@ enum Verdict {
     Reject,
 }
 
-/// Walks a packet that arrives from the wire and is forwarded: nat PREROUTING, filter FORWARD, nat POSTROUTING.
+/// Walks the first packet of a flow through the nat and filter tables. Its source tells whether the node sends it.
 pub fn walk(saved: &Saved, journey: &Journey) -> Walk {
     let mut walker = Walker {
         saved,
@@ -81,19 +86,12 @@ pub fn walk(saved: &Saved, journey: &Journey) -> Walk {
         masqueraded: false,
         steps: vec![],
         leads: leads_to(saved, journey.endpoint),
+        remembered: journey.remembered.map(|endpoint| leads_to(saved, endpoint)).unwrap_or_default(),
     };
-    walker.chain(Table::Nat, "PREROUTING", 0);
-    let end = match walker.chain(Table::Filter, "FORWARD", 0) {
-        Verdict::Drop => End::Dropped,
-        Verdict::Reject => End::Rejected,
-        Verdict::Accept | Verdict::Continue => {
-            walker.chain(Table::Nat, "POSTROUTING", 0);
-            match walker.destination {
-                to if to == journey.packet.destination => End::Untranslated,
-                to => End::Translated { to, masqueraded: walker.masqueraded },
-            }
-        }
-    };
+    let end = walker.cross().unwrap_or(match walker.destination {
+        to if to == journey.packet.destination => End::Untranslated,
+        to => End::Translated { to, masqueraded: walker.masqueraded },
+    });
     Walk { steps: walker.steps, end }
 }
 
@@ -118,9 +116,47 @@ struct Walker<'a> {
     steps: Vec<Step>,
     /// Chains that translate to the endpoint.
     leads: BTreeSet<&'a str>,
+    /// Chains that translate to the endpoint that affinity remembers.
+    remembered: BTreeSet<&'a str>,
 }
 
 impl Walker<'_> {
+    /// All hooks on the packet's way; `None` where it gets through.
+    fn cross(&mut self) -> Option<End> {
+        if self.is_local(self.journey.packet.source.ip()) {
+            self.chain(Table::Nat, "OUTPUT", 0);
+            if let Some(end) = self.filter("OUTPUT") {
+                return Some(end);
+            }
+            self.chain(Table::Nat, "POSTROUTING", 0);
+            // Loopback leads it back in; translation is settled by then.
+            return if self.is_local(self.destination.ip()) { self.filter("INPUT") } else { None };
+        }
+        self.chain(Table::Nat, "PREROUTING", 0);
+        // What the node itself receives is never masqueraded, marked or not.
+        if self.is_local(self.destination.ip()) {
+            return self.filter("INPUT");
+        }
+        let end = self.filter("FORWARD");
+        if end.is_none() {
+            self.chain(Table::Nat, "POSTROUTING", 0);
+        }
+        end
+    }
+
+    fn is_local(&self, address: IpAddr) -> bool {
+        self.journey.local.contains(&address)
+    }
+
+    /// The end that a filter chain puts to the walk, if it does.
+    fn filter(&mut self, chain: &str) -> Option<End> {
+        match self.chain(Table::Filter, chain, 0) {
+            Verdict::Drop => Some(End::Dropped),
+            Verdict::Reject => Some(End::Rejected),
+            Verdict::Accept | Verdict::Continue => None,
+        }
+    }
+
     fn chain(&mut self, table: Table, chain: &str, depth: usize) -> Verdict {
         let rules = self.saved.chain(table, chain).unwrap_or_default();
         for (number, saved) in (1..).zip(rules) {
@@ -182,11 +218,10 @@ impl Walker<'_> {
                 (new || translated && states.contains(&ConnState::Dnat)) != *negated
             }
             Match::Mark { negated, value, mask } => (self.mark & mask == *value) != *negated,
-            Match::SourceLocal => self.journey.local.contains(&self.journey.packet.source.ip()),
-            Match::DestinationLocal => self.journey.local.contains(&self.destination.ip()),
+            Match::SourceLocal => self.is_local(self.journey.packet.source.ip()),
+            Match::DestinationLocal => self.is_local(self.destination.ip()),
             Match::Statistic(_) => rule.jumps_to().is_some_and(|chain| self.leads.contains(chain.as_str())),
-            // A client that was not seen before.
-            Match::RecentCheck { .. } => false,
+            Match::RecentCheck { list, .. } => self.remembered.contains(list.as_str()),
         }
     }
 
@@ -244,11 +279,11 @@ mod tests {
     use model::Protocol;
 
     use super::*;
+    use crate::ruleset::RuleSet;
 
     /// A new flow from outside to the recorded load-balancer address or a node port.
     fn end(rules: &str, source: &str, destination: &str, endpoint: &str) -> End {
-        // Read as `iptables-save` prints jumps.
-        let saved = Saved::parse(&rules.replace("-I ", "-A "));
+        let saved = RuleSet::parse(rules).expect("rules of ours").saved();
         let packet = Packet {
             source: source.parse().expect("address"),
             destination: destination.parse().expect("address"),
@@ -256,7 +291,7 @@ mod tests {
         };
         let endpoint = endpoint.parse().expect("address");
         let local = ["192.168.50.2".parse().expect("address")].into();
-        walk(&saved, &Journey { packet, endpoint, local }).end
+        walk(&saved, &Journey { packet, endpoint, remembered: None, local }).end
     }
 
     const OUTSIDE: &str = "198.51.100.10:40000";

@@ -28,9 +28,10 @@ impl<R: Rules> FamilyRules<R> {
         let renderer = self.renderer(snapshot);
         let mut differences = Vec::new();
         let (delta, mut failed) = self.service_delta(snapshot, &renderer, &saved, &mut differences);
-        let mut extra = base_delta(&renderer.base(), &saved, &mut differences);
+        let base = renderer.base();
+        let mut extra = base_delta(&base, &saved, &mut differences);
         extra.portals = Some(self.drifted_portals(&delta, &renderer, &saved, &mut differences));
-        self.note_stale(&delta, &saved, &mut differences);
+        self.note_stale(&delta, &base, &saved, &mut differences);
         failed.extend(self.write_isolating(delta, extra, &renderer)?);
         Ok((failed, differences))
     }
@@ -88,13 +89,15 @@ impl<R: Rules> FamilyRules<R> {
         portals
     }
 
-    /// Chains of services that are no more, from an earlier run or another proxy.
-    fn note_stale(&mut self, delta: &Delta, saved: &Saved, differences: &mut Vec<String>) {
-        let used: BTreeSet<&ChainName> =
-            merged(&self.programmed, delta).flat_map(|(_, programmed)| &programmed.chains).collect();
+    /// Chains of services that are no more, from an earlier run or another proxy, and those that the node needs no
+    /// more.
+    fn note_stale(&mut self, delta: &Delta, base: &RuleSet, saved: &Saved, differences: &mut Vec<String>) {
+        let services = merged(&self.programmed, delta).flat_map(|(_, programmed)| &programmed.chains);
+        let node = base.chains.get(&Table::Nat).into_iter().flat_map(|chains| chains.keys());
+        let used: BTreeSet<&ChainName> = services.chain(node).collect();
         let chains = saved.chains(Table::Nat).map(|(name, _)| name);
         let stale: Vec<_> =
-            chains.filter(|name| name.is_per_service() && !used.contains(name)).cloned().collect();
+            chains.filter(|name| name.is_temporary() && !used.contains(name)).cloned().collect();
         differences.extend(stale.iter().map(|chain| format!("deleted unused {chain} in table nat")));
         self.stale.extend(stale);
     }

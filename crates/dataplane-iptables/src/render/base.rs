@@ -31,7 +31,16 @@ impl Renderer<'_> {
         let mark = Target::SetMark { value: MASQUERADE_MARK, mask: MASQUERADE_MARK };
         set.insert(Table::Nat, names::MARK_MASQ, vec![Rule::new().then(mark)]);
         set.insert(Table::Nat, names::POSTROUTING, self.postrouting());
+        if self.cluster_cidrs().nth(1).is_some() && !self.options.masquerade_all {
+            set.insert(Table::Nat, names::OUTSIDE, self.outside());
+        }
         set
+    }
+
+    /// Marks every source but pods.
+    fn outside(&self) -> Vec<Rule> {
+        let pods = self.cluster_cidrs().map(|pods| Rule::new().from(pods).then(Target::Return));
+        pods.chain([Rule::new().jump(names::MARK_MASQ)]).collect()
     }
 
     /// What ends a shared chain, after the rules of all services.

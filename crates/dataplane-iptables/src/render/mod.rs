@@ -154,9 +154,9 @@ impl<'a> Renderer<'a> {
         Self { node: &snapshot.node, family, options, comments }
     }
 
-    /// Where this cluster's pods are. One prefix per family, as kube-proxy's `--cluster-cidr` has it.
-    fn cluster_cidr(&self) -> Option<IpNet> {
-        self.node.cluster_cidrs.iter().copied().find(|net| Family::of(net.addr()) == self.family)
+    /// Where this cluster's pods are. kube-proxy's `--cluster-cidr` has at most one prefix per family.
+    fn cluster_cidrs(&self) -> impl Iterator<Item = IpNet> {
+        self.node.cluster_cidrs.iter().copied().filter(|net| Family::of(net.addr()) == self.family)
     }
 }
 

@@ -149,12 +149,14 @@ impl View<'_> {
         let rule = |frontend: &Frontend| {
             let FrontendAddress::Ip(address) = frontend.address else { return None };
             let rule = self.arriving(address, frontend.port, &format!("{} cluster IP", self.name));
-            let rule = match self.renderer.cluster_cidr() {
-                _ if self.renderer.options.masquerade_all => rule,
-                Some(pods) => rule.not_from(pods),
-                None => return None,
-            };
-            Some(rule.jump(names::MARK_MASQ))
+            if self.renderer.options.masquerade_all {
+                return Some(rule.jump(names::MARK_MASQ));
+            }
+            let mut pods = self.renderer.cluster_cidrs();
+            match (pods.next()?, pods.next()) {
+                (only, None) => Some(rule.not_from(only).jump(names::MARK_MASQ)),
+                _ => Some(rule.jump(names::OUTSIDE)),
+            }
         };
         of_kind(self.service, FrontendKind::ClusterIp)
             .filter(|f| f.policy == policy)
@@ -208,7 +210,7 @@ impl View<'_> {
 
     fn short_circuits(&self) -> Vec<Rule> {
         let name = &self.name;
-        let pods = self.renderer.cluster_cidr().map(|pods| {
+        let pods = self.renderer.cluster_cidrs().map(|pods| {
             Rule::new()
                 .from(pods)
                 .comment(format!("pod traffic for {name} external destinations"))
@@ -221,7 +223,7 @@ impl View<'_> {
         };
         let masquerade = host("masquerade").jump(names::MARK_MASQ);
         let route = host("route").jump(self.chains.svc.clone());
-        pods.into_iter().chain([masquerade, route]).collect()
+        pods.chain([masquerade, route]).collect()
     }
 
     fn firewall_chain(&self, rules: &mut ServiceRules) {

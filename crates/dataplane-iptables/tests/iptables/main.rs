@@ -1,8 +1,10 @@
 //! The iptables plane against recordings of kube-proxy, generated states, and a real kernel in namespaces.
 
 mod common;
+mod equivalence;
 mod golden;
 mod kernel;
+mod legal;
 mod node;
 mod property;
 mod udp;

@@ -185,6 +185,7 @@ fn journey(bench: &Bench, subject: &Subject, node: &str) -> Result<Journey, Erro
             protocol: Protocol::Tcp,
         },
         endpoint: SocketAddr::new(last, subject.target_port),
+        remembered: None,
         local,
     })
 }

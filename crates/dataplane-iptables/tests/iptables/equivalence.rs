@@ -1,0 +1,200 @@
+//! A packet walked through rendered rules ends where the oracle sends it: generated states, both families, every kind
+//! of frontend, policy, range, affinity and masquerade. No kernel is needed.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+
+use dataplane_iptables::{
+    parse::Saved,
+    render::{Options, render},
+    walk::{End, Journey, walk},
+};
+use model::{
+    Family, FrontendAddress, FrontendKind, Masquerade, NodeConfig, Protocol, ServicePort, Snapshot,
+    oracle::{self, Origin, Outcome, Packet},
+};
+use proptest::{prelude::*, sample::Index};
+
+use crate::legal::{self, Addresses};
+
+/// What a client can observe of either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Seen {
+    Untouched,
+    Rejected,
+    Dropped,
+    /// To one of these, each with whether its source is replaced.
+    To(BTreeSet<(SocketAddr, bool)>),
+}
+
+/// What the oracle says, as kube-proxy executes it.
+fn expected(packet: &Packet, snapshot: &Snapshot) -> Seen {
+    match oracle::forward(packet, snapshot) {
+        Outcome::Untouched => Seen::Untouched,
+        Outcome::NoEndpoints => Seen::Rejected,
+        Outcome::NoLocalEndpoints | Outcome::SourceDenied => Seen::Dropped,
+        Outcome::Forwarded { choices } => Seen::To(
+            choices
+                .iter()
+                .map(|choice| (choice.backend, choice.masquerade == Masquerade::Yes))
+                .map(|(backend, masquerade)| (backend, masquerade && leaves(packet, backend, &snapshot.node)))
+                .collect(),
+        ),
+    }
+}
+
+/// Whether the packet passes nat POSTROUTING: what the node receives itself does not, unless it also sent it.
+fn leaves(packet: &Packet, backend: SocketAddr, node: &NodeConfig) -> bool {
+    !node.addresses.contains(&backend.ip()) || sender(packet, node) == Origin::Node
+}
+
+fn sender(packet: &Packet, node: &NodeConfig) -> Origin {
+    if packet.source.ip() == packet.destination.ip() { Origin::Node } else { node.origin(packet.source.ip()) }
+}
+
+/// kube-proxy refuses outside addresses in INPUT and FORWARD only: what the node itself sends to one that is not its
+/// own leaves it.
+fn leaves_unrefused(packet: &Packet, snapshot: &Snapshot) -> bool {
+    let frontend = snapshot.services.values().flat_map(|service| {
+        let ours = service.id.protocol == packet.protocol;
+        service.frontends.iter().filter(move |_| ours)
+    });
+    let external = frontend.filter(|frontend| frontend.kind != FrontendKind::ClusterIp);
+    let mut addressed = external.filter(|frontend| {
+        frontend.address == FrontendAddress::Ip(packet.destination.ip())
+            && frontend.port.get() == packet.destination.port()
+    });
+    addressed.next().is_some()
+        && sender(packet, &snapshot.node) == Origin::Node
+        && !local(packet, &snapshot.node).contains(&packet.destination.ip())
+}
+
+/// The node's addresses; a load-balancer address is one where it is the source.
+fn local(packet: &Packet, node: &NodeConfig) -> BTreeSet<IpAddr> {
+    let own = (sender(packet, node) == Origin::Node).then(|| packet.source.ip());
+    node.addresses.iter().copied().chain(own).collect()
+}
+
+/// Where the rules lead the packet, chance and affinity taking every way there is.
+fn walked(saved: &Saved, packet: &Packet, snapshot: &Snapshot, remembered: Option<SocketAddr>) -> Seen {
+    let end = |endpoint| {
+        let local = local(packet, &snapshot.node);
+        walk(saved, &Journey { packet: *packet, endpoint, remembered, local }).end
+    };
+    match end(packet.destination) {
+        End::Untranslated => return Seen::Untouched,
+        End::Rejected => return Seen::Rejected,
+        End::Dropped => return Seen::Dropped,
+        End::Translated { .. } => {}
+    }
+    let ends = endpoints(snapshot).into_iter().map(end);
+    Seen::To(
+        ends.map(|end| match end {
+            End::Translated { to, masqueraded } => (to, masqueraded),
+            other => panic!("chance decides whether {packet:?} ends in {other:?}"),
+        })
+        .collect(),
+    )
+}
+
+fn endpoints(snapshot: &Snapshot) -> BTreeSet<SocketAddr> {
+    let services = snapshot.services.values();
+    services.flat_map(|service| service.cluster.iter().chain(&service.local)).map(|b| b.address).collect()
+}
+
+fn frontends_of(service: &ServicePort, node: &NodeConfig) -> Vec<(Protocol, SocketAddr)> {
+    let addresses = |address| match address {
+        FrontendAddress::Ip(address) => vec![address],
+        FrontendAddress::Node => {
+            node.addresses.iter().copied().filter(|a| Family::of(*a) == service.id.family).collect()
+        }
+    };
+    let sockets = service.frontends.iter().flat_map(|frontend| {
+        addresses(frontend.address).into_iter().map(|address| SocketAddr::new(address, frontend.port.get()))
+    });
+    sockets.map(|socket| (service.id.protocol, socket)).collect()
+}
+
+/// A packet that may concern a service: sources of every origin, frontends and what is next to them.
+fn packet(at: [Index; 4], snapshot: &Snapshot, family: Family) -> Packet {
+    let pool = Addresses::of(family);
+    let mut targets: Vec<_> =
+        snapshot.services.values().flat_map(|service| frontends_of(service, &snapshot.node)).collect();
+    targets.push((Protocol::Tcp, SocketAddr::new(pool.cluster_ips[0], 81)));
+    let (mut protocol, destination) = *at[0].get(&targets);
+    if at[1].index(8) == 0 {
+        protocol = *at[2].get(&[Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
+    }
+    let mut sources = pool.sources();
+    sources.push(destination.ip());
+    Packet { source: SocketAddr::new(*at[3].get(&sources), 40000), destination, protocol }
+}
+
+fn options(masquerade_all: bool, random_fully: bool, accounting: bool, liberal: bool) -> Options {
+    Options { masquerade_all, random_fully, accounting, liberal, ..Options::default() }
+}
+
+proptest! {
+    #[test]
+    fn a_walk_ends_where_the_oracle_sends_the_packet(
+        (family, snapshot) in legal::state(),
+        flags in any::<[bool; 3]>(),
+        packets in proptest::collection::vec(any::<[Index; 4]>(), 12),
+    ) {
+        let (set, refused) = render(&snapshot, family, options(false, flags[0], flags[1], flags[2]));
+        prop_assert!(refused.is_empty(), "{refused:?}");
+        let saved = set.saved();
+        for packet in packets.into_iter().map(|at| packet(at, &snapshot, family)) {
+            let mut want = expected(&packet, &snapshot);
+            if want == Seen::Rejected && leaves_unrefused(&packet, &snapshot) {
+                want = Seen::Untouched;
+            }
+            prop_assert_eq!(walked(&saved, &packet, &snapshot, None), want, "{:?}\n{}", packet, set);
+        }
+    }
+
+    /// A client that affinity remembers gets what it had, as long as that is among its choices.
+    #[test]
+    fn affinity_leads_to_what_the_client_had(
+        (family, snapshot) in legal::state(),
+        packets in proptest::collection::vec(any::<[Index; 4]>(), 8),
+        had in any::<Index>(),
+    ) {
+        let known: Vec<_> = endpoints(&snapshot).into_iter().collect();
+        prop_assume!(!known.is_empty());
+        let had = *had.get(&known);
+        let saved = render(&snapshot, family, Options::default()).0.saved();
+        for packet in packets.into_iter().map(|at| packet(at, &snapshot, family)) {
+            let Seen::To(choices) = walked(&saved, &packet, &snapshot, None) else { continue };
+            let remembers = snapshot.services.values().any(|service| {
+                service.affinity_seconds.is_some()
+                    && frontends_of(service, &snapshot.node).contains(&(packet.protocol, packet.destination))
+            });
+            let want = match choices.iter().find(|(endpoint, _)| *endpoint == had) {
+                Some(choice) if remembers => [*choice].into(),
+                _ => choices,
+            };
+            prop_assert_eq!(walked(&saved, &packet, &snapshot, Some(had)), Seen::To(want), "{:?}", packet);
+        }
+    }
+
+    /// Chance is even: the chance of each endpoint's rule times that of getting there is one in all.
+    #[test]
+    fn every_choice_has_the_same_chance((family, snapshot) in legal::state()) {
+        let set = render(&snapshot, family, Options::default()).0;
+        for (service, chains) in snapshot.services.values().map(|service| {
+            (service, dataplane_iptables::names::ServiceChains::of(&service.id))
+        }) {
+            for (chain, backends) in [(chains.svc, &service.cluster), (chains.svl, &service.local)] {
+                let Some(rules) = set.chains[&dataplane_iptables::ruleset::Table::Nat].get(&chain) else { continue };
+                let chances = crate::legal::chances(rules);
+                prop_assert_eq!(chances.len(), backends.len());
+                for chance in chances {
+                    prop_assert!((chance * backends.len() as f64 - 1.0).abs() < 1e-6, "{}", chance);
+                }
+            }
+        }
+    }
+}

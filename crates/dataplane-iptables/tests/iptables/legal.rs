@@ -80,6 +80,7 @@ pub(crate) fn state() -> impl Strategy<Value = (Family, Snapshot)> {
                 addresses: pool.nodes[..addresses].to_vec(),
                 pod_cidrs: vec![],
                 cluster_cidrs: pool.cluster_cidrs[..cidrs].to_vec(),
+                ..NodeConfig::default()
             };
             (family, crate::common::snapshot(node, services.into_iter().flatten()))
         })

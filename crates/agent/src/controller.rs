@@ -202,6 +202,7 @@ impl Task {
                 Seen::Service(_) => reached(&mut shared, "Service"),
                 Seen::Slice(_) => reached(&mut shared, "EndpointSlice"),
                 Seen::Node(_) => reached(&mut shared, "Node"),
+                Seen::Pod(_) => reached(&mut shared, "Pod"),
             }
             drop(shared);
             self.index.observe_seen(seen);

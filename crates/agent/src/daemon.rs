@@ -89,7 +89,7 @@ pub async fn run(
 
     let probe = Probe { controller: controller.clone(), worker: worker.clone() };
     let mut tasks = JoinSet::new();
-    let watches = cluster::watch::watch(&client);
+    let watches = cluster::watch::watch(&client, &config.node);
     tasks.spawn(async move { anyhow::Error::from(task.run(watches).await) });
     spawn(&mut tasks, "routes", keep_routes(wanted_routes, netlink, controller.clone(), config.uplinks));
     spawn(&mut tasks, "events", events::write(client, config.node.clone(), to_write));

@@ -1,54 +1,101 @@
-//! Who owns an address and port that several Services claim: the first by name, until it lets go. Pure.
+//! Who owns an address and port that several claim: the first in order of [`Owner`], until it lets go. Pure.
 //!
-//! The API server prevents most such conflicts; external IPs and load-balancer addresses it does not.
+//! The API server and the scheduler prevent most such conflicts; those over external IPs and load-balancer addresses,
+//! and those between Services and host ports, they do not.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     mem,
+    net::IpAddr,
 };
 
-use model::{FrontendAddress, ServiceName, ServicePort};
+use model::{Family, FrontendAddress, Port, Protocol, ServicePort};
 
 use crate::{
+    owner::Owner,
     problem::{ObjectRef, Problem},
-    program::{self, Claim},
+    program,
     service::Service,
 };
 
-/// All claims of all Services.
+/// A place that only one owner can have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Claim {
+    pub(crate) address: FrontendAddress,
+    pub(crate) family: Family,
+    pub(crate) port: Port,
+    pub(crate) protocol: Protocol,
+}
+
+/// All claims of all owners.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    by_service: BTreeMap<ServiceName, BTreeSet<Claim>>,
-    /// Claimants in order of name; the first is the owner.
-    claimants: HashMap<Claim, BTreeSet<ServiceName>>,
+    by_owner: BTreeMap<Owner, BTreeSet<Claim>>,
+    /// Claimants in order of precedence; the first is the owner.
+    claimants: HashMap<Claim, BTreeSet<Owner>>,
 }
 
 impl Claims {
-    /// Replaces what `service` claims. Returns the other Services that gain or lose a place by it.
-    pub(crate) fn set(&mut self, service: &ServiceName, claims: BTreeSet<Claim>) -> BTreeSet<ServiceName> {
-        let before = self.by_service.remove(service).unwrap_or_default();
+    /// Replaces what `owner` claims. Returns the others that gain or lose a place by it.
+    pub(crate) fn set(&mut self, owner: &Owner, claims: BTreeSet<Claim>) -> BTreeSet<Owner> {
+        let before = self.by_owner.remove(owner).unwrap_or_default();
         let mut touched = BTreeSet::new();
         for claim in before.difference(&claims) {
-            touched.extend(self.release(service, claim));
+            touched.extend(self.release(owner, claim));
         }
         for claim in claims.difference(&before) {
-            touched.extend(self.take(service, *claim));
+            touched.extend(self.take(owner, *claim));
+        }
+        if before != claims {
+            // A host port can be in the way at one of several addresses. Few pods have one.
+            touched.extend(self.by_owner.keys().filter(|other| matches!(other, Owner::Pod { .. })).cloned());
         }
         if !claims.is_empty() {
-            self.by_service.insert(service.clone(), claims);
+            self.by_owner.insert(owner.clone(), claims);
         }
         touched
     }
 
-    pub(crate) fn owner(&self, claim: &Claim) -> Option<&ServiceName> {
+    pub(crate) fn owner(&self, claim: &Claim) -> Option<&Owner> {
         self.claimants.get(claim).and_then(BTreeSet::first)
     }
 
-    /// The Service that inherits, where `service` was the owner.
-    fn release(&mut self, service: &ServiceName, claim: &Claim) -> Option<ServiceName> {
+    /// Where `owner` may serve the host port that it claims, at a node with these `addresses`: an address that someone
+    /// before it claims is left out.
+    pub(crate) fn host_port_places(
+        &self,
+        owner: &Owner,
+        claim: &Claim,
+        addresses: &[IpAddr],
+    ) -> Result<Vec<FrontendAddress>, String> {
+        let at = |address| self.owner(&Claim { address, ..*claim }).filter(|other| *other < owner);
+        let taken = |by: &Owner| format!("{} is already taken by {by}", place(claim));
+        if let Some(other) = at(claim.address) {
+            return Err(taken(other));
+        }
+        let all = addresses.iter().copied().filter(|address| Family::of(*address) == claim.family);
+        match claim.address {
+            FrontendAddress::Ip(ip) => match at(FrontendAddress::Node).filter(|_| addresses.contains(&ip)) {
+                Some(other) => Err(taken(other)),
+                None => Ok(vec![claim.address]),
+            },
+            FrontendAddress::Node => {
+                let all: Vec<_> = all.map(FrontendAddress::Ip).collect();
+                let free: Vec<_> = all.iter().copied().filter(|address| at(*address).is_none()).collect();
+                match all.iter().find_map(|address| at(*address)) {
+                    None => Ok(vec![FrontendAddress::Node]),
+                    Some(other) if free.is_empty() => Err(taken(other)),
+                    Some(_) => Ok(free),
+                }
+            }
+        }
+    }
+
+    /// The one that inherits, where `owner` owned the place.
+    fn release(&mut self, owner: &Owner, claim: &Claim) -> Option<Owner> {
         let claimants = self.claimants.get_mut(claim)?;
-        let owned = claimants.first() == Some(service);
-        claimants.remove(service);
+        let owned = claimants.first() == Some(owner);
+        claimants.remove(owner);
         let heir = claimants.first().filter(|_| owned).cloned();
         if claimants.is_empty() {
             self.claimants.remove(claim);
@@ -56,17 +103,25 @@ impl Claims {
         heir
     }
 
-    /// The Service that loses the place, where `service` comes before it.
-    fn take(&mut self, service: &ServiceName, claim: Claim) -> Option<ServiceName> {
+    /// The one that loses the place, where `owner` comes before it.
+    fn take(&mut self, owner: &Owner, claim: Claim) -> Option<Owner> {
         let claimants = self.claimants.entry(claim).or_default();
-        let owner = claimants.first().cloned();
-        claimants.insert(service.clone());
-        owner.filter(|owner| service < owner)
+        let loser = claimants.first().cloned();
+        claimants.insert(owner.clone());
+        loser.filter(|loser| owner < loser)
     }
 }
 
-/// Takes out of `port` the frontends that another Service owns, and says which and why.
+fn place(claim: &Claim) -> String {
+    match claim.address {
+        FrontendAddress::Ip(ip) => format!("{ip} port {}/{}", claim.port, claim.protocol),
+        FrontendAddress::Node => format!("node port {}/{}", claim.port, claim.protocol),
+    }
+}
+
+/// Takes out of `port` the frontends that someone else owns, and says which and why.
 pub(crate) fn drop_foreign(claims: &Claims, service: &Service, port: &mut ServicePort) -> Vec<Problem> {
+    let me = Owner::Service(service.name.clone());
     let mut conflicts = vec![];
     let mut kept = mem::take(&mut port.frontends);
     kept.retain(|frontend| {
@@ -76,15 +131,11 @@ pub(crate) fn drop_foreign(claims: &Claims, service: &Service, port: &mut Servic
             port: frontend.port,
             protocol: port.id.protocol,
         };
-        let Some(owner) = claims.owner(&claim).filter(|owner| **owner != service.name) else { return true };
-        let place = match frontend.address {
-            FrontendAddress::Ip(ip) => format!("{ip} port {}/{}", frontend.port, port.id.protocol),
-            FrontendAddress::Node => format!("node port {}/{}", frontend.port, port.id.protocol),
-        };
+        let Some(owner) = claims.owner(&claim).filter(|owner| **owner != me) else { return true };
         conflicts.push(Problem {
             object: ObjectRef::service(&service.name),
             field: program::field_of(service, port, frontend),
-            reason: format!("{place} is already taken by Service {owner}"),
+            reason: format!("{} is already taken by {owner}", place(&claim)),
         });
         false
     });

@@ -14,19 +14,24 @@ use std::{
 use ipnet::IpNet;
 use kube::runtime::watcher::Event;
 use model::{
-    Endpoint, Generation, NodeConfig, NodePortAddresses, Peer, PodName, ServiceName, ServicePort,
-    ServicePortId, Tunnel, Update,
+    Endpoint, Generation, NodeConfig, NodePortAddresses, PodName, ServiceName, ServicePort, ServicePortId,
+    Tunnel, Update,
 };
 
 use crate::{
-    claims::{self, Claims},
+    claims::{self, Claim, Claims},
+    host_port,
     kinds::{KINDS, Key, Kind, key_of},
     node::Node,
+    owner::Owner,
     problem::{ObjectRef, Problem},
     program,
     service::Service,
     slice::Slice,
 };
+
+mod nodes;
+mod pods;
 
 /// What an index is made for.
 #[derive(Clone, Debug)]
@@ -48,15 +53,17 @@ pub struct Index {
     /// Which Service each slice was last seen with: its label can change.
     pub(crate) slice_owners: BTreeMap<Key, ServiceName>,
     pub(crate) nodes: BTreeMap<String, Node>,
+    /// Those of this node that have host ports.
+    pub(crate) pods: BTreeMap<PodName, host_port::Pod>,
     own_node_deleted: bool,
     local_addresses: Vec<IpAddr>,
     tunnel: Option<Tunnel>,
     claims: Claims,
     problems: BTreeMap<ObjectRef, Vec<Problem>>,
-    conflicts: BTreeMap<ServiceName, Vec<Problem>>,
+    conflicts: BTreeMap<Owner, Vec<Problem>>,
     listings: Listings,
-    dirty: BTreeSet<ServiceName>,
-    compiled: BTreeMap<ServiceName, Vec<Arc<ServicePort>>>,
+    dirty: BTreeSet<Owner>,
+    compiled: BTreeMap<Owner, Vec<Arc<ServicePort>>>,
     node_config: Option<NodeConfig>,
     pending: Update,
     generation: Generation,
@@ -79,6 +86,7 @@ impl Index {
             slices: BTreeMap::new(),
             slice_owners: BTreeMap::new(),
             nodes: BTreeMap::new(),
+            pods: BTreeMap::new(),
             own_node_deleted: false,
             local_addresses: vec![],
             tunnel: None,
@@ -162,8 +170,8 @@ impl Index {
         if self.waiting_for().is_some() {
             return None;
         }
-        for name in mem::take(&mut self.dirty) {
-            self.recompile(&name);
+        for owner in mem::take(&mut self.dirty) {
+            self.recompile(&owner);
         }
         if self.pending.is_empty() {
             return None;
@@ -188,32 +196,36 @@ impl Index {
         !self.own_node_deleted && self.nodes.get(&self.settings.node).is_none_or(|node| node.eligible)
     }
 
-    fn recompile(&mut self, name: &ServiceName) {
-        let zone = self.nodes.get(&self.settings.node).and_then(|node| node.zone.as_deref());
-        let mut conflicts = vec![];
-        let ports = self.services.get(name).map_or_else(Vec::new, |service| {
-            let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
-            let mut ports = program::compile(service, slices, zone);
-            for port in &mut ports {
-                conflicts.extend(claims::drop_foreign(&self.claims, service, port));
-            }
-            ports
-        });
-        self.note_conflicts(name, conflicts);
-        self.replace(name, ports);
+    fn recompile(&mut self, owner: &Owner) {
+        let (ports, conflicts) = match owner {
+            Owner::Service(name) => self.compile_service(name),
+            Owner::Pod { name, .. } => self.compile_pod(owner, name),
+        };
+        self.note_conflicts(owner, conflicts);
+        self.replace(owner, ports);
     }
 
-    fn note_conflicts(&mut self, name: &ServiceName, conflicts: Vec<Problem>) {
+    fn compile_service(&self, name: &ServiceName) -> (Vec<ServicePort>, Vec<Problem>) {
+        let zone = self.nodes.get(&self.settings.node).and_then(|node| node.zone.as_deref());
+        let Some(service) = self.services.get(name) else { return Default::default() };
+        let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+        let mut ports = program::compile(service, slices, zone);
+        let drop_foreign = |port| claims::drop_foreign(&self.claims, service, port);
+        let conflicts = ports.iter_mut().flat_map(drop_foreign).collect();
+        (ports, conflicts)
+    }
+
+    fn note_conflicts(&mut self, owner: &Owner, conflicts: Vec<Problem>) {
         if conflicts.is_empty() {
-            self.conflicts.remove(name);
+            self.conflicts.remove(owner);
         } else {
-            self.conflicts.insert(name.clone(), conflicts);
+            self.conflicts.insert(owner.clone(), conflicts);
         }
     }
 
-    /// Queues what differs between `ports` and what `name` was compiled to before.
-    fn replace(&mut self, name: &ServiceName, ports: Vec<ServicePort>) {
-        let before = self.compiled.remove(name).unwrap_or_default();
+    /// Queues what differs between `ports` and what `owner` was compiled to before.
+    fn replace(&mut self, owner: &Owner, ports: Vec<ServicePort>) {
+        let before = self.compiled.remove(owner).unwrap_or_default();
         let find = |id: &ServicePortId| before.iter().find(|port| port.id == *id);
         let gone = before.iter().filter(|old| !ports.iter().any(|port| port.id == old.id));
         self.pending.services.extend(gone.map(|old| (old.id.clone(), None)));
@@ -229,7 +241,7 @@ impl Index {
             });
         }
         if !after.is_empty() {
-            self.compiled.insert(name.clone(), after);
+            self.compiled.insert(owner.clone(), after);
         }
     }
 
@@ -241,6 +253,12 @@ impl Index {
         }
     }
 
+    /// Everyone that gains or loses a place by it is compiled anew.
+    fn claim(&mut self, owner: Owner, claims: BTreeSet<Claim>) {
+        self.dirty.extend(self.claims.set(&owner, claims));
+        self.dirty.insert(owner);
+    }
+
     pub(crate) fn set_service(&mut self, name: &ServiceName, read: Option<(Service, Vec<Problem>)>) {
         let (service, problems) =
             read.map_or((None, vec![]), |(service, problems)| (Some(service), problems));
@@ -249,9 +267,7 @@ impl Index {
             return;
         }
         let claims = service.as_ref().map(program::claims).unwrap_or_default();
-        let others = self.claims.set(name, claims);
-        self.dirty.extend(others);
-        self.dirty.insert(name.clone());
+        self.claim(Owner::Service(name.clone()), claims);
         match service {
             Some(service) => self.services.insert(name.clone(), service),
             None => self.services.remove(name),
@@ -271,7 +287,7 @@ impl Index {
         let slices = self.slices.entry(owner.clone()).or_default();
         if slices.get(&key.1) != Some(&slice) {
             slices.insert(key.1.clone(), slice);
-            self.dirty.insert(owner.clone());
+            self.dirty.insert(Owner::Service(owner.clone()));
         }
         self.slice_owners.insert(key.clone(), owner);
     }
@@ -283,63 +299,6 @@ impl Index {
                 self.slices.remove(service);
             }
         }
-        self.dirty.insert(service.clone());
-    }
-
-    pub(crate) fn set_node(&mut self, name: &str, read: Option<(Node, Vec<Problem>)>) {
-        let (node, problems) = read.map_or((None, vec![]), |(node, problems)| (Some(node), problems));
-        self.note_problems(ObjectRef::node(name), problems);
-        if name == self.settings.node {
-            self.set_own_node(node);
-        } else {
-            let peer = node.as_ref().map(Node::to_peer);
-            let before = self.nodes.get(name).map(Node::to_peer);
-            if peer != before {
-                self.pending.peers.insert(name.to_owned(), peer.map(Arc::<Peer>::new));
-            }
-            match node {
-                Some(node) => self.nodes.insert(name.to_owned(), node),
-                None => self.nodes.remove(name),
-            };
-        }
-    }
-
-    /// A deleted Node keeps its last configuration: the machine is still there and still forwards.
-    fn set_own_node(&mut self, node: Option<Node>) {
-        self.own_node_deleted = node.is_none();
-        let Some(node) = node else { return };
-        let before = self.nodes.insert(node.name.clone(), node);
-        let zone = self.nodes.get(&self.settings.node).and_then(|node| node.zone.as_ref());
-        if before.as_ref().and_then(|node| node.zone.as_ref()) != zone {
-            self.dirty.extend(self.services.keys().cloned());
-        }
-        self.refresh_node();
-    }
-
-    fn refresh_node(&mut self) {
-        let Some(node) = self.nodes.get(&self.settings.node) else { return };
-        if node.internal_ips.is_empty() || node.pod_cidrs.is_empty() {
-            return;
-        }
-        let pods = || node.pod_cidrs.iter().chain(&self.settings.cluster_cidrs);
-        let local = self.local_addresses.iter().filter(|address| !pods().any(|cidr| cidr.contains(*address)));
-        let mut addresses = vec![];
-        for address in node.internal_ips.iter().chain(&node.external_ips).chain(local) {
-            if !addresses.contains(address) {
-                addresses.push(*address);
-            }
-        }
-        let config = NodeConfig {
-            name: node.name.clone(),
-            addresses,
-            pod_cidrs: node.pod_cidrs.clone(),
-            cluster_cidrs: self.settings.cluster_cidrs.clone(),
-            tunnel: self.tunnel.clone(),
-            node_ports: self.settings.node_ports.clone(),
-        };
-        if self.node_config.as_ref() != Some(&config) {
-            self.pending.node = Some(config.clone());
-            self.node_config = Some(config);
-        }
+        self.dirty.insert(Owner::Service(service.clone()));
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
-use model::ServiceName;
+use model::{PodName, ServiceName};
 
-use crate::{index::Index, node, service, slice};
+use crate::{host_port, index::Index, node, service, slice};
 
 /// Namespace (empty for a Node) and name.
 pub(crate) type Key = (String, String);
@@ -31,8 +31,12 @@ impl Kind for EndpointSlice {
     const KIND: &'static str = "EndpointSlice";
 }
 
+impl Kind for Pod {
+    const KIND: &'static str = "Pod";
+}
+
 /// Every kind, in the order in which a missing list is named.
-pub(crate) const KINDS: [&str; 3] = [Node::KIND, Service::KIND, EndpointSlice::KIND];
+pub(crate) const KINDS: [&str; 4] = [Node::KIND, Service::KIND, EndpointSlice::KIND, Pod::KIND];
 
 pub(crate) fn key_of<K: kube::Resource>(object: &K) -> Key {
     let meta = object.meta();
@@ -78,6 +82,22 @@ pub(crate) mod private {
 
         fn known(index: &Index) -> BTreeSet<Key> {
             index.slice_owners.keys().cloned().collect()
+        }
+    }
+
+    impl Entry for Pod {
+        fn apply(&self, index: &mut Index) {
+            if let Some(name) = host_port::name_of(self) {
+                index.set_pod(&name, host_port::read(self, &index.settings.node));
+            }
+        }
+
+        fn remove((namespace, name): &Key, index: &mut Index) {
+            index.set_pod(&PodName { namespace: namespace.clone(), name: name.clone() }, None);
+        }
+
+        fn known(index: &Index) -> BTreeSet<Key> {
+            index.pods.keys().map(|pod| (pod.namespace.clone(), pod.name.clone())).collect()
         }
     }
 

@@ -1,10 +1,11 @@
 //! Kubernetes objects to [`model::Snapshot`]: Service semantics, and the watches that feed them.
 //!
 //! ```text
-//!  Service ──┐                       ┌── Claims: who owns an address that several Services want
+//!  Service ──┐                       ┌── Claims: who owns an address that several want
 //!            ├─▶ Index ── compile ───┤
-//!  Slices ───┤  (one Service only)   └── choose: readiness, traffic policies, topology
-//!  Nodes ────┘        │
+//!  Slices ───┤  (one owner only)    └── choose: readiness, traffic policies, topology
+//!  Nodes ────┤        │
+//!  Pods ─────┘        │
 //!                     ▼
 //!               model::Update ─▶ dataplane
 //! ```
@@ -18,9 +19,11 @@
 mod address;
 mod choose;
 mod claims;
+mod host_port;
 mod index;
 mod kinds;
 mod node;
+mod owner;
 mod problem;
 mod program;
 mod service;

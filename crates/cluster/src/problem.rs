@@ -2,12 +2,12 @@
 
 use std::fmt;
 
-use model::ServiceName;
+use model::{PodName, ServiceName};
 
 /// A Kubernetes object that a [`Problem`] belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
-    /// As the API spells it: "Service", "EndpointSlice", "Node".
+    /// As the API spells it: "Service", "EndpointSlice", "Node", "Pod".
     pub kind: &'static str,
     /// Empty for an object without a namespace.
     pub namespace: String,
@@ -32,6 +32,10 @@ impl ObjectRef {
 
     pub(crate) fn slice(namespace: &str, name: &str) -> Self {
         Self { kind: "EndpointSlice", namespace: namespace.to_owned(), name: name.to_owned() }
+    }
+
+    pub(crate) fn pod(name: &PodName) -> Self {
+        Self { kind: "Pod", namespace: name.namespace.clone(), name: name.name.clone() }
     }
 
     pub(crate) fn node(name: &str) -> Self {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use model::{Family, Frontend, FrontendAddress, FrontendKind, Port, Protocol, ServicePortId};
+use model::{Family, Frontend, FrontendAddress, FrontendKind, ServicePortId};
 
 use crate::{
     choose::{Candidates, Wanted},
+    claims::Claim,
     service::{Addresses, Service, ServicePort},
     slice::Slice,
 };
@@ -44,15 +45,6 @@ pub(crate) fn compile<'a>(
     compiled
 }
 
-/// A place that only one Service can have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(crate) struct Claim {
-    pub(crate) address: FrontendAddress,
-    pub(crate) family: Family,
-    pub(crate) port: Port,
-    pub(crate) protocol: Protocol,
-}
-
 /// What `service` claims, whether it gets it or not.
 pub(crate) fn claims(service: &Service) -> BTreeSet<Claim> {
     pairs(service)
@@ -74,11 +66,12 @@ pub(crate) fn field_of(service: &Service, port: &model::ServicePort, frontend: &
         FrontendKind::ClusterIp => "spec.clusterIPs".to_owned(),
         FrontendKind::ExternalIp => "spec.externalIPs".to_owned(),
         FrontendKind::LoadBalancer => "status.loadBalancer.ingress".to_owned(),
-        FrontendKind::NodePort | FrontendKind::HostPort => {
+        FrontendKind::NodePort => {
             let same = |p: &&ServicePort| p.name == port.id.port && p.protocol == port.id.protocol;
             let index = service.ports.iter().find(same).map_or(0, |p| p.index);
             format!("spec.ports[{index}].nodePort")
         }
+        FrontendKind::HostPort => unreachable!("a Service has no host ports"),
     }
 }
 

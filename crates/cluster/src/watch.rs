@@ -1,14 +1,14 @@
 //! The watches on the Kubernetes API: the only IO of this crate.
 //!
 //! Asks for what kube-proxy asks for: Services that have a cluster IP and no other proxy's name, slices of
-//! Services that are not headless, all Nodes. Reconnects for ever, with growing pauses; what was learned
+//! Services that are not headless, all Nodes; and, for host ports, the pods of this node. Reconnects for ever, with growing pauses; what was learned
 //! before stays valid meanwhile.
 
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -34,6 +34,7 @@ pub enum Seen {
     Service(Box<Event<Service>>),
     Slice(Box<Event<EndpointSlice>>),
     Node(Box<Event<Node>>),
+    Pod(Box<Event<Pod>>),
     /// A watch was interrupted; it goes on by itself.
     Interrupted {
         kind: &'static str,
@@ -48,21 +49,24 @@ impl Index {
             Seen::Service(event) => self.observe(*event),
             Seen::Slice(event) => self.observe(*event),
             Seen::Node(event) => self.observe(*event),
+            Seen::Pod(event) => self.observe(*event),
             Seen::Interrupted { .. } => {}
         }
     }
 }
 
-/// Watches everything an [`Index`] wants to know. Never ends.
-pub fn watch(client: &Client) -> impl Stream<Item = Seen> + Send + use<> {
+/// Watches everything that an [`Index`] of `node` wants to know. Never ends.
+pub fn watch(client: &Client, node: &str) -> impl Stream<Item = Seen> + Send + use<> {
     let nodes = events::<Node>(client.clone(), Config::default(), |event| Seen::Node(Box::new(event)));
+    let own_pods = Config::default().fields(&format!("spec.nodeName={node}"));
+    let pods = events::<Pod>(client.clone(), own_pods, |event| Seen::Pod(Box::new(event)));
     let slices =
         events(client.clone(), Config::default().labels(SLICE_LABELS), |event| Seen::Slice(Box::new(event)));
     let services = stream::once(service_selectors(client.clone())).flat_map({
         let client = client.clone();
         move |config| events(client.clone(), config, |event| Seen::Service(Box::new(event)))
     });
-    stream::select_all([nodes.boxed(), slices.boxed(), services.boxed()])
+    stream::select_all([nodes.boxed(), slices.boxed(), services.boxed(), pods.boxed()])
 }
 
 fn events<K>(client: Client, config: Config, seen: fn(Event<K>) -> Seen) -> impl Stream<Item = Seen> + Send

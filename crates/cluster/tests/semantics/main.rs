@@ -1,6 +1,7 @@
 //! Kubernetes objects in, frontends and backends out: tables named after the facts they hold.
 
 mod choice;
+mod host_ports;
 mod isolation;
 mod nodes;
 mod objects;

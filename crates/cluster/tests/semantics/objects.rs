@@ -2,7 +2,7 @@
 
 use crate::support::*;
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use serde_json::{Value, json};
@@ -292,6 +292,8 @@ fn fact_21_nothing_is_answered_before_all_lists_and_the_own_node_are_there() {
     cluster.list::<Node>(&[]);
     waits(&mut cluster, "the list of EndpointSlice objects");
     cluster.list::<EndpointSlice>(&[slice("s", json!([endpoint("10.20.0.1", NODE, "rs")]), json!({}))]);
+    waits(&mut cluster, "the list of Pod objects");
+    cluster.list::<Pod>(&[]);
     waits(&mut cluster, "Node node-a: not found");
     cluster.apply::<Node>(&node(NODE, json!({"status": {"addresses": []}})));
     waits(&mut cluster, "Node node-a: status.addresses: no valid InternalIP");

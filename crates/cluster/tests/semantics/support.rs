@@ -2,7 +2,7 @@
 
 use cluster::{Index, Kind, Settings};
 use k8s_openapi::api::{
-    core::v1::{Node, Service},
+    core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::runtime::watcher::Event;
@@ -26,6 +26,7 @@ impl Cluster {
         let mut cluster = Self::unsynced();
         cluster.list::<Service>(&[]);
         cluster.list::<EndpointSlice>(&[]);
+        cluster.list::<Pod>(&[]);
         cluster.list::<Node>(&[node(NODE, json!({}))]);
         cluster.settle();
         cluster

@@ -5,7 +5,7 @@ mod ipv6;
 
 use abi::{
     Address, AffinityKey, AffinityValue, Backend, BackendKey, Endpoint, Flow, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, MemberKey, Origin, RangeKey, Tuple,
+    Frontend, FrontendKey, MaglevChunk, MaglevKey, MemberKey, Origin, RangeKey, Tuple,
 };
 use aya_ebpf::{
     bindings::bpf_fib_lookup,
@@ -18,7 +18,7 @@ use crate::{
     kernel::{ETHERNET, Frame},
     maps::{
         AFFINITY_ROWS, BACKEND_ROWS, ENDPOINT_ROWS, FLOW_ROWS, FRAGMENT_ROWS, FRONTEND_ROWS, GROWS,
-        ORIGIN_ROWS, RANGE_ROWS,
+        MAGLEV_ROWS, ORIGIN_ROWS, RANGE_ROWS,
     },
     parse::Bytes,
 };
@@ -116,6 +116,7 @@ pub trait Family: Sized + 'static {
     fn endpoints() -> &'static HashMap<Self::Address, Endpoint, ENDPOINT_ROWS>;
     fn origins() -> &'static LpmTrie<Self::Address, u32, ORIGIN_ROWS>;
     fn fragments() -> &'static LruHashMap<FragmentKey<Self::Address>, FragmentPorts, FRAGMENT_ROWS>;
+    fn maglev() -> &'static HashMap<MaglevKey, MaglevChunk, MAGLEV_ROWS, GROWS>;
     fn scratch() -> Option<&'static mut Scratch<Self::Address>>;
 }
 
@@ -133,7 +134,7 @@ pub fn origin<F: Family>(address: F::Address) -> Origin {
 macro_rules! family_maps {
     (
         $address:ty, $flows:ident, $frontends:ident, $backends:ident, $members:ident, $ranges:ident, $affinity:ident,
-        $endpoints:ident, $origins:ident, $fragments:ident, $scratch:ident
+        $endpoints:ident, $origins:ident, $fragments:ident, $maglev:ident, $scratch:ident
     ) => {
         fn flows() -> &'static LruHashMap<Tuple<$address>, Flow<$address>, FLOW_ROWS> {
             #[btf_map]
@@ -190,6 +191,12 @@ macro_rules! family_maps {
             static $fragments: LruHashMap<FragmentKey<$address>, FragmentPorts, FRAGMENT_ROWS> =
                 LruHashMap::new();
             &$fragments
+        }
+
+        fn maglev() -> &'static HashMap<MaglevKey, MaglevChunk, MAGLEV_ROWS, GROWS> {
+            #[btf_map]
+            static $maglev: HashMap<MaglevKey, MaglevChunk, MAGLEV_ROWS, GROWS> = HashMap::new();
+            &$maglev
         }
 
         fn scratch() -> Option<&'static mut Scratch<$address>> {

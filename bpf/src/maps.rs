@@ -56,6 +56,7 @@ pub const GROWS: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 
 pub const FRONTEND_ROWS: usize = 65_536;
 pub const BACKEND_ROWS: usize = 131_072;
+pub const MAGLEV_ROWS: usize = 262_144;
 pub const FLOW_ROWS: usize = 65_536;
 pub const RANGE_ROWS: usize = 16_384;
 pub const AFFINITY_ROWS: usize = 16_384;

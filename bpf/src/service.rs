@@ -2,7 +2,8 @@
 
 use abi::{
     Address, AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Be16, Config, Flow, Frontend,
-    FrontendKey, Lookup, MemberKey, Origin, RangeKey, SetId, Tuple, frontend_flags, protocol,
+    FrontendKey, Lookup, MaglevKey, MemberKey, Origin, RangeKey, SetId, Tuple, frontend_flags, maglev,
+    protocol,
 };
 use aya_ebpf::btf_maps::lpm_trie::Key;
 
@@ -55,12 +56,14 @@ pub fn choose<F: Family, H: Hook>(
     if frontend.flags & frontend_flags::SOURCE_RANGES != 0 && !is_allowed::<F>(frontend, key.source) {
         return Choice::Denied;
     }
-    let (set, masquerade) = scope(frontend, source_origin::<F>(key));
+    let origin = source_origin::<F>(key);
+    let (set, masquerade) = scope(frontend, origin);
     if set.len == 0 {
         return Choice::Refused;
     }
     let client = AffinityKey { set: set.set, client: key.source, namespace: [0; 2] };
-    if !select::<F>(frontend, set, &client, config, backend) {
+    let slot = || slot::<F>(key, frontend, set, origin);
+    if !select_by::<F>(frontend, set, &client, config, backend, slot) {
         return Choice::Missing;
     }
     // What a process of this node has sent out of a device cannot come back to the node: it would have the node's own
@@ -82,8 +85,21 @@ pub fn select<F: Family>(
     config: &Config,
     backend: &mut Backend<F::Address>,
 ) -> bool {
+    select_by::<F>(frontend, set, client, config, backend, || random_slot(set))
+}
+
+/// [`select`], with another slot than a random one.
+#[inline(always)]
+fn select_by<F: Family>(
+    frontend: &Frontend,
+    set: BackendSet,
+    client: &AffinityKey<F::Address>,
+    config: &Config,
+    backend: &mut Backend<F::Address>,
+    slot: impl FnOnce() -> u32,
+) -> bool {
     let patience = frontend.affinity_seconds.wrapping_mul(config.hz);
-    patience != 0 && remembered::<F>(client, patience, backend) || pick::<F>(set, backend)
+    patience != 0 && remembered::<F>(client, patience, backend) || pick::<F>(set, slot(), backend)
 }
 
 /// Looks at a known flow again. TCP keeps its backend for as long as the frontend has any (pods drain); UDP has no end of
@@ -143,11 +159,40 @@ pub fn is_allowed<F: Family>(frontend: &Frontend, source: F::Address) -> bool {
     F::ranges().get(&Key::new(bits, RangeKey { ranges: frontend.ranges, address: source })).is_some()
 }
 
-/// Each slot with equal chance.
+/// The slot of a new flow: each with equal chance. From outside every node gives the same answer, so that a flow which the
+/// load balancer moves to another node finds its backend again.
 #[inline(always)]
-fn pick<F: Family>(set: BackendSet, backend: &mut Backend<F::Address>) -> bool {
+fn slot<F: Family>(key: &Tuple<F::Address>, frontend: &Frontend, set: BackendSet, origin: Origin) -> u32 {
+    if !matches!(origin, Origin::External) {
+        return random_slot(set);
+    }
+    let ports = (key.source_port.get() as u32) << 16 | key.destination_port.get() as u32;
+    let ports = if frontend.affinity_seconds == 0 { ports } else { 0 };
+    let hash = maglev::hash(key.source, ports, key.protocol);
+    match entry::<F>(set, maglev::scale(hash, frontend.table_size), frontend.table_size) {
+        Some(slot) if slot < set.len => slot,
+        // No table, or one of backends that are gone: just as even, and the same everywhere while nothing changes.
+        _ => maglev::scale(hash, set.len),
+    }
+}
+
+/// What the set's lookup table has at `index`.
+#[inline(always)]
+fn entry<F: Family>(set: BackendSet, index: u32, size: u32) -> Option<u32> {
+    if size == 0 {
+        return None;
+    }
+    counters::lookup(Lookup::Backend);
+    let key = MaglevKey { set: set.set, chunk: index / maglev::CHUNK as u32 };
+    // SAFETY: as for frontends.
+    let chunk = unsafe { F::maglev().get(key) }?;
+    Some(chunk.0[index as usize % maglev::CHUNK] as u32)
+}
+
+#[inline(always)]
+fn pick<F: Family>(set: BackendSet, slot: u32, backend: &mut Backend<F::Address>) -> bool {
     // The set may shrink between the two lookups; slot 0 is the last to go.
-    row::<F>(set, random_slot(set), backend) || row::<F>(set, 0, backend)
+    row::<F>(set, slot, backend) || row::<F>(set, 0, backend)
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use abi::{
     AffinityKey, AffinityValue, Backend, BackendKey, Config, Endpoint, Flow, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, MemberKey, RangeKey, Tuple, V4, protocol,
+    Frontend, FrontendKey, MaglevChunk, MaglevKey, MemberKey, RangeKey, Tuple, V4, protocol,
 };
 use aya_ebpf::{
     bindings::bpf_fib_lookup,
@@ -16,7 +16,7 @@ use crate::{
     kernel::{ETHERNET, Frame},
     maps::{
         AFFINITY_ROWS, BACKEND_ROWS, ENDPOINT_ROWS, FLOW_ROWS, FRAGMENT_ROWS, FRONTEND_ROWS, GROWS,
-        ORIGIN_ROWS, RANGE_ROWS,
+        MAGLEV_ROWS, ORIGIN_ROWS, RANGE_ROWS,
     },
     parse::Bytes,
 };
@@ -197,6 +197,7 @@ impl Family for Ipv4 {
         ENDPOINTS_V4,
         ORIGINS_V4,
         FRAGMENTS_V4,
+        MAGLEV_V4,
         SCRATCH_V4
     );
 }

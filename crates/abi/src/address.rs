@@ -5,7 +5,7 @@ use core::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use crate::plain;
+use crate::{maglev, plain};
 
 /// A port, or another 16-bit field, in network order.
 #[repr(transparent)]
@@ -59,6 +59,9 @@ pub trait Address: Copy + Default + Ord + fmt::Debug + 'static {
 
     /// All its bits as one word, for hashing.
     fn mix(self) -> u32;
+
+    /// Takes its bits, as every machine reads them, into a [`crate::maglev`] hash.
+    fn fold(self, state: u64) -> u64;
 }
 
 impl Address for V4 {
@@ -78,6 +81,11 @@ impl Address for V4 {
     #[inline(always)]
     fn mix(self) -> u32 {
         self.0
+    }
+
+    #[inline(always)]
+    fn fold(self, state: u64) -> u64 {
+        maglev::mix(state, u32::from_be(self.0) as u64)
     }
 }
 
@@ -104,6 +112,12 @@ impl Address for V6 {
     fn mix(self) -> u32 {
         let [a, b, c, d] = self.0;
         a ^ b.rotate_left(8) ^ c.rotate_left(16) ^ d.rotate_left(24)
+    }
+
+    #[inline(always)]
+    fn fold(self, state: u64) -> u64 {
+        let [a, b, c, d] = self.0.map(|word| u32::from_be(word) as u64);
+        maglev::mix(maglev::mix(state, a << 32 | b), c << 32 | d)
     }
 }
 

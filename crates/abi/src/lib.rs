@@ -19,8 +19,9 @@ pub use config::{Config, Timeouts};
 pub use conntrack::{Flow, FragmentKey, FragmentPorts, Route, State, Tuple, flow_flags};
 pub use counter::{COUNTERS, Count, Lookup, Reason};
 pub use service::{
-    AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Endpoint, Frontend, FrontendKey, MemberKey,
-    Origin, RangeKey, SetId, backend_flags, frontend_flags, prefilter,
+    AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Endpoint, Frontend, FrontendKey,
+    MaglevChunk, MaglevKey, MemberKey, Origin, RangeKey, SetId, backend_flags, frontend_flags, maglev,
+    prefilter,
 };
 
 /// Names the directory of pinned maps: two versions never share a map.

@@ -23,12 +23,16 @@ pub struct FrontendKey<A> {
 pub struct Frontend {
     pub inside: BackendSet,
     pub outside: BackendSet,
+    /// For whole packets that another node sent on through the tunnel: the backends of this node, whatever the policy.
+    pub tunnel: BackendSet,
     /// Allowed sources: prefixes of this id in `RANGES_*`, where [`frontend_flags::SOURCE_RANGES`] is set.
     pub ranges: SetId,
     /// ClientIP affinity in seconds; 0: none.
     pub affinity_seconds: u32,
     /// Of [`frontend_flags`].
     pub flags: u32,
+    /// Entries of the lookup table of `outside`, in [`maglev::CHUNK`]s in `MAGLEV_*`; 0: it has none.
+    pub table_size: u32,
 }
 
 /// Rows `0..len` of `BACKENDS_*` under `set`.
@@ -109,9 +113,63 @@ pub struct MemberKey<A> {
     pub padding: u16,
 }
 
+/// Hash key of `MAGLEV_*`: a part of the lookup table of a backend set.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MaglevKey {
+    pub set: SetId,
+    pub chunk: u32,
+}
+
+/// Entries `CHUNK * chunk ..` of a lookup table: slots of the set.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaglevChunk(pub [u16; maglev::CHUNK]);
+
+impl Default for MaglevChunk {
+    fn default() -> Self {
+        Self([0; maglev::CHUNK])
+    }
+}
+
+/// How a client from outside is led to its backend: by the same number on every node.
+pub mod maglev {
+    use super::Address;
+
+    /// Entries per row of `MAGLEV_*`.
+    pub const CHUNK: usize = 64;
+
+    /// A number for a flow, the same on every node and after every start. `ports` is source and destination port in host
+    /// order; 0 where only the client counts (affinity).
+    ///
+    /// The destination address is left out: the frontend's table stands for it, and the address of a node port differs
+    /// from node to node.
+    #[inline(always)]
+    pub fn hash<A: Address>(source: A, ports: u32, protocol: u8) -> u32 {
+        let state = source.fold(mix(0x7450, (protocol as u64) << 32 | ports as u64));
+        (state ^ state >> 29).wrapping_mul(MULTIPLIER).wrapping_shr(32) as u32
+    }
+
+    /// The entry that `hash` leads to in a table, or the slot in a set without one.
+    #[inline(always)]
+    pub fn scale(hash: u32, size: u32) -> u32 {
+        ((hash as u64 * size as u64) >> 32) as u32
+    }
+
+    /// 2^64 over the golden ratio: the high bits of a product depend on every bit of the word.
+    const MULTIPLIER: u64 = 0x9E37_79B9_7F4A_7C15;
+
+    /// Takes one more word in.
+    #[inline(always)]
+    pub fn mix(state: u64, word: u64) -> u64 {
+        let state = (state ^ word).wrapping_mul(MULTIPLIER);
+        state ^ state >> 32
+    }
+}
+
 /// LRU hash key of `AFFINITY_*`.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AffinityKey<A> {
     pub set: SetId,
     /// Zero for a socket.
@@ -182,7 +240,8 @@ pub mod prefilter {
 const _: () = {
     use crate::{V4, V6};
     assert!(size_of::<FrontendKey<V4>>() == 8 && size_of::<FrontendKey<V6>>() == 20);
-    assert!(size_of::<Frontend>() == 40);
+    assert!(size_of::<Frontend>() == 56);
+    assert!(size_of::<MaglevKey>() == 12 && size_of::<MaglevChunk>() == 128);
     assert!(size_of::<BackendKey>() == 12);
     assert!(size_of::<Backend<V4>>() == 8 && size_of::<Backend<V6>>() == 20);
     assert!(size_of::<MemberKey<V4>>() == 16 && size_of::<MemberKey<V6>>() == 28);
@@ -191,5 +250,5 @@ const _: () = {
     assert!(size_of::<RangeKey<V4>>() == 12 && size_of::<RangeKey<V6>>() == 24);
     assert!(size_of::<Endpoint>() == 16);
 };
-plain!(Frontend, BackendKey, Endpoint);
+plain!(Frontend, BackendKey, MaglevKey, MaglevChunk, Endpoint);
 plain!(per family: FrontendKey, Backend, MemberKey, AffinityKey, AffinityValue, RangeKey);

@@ -7,14 +7,17 @@ use std::{
 };
 
 use abi::{
-    Address, Backend, BackendKey, Endpoint, Flow, Frontend, FrontendKey, MemberKey, Origin, RangeKey, Tuple,
+    Address, AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Endpoint, Flow, Frontend,
+    FrontendKey, MemberKey, Origin, RangeKey, SetId, Tuple,
 };
 use aya::Pod;
 use dataplane::Error;
 use model::{NodeConfig, ServicePort, ServicePortId};
 
 use crate::{
-    rows::{self, Rows},
+    lookups::Lookups,
+    maglev,
+    rows::{self, Options, Rows},
     table::{Mirrored, Prefix, Reading, Table},
 };
 
@@ -29,7 +32,8 @@ pub(crate) trait MapNames: Address + Pod {
     const ENDPOINTS: &str;
     const ORIGINS: &str;
     const FRAGMENTS: &str;
-    const ALL: [&str; 9] = [
+    const MAGLEV: &str;
+    const ALL: [&str; 10] = [
         Self::FLOWS,
         Self::FRONTENDS,
         Self::BACKENDS,
@@ -39,6 +43,7 @@ pub(crate) trait MapNames: Address + Pod {
         Self::ENDPOINTS,
         Self::ORIGINS,
         Self::FRAGMENTS,
+        Self::MAGLEV,
     ];
 }
 
@@ -54,6 +59,7 @@ macro_rules! map_names {
             const ENDPOINTS: &str = concat!("ENDPOINTS_", $suffix);
             const ORIGINS: &str = concat!("ORIGINS_", $suffix);
             const FRAGMENTS: &str = concat!("FRAGMENTS_", $suffix);
+            const MAGLEV: &str = concat!("MAGLEV_", $suffix);
         }
     };
 }
@@ -66,8 +72,10 @@ pub(crate) struct Family<A: MapNames> {
     pub(crate) flows: Table<Tuple<A>, Flow<A>>,
     pub(crate) frontends: Mirrored<FrontendKey<A>, Frontend>,
     pub(crate) backends: Mirrored<BackendKey, Backend<A>>,
-    members: Mirrored<MemberKey<A>, u32>,
+    pub(crate) members: Mirrored<MemberKey<A>, u32>,
     pub(crate) ranges: Mirrored<Prefix<RangeKey<A>>, u32>,
+    pub(crate) lookups: Lookups,
+    pub(crate) affinity: Table<AffinityKey<A>, AffinityValue<A>>,
     endpoints: Mirrored<A, Endpoint>,
     origins: Mirrored<Prefix<A>, u32>,
     /// What each Service port has in the tables.
@@ -82,6 +90,8 @@ enum ServiceError {
     Unsupported(#[from] rows::Unsupported),
     #[error("frontend {0} belongs to {1} already")]
     Taken(String, ServicePortId),
+    #[error("table {table} is full")]
+    Full { table: &'static str },
     #[error("table {table} refused a row")]
     Table {
         table: &'static str,
@@ -91,7 +101,11 @@ enum ServiceError {
 }
 
 fn refused(table: &'static str) -> impl Fn(io::Error) -> ServiceError {
-    move |source| ServiceError::Table { table, source }
+    move |source| match source.raw_os_error() {
+        // `htab_map_update_elem`, `trie_update_elem`
+        Some(libc::E2BIG | libc::ENOSPC) => ServiceError::Full { table },
+        _ => ServiceError::Table { table, source },
+    }
 }
 
 impl<A: MapNames> Family<A> {
@@ -106,6 +120,8 @@ impl<A: MapNames> Family<A> {
             backends: Mirrored::open(directory, A::BACKENDS, Reading::Batch).map_err(failed(A::BACKENDS))?,
             members: Mirrored::open(directory, A::MEMBERS, Reading::Batch).map_err(failed(A::MEMBERS))?,
             ranges: Mirrored::open(directory, A::RANGES, Reading::Walk).map_err(failed(A::RANGES))?,
+            affinity: Table::open(directory, A::AFFINITY).map_err(failed(A::AFFINITY))?,
+            lookups: Lookups::open(directory, A::MAGLEV).map_err(failed(A::MAGLEV))?,
             endpoints: Mirrored::open(directory, A::ENDPOINTS, Reading::Batch)
                 .map_err(failed(A::ENDPOINTS))?,
             origins: Mirrored::open(directory, A::ORIGINS, Reading::Walk).map_err(failed(A::ORIGINS))?,
@@ -116,40 +132,49 @@ impl<A: MapNames> Family<A> {
 
     /// Programs one Service port, or removes it (`None`). Backends before the frontends that lead to them, and away only
     /// after them. `set_bits` enters the prefilter's bits before the frontends.
+    ///
+    /// Where a table has no room, what fits is programmed: no frontend ever leads to a row that is not there.
     pub(crate) fn apply_service(
         &mut self,
         id: &ServicePortId,
         service: Option<&ServicePort>,
-        node: &NodeConfig,
+        (node, options): (&NodeConfig, &Options),
         set_bits: &mut dyn FnMut(&[u32]) -> io::Result<()>,
     ) -> Result<(), Error> {
         let old = self.owned.remove(id).unwrap_or_default();
-        let desired = match service.map(|service| rows::rows::<A>(service, node)).transpose() {
+        let desired = match service.map(|service| rows::rows::<A>(service, node, options)).transpose() {
             Ok(desired) => desired.unwrap_or_default(),
             Err(error) => {
                 let failure = Error::new("program service", id.to_string(), ServiceError::from(error));
-                self.retire(id, old, &Rows::default())
+                self.retire(id, &old, &Rows::default())
                     .map_err(|e| Error::new("remove service", id.to_string(), e))?;
                 return Err(failure);
             }
         };
-        let result = self.check_owners(id, &desired).and_then(|()| self.enter(&desired, set_bits));
-        match result {
-            Ok(()) => {
-                self.owners.extend(desired.frontends.keys().map(|key| (*key, id.clone())));
-                let retired = self.retire(id, old, &desired);
-                if !desired.frontends.is_empty() || !desired.backends.is_empty() {
-                    self.owned.insert(id.clone(), desired);
-                }
-                retired.map_err(|error| Error::new("remove rows of service", id.to_string(), error))
-            }
-            Err(error) => {
-                // Both sets of rows may be there now: the next attempt, or the service's end, clears them.
-                let merged = merge(old, desired, |key| self.owners.get(key).is_none_or(|owner| owner == id));
-                self.owned.insert(id.clone(), merged);
-                Err(Error::new("program service", id.to_string(), error))
-            }
+        if let Err(error) = self.check_owners(id, &desired) {
+            // Both sets of rows may be there now: the next attempt, or the service's end, clears them.
+            let merged = merge(old, desired, |key| self.owners.get(key).is_none_or(|owner| owner == id));
+            self.owned.insert(id.clone(), merged);
+            return Err(Error::new("program service", id.to_string(), error));
         }
+        let mut entered = self.enter(&desired, set_bits);
+        self.own(id, &desired);
+        let retired = self.retire(id, &old, &desired);
+        if entered.is_err() && !old.backends.is_empty() {
+            // What just went may have made room.
+            entered = self.enter(&desired, set_bits);
+            self.own(id, &desired);
+        }
+        if !desired.frontends.is_empty() || !desired.backends.is_empty() {
+            self.owned.insert(id.clone(), desired);
+        }
+        entered.map_err(|error| Error::new("program service", id.to_string(), error))?;
+        retired.map_err(|error| Error::new("remove rows of service", id.to_string(), error))
+    }
+
+    fn own(&mut self, id: &ServicePortId, desired: &Rows<A>) {
+        let entered = desired.frontends.keys().filter(|key| self.frontends.known().contains_key(key));
+        self.owners.extend(entered.map(|key| (*key, id.clone())));
     }
 
     fn check_owners(&self, id: &ServicePortId, desired: &Rows<A>) -> Result<(), ServiceError> {
@@ -162,19 +187,45 @@ impl<A: MapNames> Family<A> {
         Ok(())
     }
 
+    /// Enters all that there is room for, and returns the first refusal.
     fn enter(
         &mut self,
         desired: &Rows<A>,
         set_bits: &mut dyn FnMut(&[u32]) -> io::Result<()>,
     ) -> Result<(), ServiceError> {
-        self.members.put(&desired.members).map_err(refused(A::MEMBERS))?;
-        self.backends.put(&desired.backends).map_err(refused(A::BACKENDS))?;
-        self.ranges.put(&desired.ranges).map_err(refused(A::RANGES))?;
-        set_bits(&desired.bits).map_err(refused(crate::tables::PREFILTER))?;
-        self.frontends.put(&desired.frontends).map_err(refused(A::FRONTENDS))
+        let mut refusals = vec![];
+        refusals.extend(self.members.put(&desired.members).map_err(refused(A::MEMBERS)).err());
+        refusals.extend(self.backends.put(&desired.backends).map_err(refused(A::BACKENDS)).err());
+        for (set, size) in &desired.tables {
+            let slots = BackendKey { set: *set, slot: 0 }..=BackendKey { set: *set, slot: u32::MAX };
+            let names: Vec<u64> =
+                desired.backends.range(slots).map(|(_, backend)| maglev::name(backend)).collect();
+            refusals.extend(self.lookups.put(*set, &names, *size).map_err(refused(A::MAGLEV)).err());
+        }
+        refusals.extend(self.ranges.put(&desired.ranges).map_err(refused(A::RANGES)).err());
+        refusals.extend(set_bits(&desired.bits).map_err(refused(crate::tables::PREFILTER)).err());
+        let frontends = if refusals.is_empty() { None } else { Some(self.held(desired)) };
+        let frontends = frontends.as_ref().unwrap_or(&desired.frontends);
+        refusals.extend(self.frontends.put(frontends).map_err(refused(A::FRONTENDS)).err());
+        refusals.into_iter().next().map_or(Ok(()), Err)
     }
 
-    fn retire(&mut self, id: &ServicePortId, old: Rows<A>, desired: &Rows<A>) -> Result<(), ServiceError> {
+    /// The frontends, each with as many of its backends as found room.
+    fn held(&self, desired: &Rows<A>) -> BTreeMap<FrontendKey<A>, Frontend> {
+        let known = self.backends.known();
+        let cut = |set: BackendSet| {
+            let held =
+                (0..set.len).take_while(|slot| known.contains_key(&BackendKey { set: set.set, slot: *slot }));
+            BackendSet { len: held.count() as u32, ..set }
+        };
+        let row = |(key, row): (&FrontendKey<A>, &Frontend)| {
+            let (inside, outside, tunnel) = (cut(row.inside), cut(row.outside), cut(row.tunnel));
+            (*key, Frontend { inside, outside, tunnel, ..*row })
+        };
+        desired.frontends.iter().map(row).collect()
+    }
+
+    fn retire(&mut self, id: &ServicePortId, old: &Rows<A>, desired: &Rows<A>) -> Result<(), ServiceError> {
         let gone: Vec<_> = gone(&old.frontends, &desired.frontends).collect();
         for key in &gone {
             if self.owners.get(key) == Some(id) {
@@ -182,6 +233,9 @@ impl<A: MapNames> Family<A> {
             }
         }
         self.frontends.delete(gone.iter()).map_err(refused(A::FRONTENDS))?;
+        for set in gone_keys(&old.tables, &desired.tables) {
+            self.lookups.delete(set).map_err(refused(A::MAGLEV))?;
+        }
         self.backends.delete(&gone_keys(&old.backends, &desired.backends)).map_err(refused(A::BACKENDS))?;
         self.members.delete(&gone_keys(&old.members, &desired.members)).map_err(refused(A::MEMBERS))?;
         self.ranges.delete(&gone_keys(&old.ranges, &desired.ranges)).map_err(refused(A::RANGES))
@@ -239,14 +293,17 @@ impl<A: MapNames> Family<A> {
             all.backends.extend(&rows.backends);
             all.members.extend(&rows.members);
             all.ranges.extend(&rows.ranges);
+            all.tables.extend(&rows.tables);
         }
         let frontends = gone_keys(self.frontends.known(), &all.frontends);
         let backends = gone_keys(self.backends.known(), &all.backends);
         let members = gone_keys(self.members.known(), &all.members);
         let ranges = gone_keys(self.ranges.known(), &all.ranges);
-        let count = frontends.len() + backends.len() + members.len() + ranges.len();
+        let tables: Vec<SetId> = self.lookups.sets().filter(|set| !all.tables.contains_key(set)).collect();
+        let count = frontends.len() + backends.len() + members.len() + ranges.len() + tables.len();
         self.frontends
             .delete(&frontends)
+            .and_then(|()| tables.iter().try_for_each(|set| self.lookups.delete(*set)))
             .and_then(|()| self.backends.delete(&backends))
             .and_then(|()| self.members.delete(&members))
             .and_then(|()| self.ranges.delete(&ranges))
@@ -262,6 +319,7 @@ impl<A: MapNames> Family<A> {
             (A::BACKENDS, self.backends.refresh().map_err(failed(A::BACKENDS))?),
             (A::MEMBERS, self.members.refresh().map_err(failed(A::MEMBERS))?),
             (A::RANGES, self.ranges.refresh().map_err(failed(A::RANGES))?),
+            (A::MAGLEV, self.lookups.refresh().map_err(failed(A::MAGLEV))?),
             (A::ENDPOINTS, self.endpoints.refresh().map_err(failed(A::ENDPOINTS))?),
             (A::ORIGINS, self.origins.refresh().map_err(failed(A::ORIGINS))?),
         ];
@@ -300,6 +358,7 @@ fn merge<A: Address>(mut old: Rows<A>, new: Rows<A>, ours: impl Fn(&FrontendKey<
     old.backends.extend(new.backends);
     old.members.extend(new.members);
     old.ranges.extend(new.ranges);
+    old.tables.extend(new.tables);
     old.bits.extend(new.bits);
     old
 }

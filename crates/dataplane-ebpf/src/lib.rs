@@ -1,7 +1,7 @@
 //! The eBPF dataplane: keeps the kernel's maps, programs and links in step with a [`model::Snapshot`].
 //!
 //! ```text
-//!  rows      Service port → rows of the maps (pure)
+//!  rows      Service port → rows of the maps ── maglev: lookup tables (pure)
 //!    ▼
 //!  family    which rows differ, in which order they come and go
 //!    ▼
@@ -18,15 +18,20 @@ mod bpffs;
 mod btf;
 mod family;
 mod links;
+mod lookups;
+mod maglev;
 mod objects;
 mod plane;
 mod ports;
 mod report;
 mod rows;
+mod sizes;
 mod sys;
 mod table;
 mod tables;
 
 pub use links::Attach;
+pub use maglev::{InvalidTableSize, TableSize};
 pub use objects::Checksums;
 pub use plane::{Config, EbpfDataplane};
+pub use sizes::Sizes;

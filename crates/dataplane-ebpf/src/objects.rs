@@ -115,15 +115,20 @@ impl Summed {
 }
 
 /// Loads an object: its maps pinned under, or taken from, `maps`; its programs into the kernel.
-pub(crate) fn load(object: Object, maps: &Path, flow_rows: u32, summed: Summed) -> Result<Ebpf, Error> {
+pub(crate) fn load(
+    object: Object,
+    maps: &Path,
+    sizes: &[(&'static str, u32)],
+    summed: Summed,
+) -> Result<Ebpf, Error> {
     let name = || format!("{object:?}").to_lowercase();
     let mut loader = EbpfLoader::new();
     let paths: Vec<_> = tables::pinned_names().map(|map| (map, maps.join(map))).collect();
     for (map, path) in &paths {
         loader.map_pin_path(map, path.as_path());
     }
-    for flows in ["FLOWS_V4", "FLOWS_V6"] {
-        loader.map_max_entries(flows, flow_rows);
+    for (map, rows) in sizes {
+        loader.map_max_entries(map, *rows);
     }
     let BitField { byte, shift } = summed.known.map_or(BitField { byte: 0, shift: 0 }, |(_, field)| field);
     loader.override_global("IP_SUMMED_OFFSET", &byte, true).override_global("IP_SUMMED_SHIFT", &shift, true);
@@ -145,14 +150,14 @@ pub(crate) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut S
         .map_err(|e: ProgramError| Error::new("find program", name, e))
 }
 
-/// Removes pinned connection tables of another size than wanted: a map cannot be resized. Returns what was removed.
-pub(crate) fn discard_resized(maps: &Path, flow_rows: u32) -> Vec<&'static str> {
-    let resized = |name: &&'static str| {
+/// Removes pinned tables of another size than wanted: a map cannot be resized. Returns what was removed.
+pub(crate) fn discard_resized(maps: &Path, sizes: &[(&'static str, u32)]) -> Vec<&'static str> {
+    let resized = |(name, rows): &&(&'static str, u32)| {
         let Ok(map) = sys::open_pinned(&maps.join(name)) else { return false };
-        let other = sys::map_info(map.as_fd()).is_ok_and(|info| info.max_entries != flow_rows);
+        let other = sys::map_info(map.as_fd()).is_ok_and(|info| info.max_entries != *rows);
         other && std::fs::remove_file(maps.join(name)).is_ok()
     };
-    ["FLOWS_V4", "FLOWS_V6"].into_iter().filter(resized).collect()
+    sizes.iter().filter(resized).map(|(name, _)| *name).collect()
 }
 
 /// Jiffies per second: the time between two looks at the clock that entries are stamped with.

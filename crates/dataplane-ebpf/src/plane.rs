@@ -18,9 +18,11 @@ use model::{Changed, Endpoint, Family, Plane, PodName, ServicePortId, Snapshot};
 use crate::{
     bpffs::Pins,
     links::{self, Attach, Device, Links},
+    maglev::TableSize,
     objects::{self, Checksums, Object, Summed},
     ports, report,
-    rows::node_address,
+    rows::{Options, node_address},
+    sizes::Sizes,
     tables::Tables,
 };
 
@@ -42,10 +44,13 @@ pub struct Config {
     pub uplinks: Vec<String>,
     /// Rows of each family's connection table; two per translated flow. Changing it starts with an empty table.
     pub conntrack_entries: u32,
+    pub sizes: Sizes,
     pub attach: Attach,
     pub checksums: Checksums,
     /// Source ports for masqueraded flows; `None`: the largest range that no socket of this node draws from.
     pub masquerade_ports: Option<RangeInclusive<u16>>,
+    /// Entries of the tables that lead clients from outside to the same backend on every node; the same on all of them.
+    pub table_size: TableSize,
 }
 
 impl Default for Config {
@@ -54,9 +59,11 @@ impl Default for Config {
             bpffs: PathBuf::from("/sys/fs/bpf/twinplane"),
             uplinks: vec![],
             conntrack_entries: 65_536,
+            sizes: Sizes::default(),
             attach: Attach::Auto,
             checksums: Checksums::Auto,
             masquerade_ports: None,
+            table_size: TableSize::default(),
         }
     }
 }
@@ -71,8 +78,10 @@ pub struct EbpfDataplane {
     links: Links,
     tables: Tables,
     summed: Summed,
+    sizes: Vec<(&'static str, u32)>,
     uplinks: BTreeSet<Device>,
     hz: u32,
+    options: Options,
     /// The devices and addresses of the local pods that are programmed.
     endpoints: BTreeMap<PodName, (Device, Vec<IpAddr>)>,
     /// Rows of a former agent were compared with a first snapshot.
@@ -97,12 +106,13 @@ impl EbpfDataplane {
         raise_memory_limit();
         let pins = Pins::prepare(&config.bpffs)?;
         let maps = pins.maps();
-        for map in objects::discard_resized(&maps, config.conntrack_entries) {
-            tracing::warn!(map, "connection table has another size: connections are forgotten");
+        let sizes = config.sizes.by_map(config.conntrack_entries);
+        for map in objects::discard_resized(&maps, &sizes) {
+            tracing::warn!(map, "table has another size: what it held is forgotten");
         }
         let summed = Summed::find(config.checksums);
-        let mut pod = objects::load(Object::Pod, &maps, config.conntrack_entries, summed)?;
-        let uplink = objects::load(Object::Uplink, &maps, config.conntrack_entries, summed)?;
+        let mut pod = objects::load(Object::Pod, &maps, &sizes, summed)?;
+        let uplink = objects::load(Object::Uplink, &maps, &sizes, summed)?;
         let hz = objects::measure_hz(&mut pod)?;
         let tables = Tables::open(&maps)?;
         let links = Links::new(pins.links(), config.attach);
@@ -113,8 +123,10 @@ impl EbpfDataplane {
             links,
             tables,
             summed,
+            sizes,
             uplinks: BTreeSet::new(),
             hz,
+            options: Options { table_size: config.table_size },
             endpoints: BTreeMap::new(),
             adopted: false,
         };
@@ -159,9 +171,10 @@ impl EbpfDataplane {
         let service = snapshot.services.get(id).map(|service| &**service);
         let (v4, v6, prefilter) = self.tables.parts();
         let mut set_bits = |bits: &[u32]| prefilter.set(bits);
+        let setting = (&snapshot.node, &self.options);
         match id.family {
-            Family::V4 => v4.apply_service(id, service, &snapshot.node, &mut set_bits),
-            Family::V6 => v6.apply_service(id, service, &snapshot.node, &mut set_bits),
+            Family::V4 => v4.apply_service(id, service, setting, &mut set_bits),
+            Family::V6 => v6.apply_service(id, service, setting, &mut set_bits),
         }
     }
 
@@ -253,8 +266,7 @@ impl EbpfDataplane {
     /// As for [`Self::open`].
     #[doc(hidden)]
     pub fn load_bench(&self) -> Result<Ebpf, Error> {
-        let rows = self.tables.v4.flows.capacity();
-        objects::load(Object::Bench, &self.pins.maps(), rows, self.summed)
+        objects::load(Object::Bench, &self.pins.maps(), &self.sizes, self.summed)
     }
 }
 

@@ -11,7 +11,13 @@ use model::{
     TrafficPolicy, oracle::Origin,
 };
 
-use crate::table::Prefix;
+use crate::{maglev::TableSize, table::Prefix};
+
+/// What the whole cluster is set to.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Options {
+    pub(crate) table_size: TableSize,
+}
 
 /// Everything that one Service port puts into the maps of its family.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +26,8 @@ pub(crate) struct Rows<A: Ord> {
     pub(crate) backends: BTreeMap<BackendKey, Backend<A>>,
     pub(crate) members: BTreeMap<MemberKey<A>, u32>,
     pub(crate) ranges: BTreeMap<Prefix<RangeKey<A>>, u32>,
+    /// Sets that have a lookup table.
+    pub(crate) tables: BTreeMap<SetId, TableSize>,
     /// Bits of the prefilter.
     pub(crate) bits: Vec<u32>,
 }
@@ -34,7 +42,11 @@ pub(crate) enum Unsupported {
 }
 
 /// The rows of `service` on `node`.
-pub(crate) fn rows<A: Address>(service: &ServicePort, node: &NodeConfig) -> Result<Rows<A>, Unsupported> {
+pub(crate) fn rows<A: Address>(
+    service: &ServicePort,
+    node: &NodeConfig,
+    options: &Options,
+) -> Result<Rows<A>, Unsupported> {
     if service.id.protocol == Protocol::Sctp {
         return Err(Unsupported::Sctp);
     }
@@ -66,6 +78,10 @@ pub(crate) fn rows<A: Address>(service: &ServicePort, node: &NodeConfig) -> Resu
                 row.flags |= flag;
             }
         }
+        if has_table(frontend, row.outside, options) {
+            row.table_size = options.table_size.get();
+            rows.tables.insert(row.outside.set, options.table_size);
+        }
         if !frontend.source_ranges.is_empty() {
             row.flags |= frontend_flags::SOURCE_RANGES;
             row.ranges = set_id(&service.id, &format!("ranges {index}"));
@@ -96,6 +112,15 @@ pub(crate) fn rows<A: Address>(service: &ServicePort, node: &NodeConfig) -> Resu
         .collect();
     rows.bits.extend(bits);
     Ok(rows)
+}
+
+/// Clients from outside that may be led to another node next time find the same backend there. Under Local policy they
+/// could not, and a cluster IP has hardly any.
+fn has_table(frontend: &model::Frontend, set: BackendSet, options: &Options) -> bool {
+    frontend.kind != FrontendKind::ClusterIp
+        && frontend.policy == TrafficPolicy::Cluster
+        // With more backends than entries some would be left out.
+        && (2..=options.table_size.get().min(u16::MAX.into())).contains(&set.len)
 }
 
 /// Where `frontend` is reached; a node port or host port may stand for several addresses, one row each.

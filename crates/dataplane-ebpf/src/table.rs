@@ -6,6 +6,7 @@ use std::{
     marker::PhantomData,
     os::fd::{AsFd as _, AsRawFd as _, OwnedFd},
     path::Path,
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use aya::Pod;
@@ -22,6 +23,7 @@ pub(crate) struct Table<K, V> {
     name: &'static str,
     map: OwnedFd,
     capacity: u32,
+    refused: AtomicU64,
     rows: PhantomData<(K, V)>,
 }
 
@@ -52,7 +54,8 @@ impl<K: Pod + Default + Ord, V: Pod + Default> Table<K, V> {
                 size_of::<V>()
             )));
         }
-        Ok(Self { name, map, capacity: info.max_entries, rows: PhantomData })
+        let refused = AtomicU64::new(0);
+        Ok(Self { name, map, capacity: info.max_entries, refused, rows: PhantomData })
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -63,13 +66,22 @@ impl<K: Pod + Default + Ord, V: Pod + Default> Table<K, V> {
         self.capacity
     }
 
+    /// How many writes the kernel refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn get(&self, key: &K) -> io::Result<Option<V>> {
         let mut value = [V::default()];
         Ok(sys::lookup(self.map.as_fd(), key, &mut value)?.then(|| value[0]))
     }
 
     pub(crate) fn put(&self, key: &K, value: &V) -> io::Result<()> {
-        sys::update(self.map.as_fd(), key, value)
+        let result = sys::update(self.map.as_fd(), key, value);
+        if result.is_err() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        }
+        result
     }
 
     /// A missing row is no error.
@@ -94,13 +106,22 @@ impl<K: Pod + Default + Ord, V: Pod + Default> Table<K, V> {
 
     /// Every row of a hash table, in whatever order. Rows that come and go meanwhile may or may not be there.
     pub(crate) fn rows(&self) -> io::Result<Vec<(K, V)>> {
+        let mut rows = vec![];
+        self.visit(|key, value| rows.push((key, value)))?;
+        Ok(rows)
+    }
+
+    /// [`Self::rows`], one at a time.
+    pub(crate) fn visit(&self, mut row: impl FnMut(K, V)) -> io::Result<()> {
         let (mut keys, mut values) = (vec![K::default(); CHUNK], vec![V::default(); CHUNK]);
-        let (mut rows, mut cursor) = (vec![], None);
+        let mut cursor = None;
         loop {
             let (count, more) = sys::lookup_batch(self.map.as_fd(), &mut cursor, &mut keys, &mut values)?;
-            rows.extend(keys.iter().copied().zip(values.iter().copied()).take(count));
+            for (key, value) in keys.iter().zip(&values).take(count) {
+                row(*key, *value);
+            }
             if !more {
-                return Ok(rows);
+                return Ok(());
             }
         }
     }
@@ -169,13 +190,12 @@ impl<K: Pod + Default + Ord, V: Pod + Default + PartialEq> Mirrored<K, V> {
         }
     }
 
-    /// Writes the rows that differ.
+    /// Writes the rows that differ: those first that replace another, for which a full table has room.
     pub(crate) fn put(&mut self, rows: &BTreeMap<K, V>) -> io::Result<()> {
-        let changed: Vec<(K, V)> = rows
-            .iter()
-            .filter(|(key, value)| self.known.get(key) != Some(value))
-            .map(|(k, v)| (*k, *v))
-            .collect();
+        let differing = rows.iter().map(|(key, value)| (*key, *value));
+        let differing = differing.filter(|(key, value)| self.known.get(key) != Some(value));
+        let mut changed: Vec<(K, V)> = differing.collect();
+        changed.sort_by_key(|(key, _)| !self.known.contains_key(key));
         let (written, result) = match self.table.put_all(&changed) {
             Ok(()) => (changed.len(), Ok(())),
             Err((written, error)) => (written, Err(error)),

@@ -98,14 +98,20 @@ fn family_fill<A: MapNames>(family: &Family<A>) -> Vec<MapFill> {
             entries: entries as u64,
             capacity: table.capacity().into(),
             bytes: table.memory(),
+            refused: table.refused(),
         }
     }
-    let flows = family.flows.rows().map_or(0, |rows| rows.len());
+    let count = |rows: std::io::Result<usize>| rows.unwrap_or_default();
+    let flows = count(family.flows.rows().map(|rows| rows.len()));
+    let affinity = count(family.affinity.rows().map(|rows| rows.len()));
     vec![
         row(&family.flows, flows),
         row(family.frontends.table(), family.frontends.known().len()),
         row(family.backends.table(), family.backends.known().len()),
+        row(family.members.table(), family.members.known().len()),
         row(family.ranges.table(), family.ranges.known().len()),
+        row(family.lookups.table(), family.lookups.len()),
+        row(&family.affinity, affinity),
     ]
 }
 

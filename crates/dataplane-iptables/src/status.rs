@@ -30,7 +30,7 @@ pub(crate) fn of<'a>(
         for table in Table::ALL {
             let entries: usize = saved.chains(table).map(|(_, rules)| rules.len()).sum();
             let name = format!("rules {table} {}", name_of(rules.family()));
-            maps.push(MapFill { name, entries: entries as u64, capacity: 0, bytes: 0 });
+            maps.push(MapFill { name, entries: entries as u64, capacity: 0, bytes: 0, refused: 0 });
         }
         counters.extend(rules.counts(&saved).into_rows());
     }
@@ -45,6 +45,7 @@ fn connection_table() -> MapFill {
         entries: read(sysctl::CONNTRACK_COUNT),
         capacity: read(sysctl::CONNTRACK_MAX),
         bytes: 0,
+        refused: 0,
     }
 }
 

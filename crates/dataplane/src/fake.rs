@@ -128,6 +128,7 @@ impl Dataplane for Fake {
             entries: entries as u64,
             capacity: capacity as u64,
             bytes: 0,
+            refused: 0,
         };
         PlaneStatus {
             plane: self.plane(),

@@ -81,7 +81,7 @@ pub struct Feature {
 }
 
 /// How full a kernel table is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapFill {
     pub name: String,
     pub entries: u64,
@@ -89,6 +89,9 @@ pub struct MapFill {
     pub capacity: u64,
     /// Zero where the kernel does not tell.
     pub bytes: u64,
+    /// Rows that the kernel did not take since the plane was opened.
+    #[serde(default)]
+    pub refused: u64,
 }
 
 /// A counter kept in the kernel since the plane was first set up. Never reset, never lossy.

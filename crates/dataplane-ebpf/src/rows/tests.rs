@@ -51,7 +51,7 @@ fn every_scope_and_mask_follows_the_model() {
     for kind in KINDS {
         for policy in [TrafficPolicy::Cluster, TrafficPolicy::Local] {
             let service = service(vec![frontend(kind, ip("10.24.0.10"), policy)]);
-            let rows = rows::<V4>(&service, &node()).expect("rows");
+            let rows = rows::<V4>(&service, &node(), &Options::default()).expect("rows");
             let row = rows.frontends.values().next().expect("one frontend");
             for (origin, set, flag) in [
                 (Origin::Pod, row.inside, frontend_flags::MASQUERADE_POD),
@@ -82,7 +82,7 @@ fn every_scope_and_mask_follows_the_model() {
 fn a_node_port_has_a_row_per_node_address_of_the_family() {
     let service =
         service(vec![frontend(FrontendKind::NodePort, FrontendAddress::Node, TrafficPolicy::Cluster)]);
-    let rows = rows::<V4>(&service, &node()).expect("rows");
+    let rows = rows::<V4>(&service, &node(), &Options::default()).expect("rows");
     let addresses: Vec<IpAddr> = rows.frontends.keys().map(|key| key.address.to_ip()).collect();
     assert_eq!(addresses, ["10.128.0.11".parse::<IpAddr>().expect("ip")]);
 }
@@ -92,7 +92,7 @@ fn without_local_backends_outside_clients_have_an_empty_set() {
     let mut service =
         service(vec![frontend(FrontendKind::LoadBalancer, ip("203.0.113.1"), TrafficPolicy::Local)]);
     service.local.clear();
-    let rows = rows::<V4>(&service, &node()).expect("rows");
+    let rows = rows::<V4>(&service, &node(), &Options::default()).expect("rows");
     let row = rows.frontends.values().next().expect("one frontend");
     assert_eq!((row.outside.len, row.inside.len), (0, 2));
     assert_ne!(row.flags & frontend_flags::USABLE, 0);
@@ -102,16 +102,16 @@ fn without_local_backends_outside_clients_have_an_empty_set() {
 fn what_cannot_be_programmed_is_said_and_nothing_is_made_up() {
     let mut sctp = service(vec![]);
     sctp.id.protocol = Protocol::Sctp;
-    assert_eq!(rows::<V4>(&sctp, &node()), Err(Unsupported::Sctp));
+    assert_eq!(rows::<V4>(&sctp, &node(), &Options::default()), Err(Unsupported::Sctp));
     let mixed = service(vec![frontend(FrontendKind::ClusterIp, ip("10.24.0.10"), TrafficPolicy::Cluster)]);
-    assert_eq!(rows::<V6>(&mixed, &node()), Err(Unsupported::OtherFamily));
+    assert_eq!(rows::<V6>(&mixed, &node(), &Options::default()), Err(Unsupported::OtherFamily));
 }
 
 #[test]
 fn source_ranges_of_the_other_family_allow_nobody() {
     let mut only_v6 = frontend(FrontendKind::LoadBalancer, ip("203.0.113.1"), TrafficPolicy::Cluster);
     only_v6.source_ranges = vec!["2001:db8::/32".parse().expect("range")];
-    let rows = rows::<V4>(&service(vec![only_v6]), &node()).expect("rows");
+    let rows = rows::<V4>(&service(vec![only_v6]), &node(), &Options::default()).expect("rows");
     let row = rows.frontends.values().next().expect("one frontend");
     assert_ne!(row.flags & frontend_flags::SOURCE_RANGES, 0, "still enforced");
     assert!(rows.ranges.is_empty());
@@ -133,7 +133,7 @@ fn names_of_sets_are_stable_and_apart() {
 fn a_process_of_the_node_as_backend_has_its_answers_in_the_prefilter() {
     let mut host = service(vec![frontend(FrontendKind::ClusterIp, ip("10.24.0.10"), TrafficPolicy::Cluster)]);
     host.cluster = vec![backend("10.128.0.11:8080", true)];
-    let rows = rows::<V4>(&host, &node()).expect("rows");
+    let rows = rows::<V4>(&host, &node(), &Options::default()).expect("rows");
     let address = V4::from_ip("10.128.0.11".parse().expect("ip")).expect("v4");
     assert!(rows.bits.contains(&abi::prefilter::bit(address, Be16::new(8080), 6)));
 }

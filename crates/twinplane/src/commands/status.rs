@@ -154,7 +154,7 @@ mod tests {
             dataplane: PlaneStatus {
                 plane: Plane::Ebpf,
                 features: vec![],
-                maps: vec![MapFill { name: "services".into(), entries: 5, capacity: 20, bytes: 4096 }],
+                maps: vec![MapFill { name: "services".into(), entries: 5, capacity: 20, bytes: 4096, refused: 0 }],
                 counters: vec![],
             },
         };

@@ -1,0 +1,44 @@
+//! How many rows the tables have, each family its own.
+
+use abi::{V4, V6};
+
+use crate::family::MapNames;
+
+/// Rows per table and family. A table of another size than before starts empty, and is programmed anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sizes {
+    /// Frontends: addresses and ports that Services are reached at.
+    pub frontends: u32,
+    /// Backends, once per set that lists them.
+    pub backends: u32,
+    /// Prefixes of source ranges.
+    pub ranges: u32,
+    /// Clients that are remembered for affinity; the oldest go first.
+    pub affinity: u32,
+    /// Parts of lookup tables, [`abi::maglev::CHUNK`] entries each.
+    pub lookups: u32,
+}
+
+impl Default for Sizes {
+    fn default() -> Self {
+        Self { frontends: 65_536, backends: 131_072, ranges: 16_384, affinity: 16_384, lookups: 262_144 }
+    }
+}
+
+impl Sizes {
+    /// By map name.
+    pub(crate) fn by_map(self, flows: u32) -> Vec<(&'static str, u32)> {
+        fn family<A: MapNames>(sizes: Sizes, flows: u32) -> [(&'static str, u32); 7] {
+            [
+                (A::FLOWS, flows),
+                (A::FRONTENDS, sizes.frontends),
+                (A::BACKENDS, sizes.backends),
+                (A::MEMBERS, sizes.backends),
+                (A::RANGES, sizes.ranges),
+                (A::AFFINITY, sizes.affinity),
+                (A::MAGLEV, sizes.lookups),
+            ]
+        }
+        family::<V4>(self, flows).into_iter().chain(family::<V6>(self, flows)).collect()
+    }
+}

@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use dataplane::Timing;
+use dataplane_ebpf::TableSize;
 use ipnet::IpNet;
 use kube::{
     Client,
@@ -67,6 +68,10 @@ struct PlaneArgs {
     /// A device to the outside; may be given several times
     #[arg(long = "uplink", value_name = "INTERFACE")]
     uplinks: Vec<String>,
+    /// Entries of the Maglev tables that lead clients from outside to the same backend on every node: a prime, the same on
+    /// all nodes, and a hundred times the backends of the largest Service for even shares (ebpf only)
+    #[arg(long, value_name = "PRIME", default_value_t)]
+    maglev_table_size: TableSize,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -136,7 +141,7 @@ impl From<PlaneArgs> for PlaneConfig {
             PlaneName::Ebpf => Plane::Ebpf,
             PlaneName::Iptables => Plane::Iptables,
         };
-        Self { plane, bpffs: args.bpffs, uplinks: args.uplinks }
+        Self { plane, bpffs: args.bpffs, uplinks: args.uplinks, table_size: args.maglev_table_size }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use dataplane::Dataplane;
-use dataplane_ebpf::EbpfDataplane;
+use dataplane_ebpf::{EbpfDataplane, TableSize};
 use dataplane_iptables::IptablesDataplane;
 use model::Plane;
 
@@ -15,6 +15,8 @@ pub struct PlaneConfig {
     pub bpffs: PathBuf,
     /// The node's devices to the outside.
     pub uplinks: Vec<String>,
+    /// Entries of the lookup tables for clients from outside, the same on every node; ebpf only.
+    pub table_size: TableSize,
 }
 
 /// This machine cannot run the plane that was asked for.
@@ -44,6 +46,7 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Box<dyn Dataplane>, Unsupporte
             let config = dataplane_ebpf::Config {
                 bpffs: config.bpffs.clone(),
                 uplinks: config.uplinks.clone(),
+                table_size: config.table_size,
                 ..dataplane_ebpf::Config::default()
             };
             Ok(Box::new(EbpfDataplane::open(config).map_err(|error| unsupported(error.into()))?))

@@ -43,6 +43,12 @@ impl Default for TableSize {
     }
 }
 
+impl std::fmt::Display for TableSize {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 impl std::str::FromStr for TableSize {
     type Err = String;
 

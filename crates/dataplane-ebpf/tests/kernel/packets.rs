@@ -3,8 +3,11 @@
 mod errors;
 mod flows;
 mod host;
+mod maglev;
 mod oracle;
 mod passing;
+mod ports;
+mod pressure;
 mod random;
 mod refusal;
 mod translation;
@@ -161,10 +164,16 @@ impl Bench<'_> {
     }
 
     fn program(&mut self, services: Vec<ServicePort>) {
+        let failed = self.try_program(services);
+        assert!(failed.is_empty(), "{failed:?}");
+    }
+
+    /// What failed, and why, with its cause.
+    fn try_program(&mut self, services: Vec<ServicePort>) -> BTreeMap<dataplane::Key, String> {
         let snapshot = self.snapshot(services);
         let applied = self.plane.apply(&snapshot, &Changed::all(&snapshot)).expect("apply");
-        assert!(applied.failed.is_empty(), "{:?}", applied.failed);
         self.counters = counters(self.plane);
+        applied.failed.into_iter().map(|(key, error)| (key, format!("{error}: {}", error.source))).collect()
     }
 
     fn snapshot(&self, services: Vec<ServicePort>) -> Snapshot {
@@ -212,6 +221,16 @@ fn each_way(test: impl Fn(&mut Bench<'_>) + Sync) {
 }
 
 fn on_a_node(checksums: Checksums, ports: RangeInclusive<u16>, test: &(dyn Fn(&mut Bench<'_>) + Sync)) {
+    on_a_node_with(Config { checksums, masquerade_ports: Some(ports), ..small() }, test);
+}
+
+/// A connection table that a test can fill.
+fn small() -> Config {
+    Config { conntrack_entries: 1024, ..Config::default() }
+}
+
+/// Attached to nothing that is up: the stack's own packets would count.
+fn on_a_node_with(config: Config, test: &(dyn Fn(&mut Bench<'_>) + Sync)) {
     let space = space::namespace("packets");
     let pins = PinFolder::new();
     space::forward(&space);
@@ -229,29 +248,16 @@ fn on_a_node(checksums: Checksums, ports: RangeInclusive<u16>, test: &(dyn Fn(&m
                  link add tppod type veth peer name eth9
                  ",
     );
-    space.run(|| run_both(checksums, ports, &pins, test)).expect("enter");
+    let config = Config { bpffs: pins.path().to_owned(), uplinks: vec![], ..config };
+    space.run(|| run_both(config, test)).expect("enter");
 }
 
-fn run_both(
-    checksums: Checksums,
-    ports: RangeInclusive<u16>,
-    pins: &PinFolder,
-    test: &(dyn Fn(&mut Bench<'_>) + Sync),
-) {
-    let config = Config {
-        bpffs: pins.path().to_owned(),
-        // Attached to nothing that is up: the stack's own packets would count.
-        uplinks: vec![],
-        conntrack_entries: 1024,
-        checksums,
-        masquerade_ports: Some(ports),
-        ..Config::default()
-    };
+fn run_both(config: Config, test: &(dyn Fn(&mut Bench<'_>) + Sync)) {
     let mut plane = EbpfDataplane::open(config).unwrap_or_else(|error| panic!("{error}: {:?}", error.source));
 
     let (uplink, pod_link) = (space::ifindex("wire0"), space::ifindex("tppod"));
     for plan in plans() {
-        println!("{plan:?}, {checksums:?}");
+        println!("{plan:?}");
         let counters = counters(&plane);
         test(&mut Bench { plan, plane: &mut plane, uplink, pod_link, counters });
     }

@@ -1,0 +1,1 @@
+//! Source ports of masqueraded flows.

@@ -146,7 +146,7 @@ fn node_ports_are_served_where_the_node_says_and_host_ports_everywhere() {
     };
     for (kind, expected) in [(FrontendKind::NodePort, 0), (FrontendKind::HostPort, 1)] {
         let service = service(vec![frontend(kind, FrontendAddress::Node, TrafficPolicy::Local)]);
-        let rows = rows::<abi::V4>(&service, &filtered).expect("rows");
+        let rows = rows::<abi::V4>(&service, &filtered, &Options::default()).expect("rows");
         assert_eq!(rows.frontends.len(), expected, "{kind:?}");
         assert!(rows.frontends.values().all(|row| super::kind(row.flags) == kind));
     }

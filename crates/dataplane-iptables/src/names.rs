@@ -34,10 +34,15 @@ pub const FIXED: [&str; 9] = [
     CANARY,
 ];
 
+/// Host ports, one rule each, as the kubelet once wrote them.
+///
+/// Not the portmap plugin's `CNI-HOSTPORT-*`: where that plugin runs as well, it deletes what it finds in chains of
+/// those names and did not make. These share kube-proxy's masquerading, and its marks.
+pub const HOST_PORTS: &str = "KUBE-HOSTPORTS";
 /// Chains that kube-proxy does not have; each is there only while something leads to it.
-const ADDED: [&str; 1] = [OUTSIDE];
+const ADDED: [&str; 2] = [OUTSIDE, HOST_PORTS];
 
-const PER_SERVICE: [&str; 5] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-"];
+const PER_SERVICE: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-HP-"];
 
 /// The name of a chain. At most 28 bytes in the kernel (`XT_EXTENSION_MAXNAMELEN`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,9 +62,14 @@ impl ChainName {
         PER_SERVICE.iter().any(|prefix| self.0.starts_with(prefix))
     }
 
+    /// One of those kube-proxy does not have.
+    pub fn is_added(&self) -> bool {
+        ADDED.contains(&self.as_str())
+    }
+
     /// One of the chains that go when nothing leads to them any more.
     pub fn is_temporary(&self) -> bool {
-        self.is_per_service() || ADDED.contains(&self.as_str())
+        self.is_per_service() || self.is_added()
     }
 
     /// A chain this plane makes, per Service or once per node.
@@ -97,6 +107,8 @@ pub struct ServiceChains {
     pub ext: ChainName,
     /// Source ranges of the load-balancer IPs.
     pub fw: ChainName,
+    /// A pod's host port, which has none of the others.
+    pub hp: ChainName,
 }
 
 impl ServiceChains {
@@ -108,6 +120,7 @@ impl ServiceChains {
             svl: named("KUBE-SVL-"),
             ext: named("KUBE-EXT-"),
             fw: named("KUBE-FW-"),
+            hp: named("KUBE-HP-"),
         }
     }
 }

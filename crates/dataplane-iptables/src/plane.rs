@@ -75,8 +75,13 @@ impl IptablesDataplane {
     pub fn rendered(&self, id: &ServicePortId) -> Option<Result<ServiceRules, Refused>> {
         let family = self.families.get(&id.family)?;
         let service = family.service(id)?;
-        let comments = family.comments();
-        let renderer = Renderer { node: &self.node, family: id.family, options: family.options(), comments };
+        let renderer = Renderer {
+            node: &self.node,
+            family: id.family,
+            options: family.options(),
+            comments: family.comments(),
+            host_ports: id.is_host_port(),
+        };
         Some(renderer.service(service))
     }
 
@@ -89,7 +94,7 @@ impl IptablesDataplane {
         let saved = family.kernel().save(None).map_err(|error| cannot("read", id.family, error))?;
         let chains = ServiceChains::of(id);
         let endpoints = family.service(id).map(|service| reachable(service)).unwrap_or_default();
-        let mut own = vec![chains.svc, chains.svl, chains.ext, chains.fw];
+        let mut own = vec![chains.svc, chains.svl, chains.ext, chains.fw, chains.hp];
         own.extend(endpoints.into_iter().map(|endpoint| endpoint_chain(id, endpoint)));
         Ok(walk::rules_of(&saved, &id.to_string(), &own))
     }

@@ -33,6 +33,7 @@ pub(crate) fn services(saved: &Saved, known: &Known<'_>) -> Vec<ServiceRow> {
     let portals = [
         (&nat, names::SERVICES),
         (&nat, names::NODE_PORTS),
+        (&nat, names::HOST_PORTS),
         (&filter, names::SERVICES),
         (&filter, names::EXTERNAL_SERVICES),
     ];
@@ -81,6 +82,7 @@ fn describe(comment: &str) -> Described<'_> {
         (" cluster IP", Some(FrontendKind::ClusterIp)),
         (" external IP", Some(FrontendKind::ExternalIp)),
         (" loadbalancer IP", Some(FrontendKind::LoadBalancer)),
+        (" host port", Some(FrontendKind::HostPort)),
         (" has no endpoints", None),
         (" has no local endpoints", None),
     ] {
@@ -106,9 +108,11 @@ fn rows_of(rule: &Rule, nat: &Chains, known: &Known<'_>) -> Vec<ServiceRow> {
     let described = describe(comment);
     let id = id_of(described.name, protocol, known.family);
     let service = id.as_ref().and_then(known.service);
+    let host_port = id.as_ref().is_some_and(ServicePortId::is_host_port);
     let addresses: Vec<IpAddr> = match address {
         Some(net) => vec![net.addr()],
-        None => known.node.addresses.iter().copied().filter(|a| Family::of(*a) == known.family).collect(),
+        None if host_port => known.node.addresses_of(known.family).collect(),
+        None => known.node.node_port_addresses(known.family).collect(),
     };
     let reach = Reach::of(rule, nat);
     let row = |address: IpAddr| {
@@ -143,6 +147,9 @@ fn id_of(name: &str, protocol: Protocol, family: Family) -> Option<ServicePortId
 
 /// A rule that refuses does not say which kind of address it refuses for.
 fn kind_of(rule: &Rule, address: IpAddr, service: Option<&ServicePort>) -> FrontendKind {
+    if service.is_some_and(|service| service.id.is_host_port()) {
+        return FrontendKind::HostPort;
+    }
     if rule.matches.contains(&Match::DestinationLocal) {
         return FrontendKind::NodePort;
     }
@@ -212,6 +219,9 @@ impl Reach {
             if let Some(behind) = nat.exit(chain) {
                 self.endpoints(behind.as_str(), nat);
             }
+        } else if chain.starts_with("KUBE-HP-") {
+            self.policy = Some(TrafficPolicy::Local);
+            self.backends = translations(nat.of(chain)).collect();
         } else {
             let local = chain.starts_with("KUBE-SVL-");
             self.policy = Some(if local { TrafficPolicy::Local } else { TrafficPolicy::Cluster });
@@ -228,10 +238,7 @@ impl Reach {
             });
             self.affinity_seconds = self.affinity_seconds.or(remembered);
             let endpoint = rule.jumps_to().map_or(&[][..], |chain| nat.of(chain.as_str()));
-            backends.extend(endpoint.iter().filter_map(|rule| match rule.target {
-                Some(Target::Dnat(address)) => Some(address),
-                _ => None,
-            }));
+            backends.extend(translations(endpoint));
         }
         self.backends = backends.into_iter().collect();
     }
@@ -241,6 +248,13 @@ impl Reach {
         let own = ipnet::IpNet::from(address);
         self.source_ranges.iter().filter(|range| **range != own).map(ToString::to_string).collect()
     }
+}
+
+fn translations(rules: &[Rule]) -> impl Iterator<Item = SocketAddr> {
+    rules.iter().filter_map(|rule| match rule.target {
+        Some(Target::Dnat(address)) => Some(address),
+        _ => None,
+    })
 }
 
 #[cfg(test)]

@@ -45,13 +45,32 @@ pub struct Jump {
     /// `INPUT`, `PREROUTING`, …
     pub from: ChainName,
     pub rule: Rule,
+    pub place: Place,
+}
+
+/// Where a jump comes to stand among the rules of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    First,
+    Last,
+}
+
+impl fmt::Display for Jump {
+    /// The command that puts it in its place.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let command = match self.place {
+            Place::First => "-I",
+            Place::Last => "-A",
+        };
+        write!(f, "{command} {} {}", self.from, self.rule)
+    }
 }
 
 /// Own chains with all their rules, and the jumps into them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RuleSet {
     pub chains: BTreeMap<Table, BTreeMap<ChainName, Vec<Rule>>>,
-    /// In the order they are to stand in their chains, before everything else there.
+    /// In the order they are to stand in their chains, among themselves.
     pub jumps: Vec<Jump>,
 }
 
@@ -94,7 +113,7 @@ impl RuleSet {
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let mut set = Self::default();
         for (table, chains) in Saved::parse(text).tables {
-            for (chain, rules) in chains {
+            for (chain, rules) in chains.into_iter().filter(|(chain, _)| chain.is_own()) {
                 let rules = rules.iter().map(SavedRule::rule).collect::<Result<_, _>>()?;
                 set.insert(table, chain, rules);
             }
@@ -104,22 +123,38 @@ impl RuleSet {
     }
 }
 
-/// Jumps are inserted at the head, so that the last line stands first.
+/// Where jumps are inserted at the head, the last line stands first; those at the end follow.
 fn jumps(text: &str) -> Result<Vec<Jump>, ParseError> {
-    let mut jumps = Vec::new();
+    let (mut first, mut last) = (Vec::new(), Vec::new());
     let mut table = None;
     for line in text.lines() {
         if let Some(name) = line.strip_prefix('*') {
             table = Table::from_name(name);
-        } else if let (Some(table), Some((from, rule))) =
-            (table, line.strip_prefix("-I ").and_then(|rest| rest.split_once(' ')))
-        {
-            jumps.push(Jump { table, from: from.into(), rule: parse::rule(rule)? });
+        }
+        let (Some(table), Some((command, rest))) = (table, line.split_once(' ')) else { continue };
+        let Some((from, rule)) = rest.split_once(' ').map(|(from, rule)| (ChainName::from(from), rule))
+        else {
+            continue;
+        };
+        let jump = |from, place| Ok(Jump { table, from, rule: parse::rule(rule)?, place });
+        match command {
+            "-I" => first.push(jump(from, Place::First)?),
+            "-A" if !from.is_own() => last.push(jump(from, Place::Last)?),
+            _ => {}
         }
     }
-    jumps.reverse();
-    jumps.sort_by_key(|jump| jump.table);
-    Ok(jumps)
+    first.reverse();
+    first.extend(last);
+    first.sort_by_key(|jump| jump.table);
+    Ok(first)
+}
+
+/// Jumps so that each ends in its place: every one at the head pushes the others back.
+pub(crate) fn in_writing_order<'a>(
+    jumps: impl DoubleEndedIterator<Item = &'a Jump> + Clone,
+) -> impl Iterator<Item = &'a Jump> {
+    let first = jumps.clone().rev().filter(|jump| jump.place == Place::First);
+    first.chain(jumps.filter(|jump| jump.place == Place::Last))
 }
 
 impl fmt::Display for RuleSet {
@@ -141,8 +176,8 @@ impl fmt::Display for RuleSet {
             {
                 writeln!(f, "-A {chain} {rule}")?;
             }
-            for jump in jumps.iter().rev() {
-                writeln!(f, "-I {} {}", jump.from, jump.rule)?;
+            for jump in in_writing_order(jumps.into_iter()) {
+                writeln!(f, "{jump}")?;
             }
             writeln!(f, "COMMIT")?;
         }

@@ -13,6 +13,7 @@ use crate::{
     names::ChainName,
     parse::{self, Saved, SavedRule},
     render::{LARGE_CLUSTER_ENDPOINTS, Portal, Renderer, endpoints},
+    rule::Rule,
     ruleset::{RuleSet, Table},
 };
 
@@ -82,7 +83,7 @@ impl<R: Rules> FamilyRules<R> {
             let lines = services.flat_map(|(_, programmed)| programmed.portals[*portal as usize].lines());
             !holds(saved.chain(portal.table(), portal.chain()), lines.chain(tail.iter().map(String::as_str)))
         };
-        let portals: BTreeSet<_> = Portal::ALL.into_iter().filter(drifted).collect();
+        let portals: BTreeSet<_> = renderer.portals().filter(drifted).collect();
         differences.extend(
             portals.iter().map(|portal| format!("rewrote {} in table {}", portal.chain(), portal.table())),
         );
@@ -137,7 +138,27 @@ fn base_delta(base: &RuleSet, saved: &Saved, differences: &mut Vec<String>) -> E
             extra.jumps.push(jump.clone());
         }
     }
+    extra.unwanted = unwanted_jumps(base, saved);
+    differences.extend(
+        extra.unwanted.iter().map(|(table, from, rule)| format!("deleted {rule} of {from} in table {table}")),
+    );
     extra
+}
+
+/// Jumps into chains of ours that the node does not need now.
+fn unwanted_jumps(base: &RuleSet, saved: &Saved) -> Vec<(Table, ChainName, String)> {
+    let mut unwanted = Vec::new();
+    for table in Table::ALL {
+        let wanted = |chain: &ChainName| base.chains.get(&table).is_some_and(|own| own.contains_key(chain));
+        for (from, rules) in saved.chains(table).filter(|(from, _)| !from.is_own()) {
+            let dead = rules.iter().filter(|rule| {
+                let rule = rule.rule().ok();
+                rule.as_ref().and_then(Rule::jumps_to).is_some_and(|to| to.is_added() && !wanted(to))
+            });
+            unwanted.extend(dead.map(|rule| (table, from.clone(), rule.text.clone())));
+        }
+    }
+    unwanted
 }
 
 fn is_portal(table: Table, chain: &ChainName) -> bool {

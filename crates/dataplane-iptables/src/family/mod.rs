@@ -19,7 +19,7 @@ use crate::{
     kernel::{Refusal, Rules},
     names::ChainName,
     parse::Saved,
-    render::{LARGE_CLUSTER_ENDPOINTS, Options, Portal, Renderer, ServiceRules, reachable},
+    render::{LARGE_CLUSTER_ENDPOINTS, Options, Portal, Renderer, ServiceRules, has_host_ports, reachable},
 };
 
 pub(crate) use write::Failed;
@@ -124,9 +124,13 @@ impl<R: Rules> FamilyRules<R> {
         self.converge(snapshot).map(|(failed, _)| failed)
     }
 
-    /// `None` where the change reaches services that are not named: crossing the size of a large cluster.
+    /// `None` where the change reaches more than the services it names: crossing the size of a large cluster, the
+    /// first host port and the last.
     fn apply_changed(&mut self, snapshot: &Snapshot, changed: &Changed) -> Result<Option<Failed>, Refusal> {
         let renderer = self.renderer(snapshot);
+        if renderer.host_ports != has_host_ports(self.programmed.keys(), self.family) {
+            return Ok(None);
+        }
         let mut delta = Delta::new();
         let mut failed = Failed::new();
         let mut endpoints = self.endpoints;
@@ -162,7 +166,8 @@ impl<R: Rules> FamilyRules<R> {
     }
 
     fn renderer<'a>(&self, snapshot: &'a Snapshot) -> Renderer<'a> {
-        Renderer { node: &snapshot.node, family: self.family, options: self.options, comments: self.comments }
+        let comments = self.comments;
+        Renderer { comments, ..Renderer::new(snapshot, self.family, self.options) }
     }
 }
 

@@ -12,7 +12,7 @@ use crate::{
     kernel::{Refusal, Rules},
     names::ChainName,
     render::{Portal, Renderer, reachable},
-    ruleset::{Jump, Table},
+    ruleset::{Jump, Table, in_writing_order},
 };
 
 type Services = BTreeMap<ServicePortId, Programmed>;
@@ -28,6 +28,8 @@ pub(super) struct Extra {
     /// Shared chains to be written; `None`: those that services change.
     pub portals: Option<BTreeSet<Portal>>,
     pub jumps: Vec<Jump>,
+    /// Jumps into chains that the node needs no more: table, chain, rule as the kernel has it.
+    pub unwanted: Vec<(Table, ChainName, String)>,
 }
 
 impl<R: Rules> FamilyRules<R> {
@@ -176,12 +178,11 @@ fn plan<'a>(
         let unit = edited.unwrap_or_else(|| portal_unit(programmed, delta, portal, renderer));
         units.push((portal.table(), unit));
     }
-    // Each is inserted at the head, so that the last comes to stand first.
-    let jumps = extra.jumps.iter().rev().map(|jump| {
-        let line = Line { owner: None, text: format!("-I {} {}", jump.from, jump.rule) };
-        (jump.table, Unit { chains: vec![], lines: vec![line] })
-    });
-    units.extend(jumps);
+    let single = |text| Unit { chains: vec![], lines: vec![Line { owner: None, text }] };
+    units.extend(in_writing_order(extra.jumps.iter()).map(|jump| (jump.table, single(jump.to_string()))));
+    units.extend(
+        extra.unwanted.iter().map(|(table, from, rule)| (*table, single(format!("-D {from} {rule}")))),
+    );
     batches(units)
 }
 

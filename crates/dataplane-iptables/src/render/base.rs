@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use model::Family;
+use model::{Family, NodePortAddresses};
 
 use super::{INVALID_DROPPED, MASQUERADE_MARK, Portal, Renderer};
 use crate::{
     names,
     rule::{ConnState, Match, Rule, Target},
-    ruleset::{Jump, RuleSet, Table},
+    ruleset::{Jump, Place, RuleSet, Table},
 };
 
 const LOOPBACK: Ipv4Net = Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8);
@@ -21,7 +21,7 @@ impl Renderer<'_> {
         for table in Table::ALL {
             set.insert(table, names::CANARY, vec![]);
         }
-        for portal in Portal::ALL {
+        for portal in self.portals() {
             set.insert(portal.table(), portal.chain(), vec![]);
         }
         set.insert(Table::Filter, names::FORWARD, self.forward());
@@ -48,16 +48,47 @@ impl Renderer<'_> {
         if portal != Portal::NatServices {
             return vec![];
         }
-        let rule = Rule::new()
-            .comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain")
-            .when(Match::DestinationLocal)
-            .jump(names::NODE_PORTS);
-        // On IPv6 loopback node ports never work; on IPv4 they need route_localnet.
-        vec![match self.family {
+        let rule = || {
+            Rule::new()
+                .comment("kubernetes service nodeports; NOTE: this must be the last rule in this chain")
+        };
+        match self.node_port_addresses() {
+            None => vec![self.not_to_loopback(rule().when(Match::DestinationLocal)).jump(names::NODE_PORTS)],
+            Some(addresses) => {
+                addresses.into_iter().map(|address| rule().to(address).jump(names::NODE_PORTS)).collect()
+            }
+        }
+    }
+
+    /// On IPv6 loopback node ports never work; on IPv4 they need route_localnet.
+    fn not_to_loopback(&self, rule: Rule) -> Rule {
+        match self.family {
             Family::V6 => rule.not_to(IpAddr::from(Ipv6Addr::LOCALHOST)),
             Family::V4 if !self.options.localhost_node_ports => rule.not_to(LOOPBACK),
             Family::V4 => rule,
-        }]
+        }
+    }
+
+    /// The addresses that serve node ports; `None`: whatever is local, as the kernel knows it.
+    fn node_port_addresses(&self) -> Option<Vec<IpAddr>> {
+        let mut addresses: Vec<_> = self.node.node_port_addresses(self.family).collect();
+        let prefixes = match &self.node.node_ports {
+            NodePortAddresses::All => return None,
+            NodePortAddresses::Primary => return Some(addresses),
+            NodePortAddresses::Within(prefixes) => prefixes,
+        };
+        let mut own = prefixes.iter().filter(|prefix| Family::of(prefix.addr()) == self.family);
+        if own.clone().all(|_| false) || own.clone().any(|prefix| prefix.prefix_len() == 0) {
+            return None;
+        }
+        // Loopback is an interface like any other, where its node ports work at all.
+        let loopback = IpAddr::from(Ipv4Addr::LOCALHOST);
+        if self.options.localhost_node_ports && own.any(|prefix| prefix.contains(&loopback)) {
+            addresses.push(loopback);
+        }
+        addresses.sort_unstable();
+        addresses.dedup();
+        Some(addresses)
     }
 
     fn blocks_localnet(&self) -> bool {
@@ -109,8 +140,12 @@ impl Renderer<'_> {
             Rule::new().when(new).comment(comment)
         };
         let any = |comment: &str| Rule::new().comment(comment);
-        let jump =
-            |table, from: &str, rule: Rule, to: &str| Jump { table, from: from.into(), rule: rule.jump(to) };
+        let jump = |table, from: &str, rule: Rule, to: &str| Jump {
+            table,
+            from: from.into(),
+            rule: rule.jump(to),
+            place: Place::First,
+        };
         let filter = |from, rule, to| jump(Table::Filter, from, rule, to);
         let nat = |from, rule, to| jump(Table::Nat, from, rule, to);
         let mut jumps = vec![
@@ -131,6 +166,13 @@ impl Renderer<'_> {
             for (at, from) in [(0, "INPUT"), (8, "OUTPUT")] {
                 jumps.insert(at, filter(from, Rule::new(), names::FIREWALL));
             }
+        }
+        if self.host_ports {
+            // Behind kube-proxy's: a Service's own address wins over a port of the whole node.
+            jumps.extend(["PREROUTING", "OUTPUT"].map(|from| {
+                let rule = any("kube hostport portals").when(Match::DestinationLocal);
+                Jump { place: Place::Last, ..nat(from, self.not_to_loopback(rule), names::HOST_PORTS) }
+            }));
         }
         jumps
     }

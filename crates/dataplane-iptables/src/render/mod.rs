@@ -1,12 +1,13 @@
 //! Snapshot → rules, as kube-proxy 1.36 writes them. Pure: no IO, no state, both families from the same code.
 
 mod base;
+mod host_port;
 mod service;
 
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use model::{Family, FrontendKind, NodeConfig, ServicePort, Snapshot};
+use model::{Family, FrontendKind, NodeConfig, ServicePort, ServicePortId, Snapshot};
 
 use crate::{
     names::{self, ChainName},
@@ -63,6 +64,10 @@ pub enum Refused {
     FrontendFamily(std::net::IpAddr),
     #[error("backend {0} is not of the service's address family")]
     BackendFamily(std::net::SocketAddr),
+    #[error("host port has {0} pods behind it, not one")]
+    HostPort(usize),
+    #[error("host port is mixed with frontends of other kinds")]
+    MixedHostPort,
     #[error("name has a control character")]
     Name,
     /// iptables cuts longer ones off without a word (`XT_MAX_COMMENT_LEN`).
@@ -79,21 +84,24 @@ pub enum Portal {
     FilterFirewall,
     NatNodePorts,
     NatServices,
+    /// There only while the node has host ports.
+    NatHostPorts,
 }
 
 impl Portal {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::FilterServices,
         Self::FilterExternal,
         Self::FilterNodePorts,
         Self::FilterFirewall,
         Self::NatNodePorts,
         Self::NatServices,
+        Self::NatHostPorts,
     ];
 
     pub const fn table(self) -> Table {
         match self {
-            Self::NatServices | Self::NatNodePorts => Table::Nat,
+            Self::NatServices | Self::NatNodePorts | Self::NatHostPorts => Table::Nat,
             _ => Table::Filter,
         }
     }
@@ -102,6 +110,7 @@ impl Portal {
         match self {
             Self::FilterServices | Self::NatServices => names::SERVICES,
             Self::FilterNodePorts | Self::NatNodePorts => names::NODE_PORTS,
+            Self::NatHostPorts => names::HOST_PORTS,
             Self::FilterExternal => names::EXTERNAL_SERVICES,
             Self::FilterFirewall => names::PROXY_FIREWALL,
         }
@@ -145,19 +154,33 @@ pub struct Renderer<'a> {
     pub options: Options,
     /// Whether rules of endpoints carry comments.
     pub comments: bool,
+    /// Whether the node has host ports.
+    pub host_ports: bool,
 }
 
 impl<'a> Renderer<'a> {
     /// For all of `snapshot`.
     pub fn new(snapshot: &'a Snapshot, family: Family, options: Options) -> Self {
         let comments = endpoints(snapshot, family) <= LARGE_CLUSTER_ENDPOINTS;
-        Self { node: &snapshot.node, family, options, comments }
+        let host_ports = has_host_ports(snapshot.services.keys(), family);
+        Self { node: &snapshot.node, family, options, comments, host_ports }
+    }
+
+    /// The shared chains that this node has.
+    pub fn portals(&self) -> impl Iterator<Item = Portal> {
+        let host_ports = self.host_ports;
+        Portal::ALL.into_iter().filter(move |portal| host_ports || *portal != Portal::NatHostPorts)
     }
 
     /// Where this cluster's pods are. kube-proxy's `--cluster-cidr` has at most one prefix per family.
     fn cluster_cidrs(&self) -> impl Iterator<Item = IpNet> {
         self.node.cluster_cidrs.iter().copied().filter(|net| Family::of(net.addr()) == self.family)
     }
+}
+
+/// Whether one of `ids` is a host port of the family.
+pub fn has_host_ports<'a>(ids: impl IntoIterator<Item = &'a ServicePortId>, family: Family) -> bool {
+    ids.into_iter().any(|id| id.family == family && id.is_host_port())
 }
 
 /// Endpoints of all services of a family, as kube-proxy counts them for its large-cluster mode.
@@ -178,14 +201,15 @@ pub fn render(
     snapshot: &Snapshot,
     family: Family,
     options: Options,
-) -> (RuleSet, BTreeMap<&model::ServicePortId, Refused>) {
+) -> (RuleSet, BTreeMap<&ServicePortId, Refused>) {
     let renderer = Renderer::new(snapshot, family, options);
     let mut set = renderer.base();
     let mut refused = BTreeMap::new();
     for service in snapshot.services.values().filter(|service| service.id.family == family) {
         match renderer.service(service) {
             Ok(rules) => {
-                for (portal, rules) in Portal::ALL.into_iter().zip(rules.portals) {
+                let portals = Portal::ALL.into_iter().zip(rules.portals);
+                for (portal, rules) in portals.filter(|(_, rules)| !rules.is_empty()) {
                     set.insert(portal.table(), portal.chain(), rules);
                 }
                 for (chain, rules) in rules.chains {
@@ -197,7 +221,7 @@ pub fn render(
             }
         }
     }
-    for portal in Portal::ALL {
+    for portal in renderer.portals() {
         set.insert(portal.table(), portal.chain(), renderer.portal_tail(portal));
     }
     (set, refused)

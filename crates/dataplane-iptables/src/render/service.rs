@@ -32,6 +32,10 @@ impl Renderer<'_> {
             external,
         };
         let mut rules = ServiceRules::default();
+        if service.frontends.iter().any(|frontend| frontend.kind == FrontendKind::HostPort) {
+            view.host_port(&mut rules)?;
+            return if fits(&rules) { Ok(rules) } else { Err(Refused::LongName) };
+        }
         view.endpoint_chains(&mut rules);
         view.policy_chains(&mut rules);
         view.external_chain(&mut rules);
@@ -41,31 +45,28 @@ impl Renderer<'_> {
         view.external_addresses(&mut rules, FrontendKind::LoadBalancer);
         view.node_ports(&mut rules);
         view.health_check_port(&mut rules);
-        if rules.all().filter_map(Rule::comment_text).any(|comment| comment.len() > 255) {
-            return Err(Refused::LongName);
-        }
-        Ok(rules)
+        if fits(&rules) { Ok(rules) } else { Err(Refused::LongName) }
     }
 }
 
 /// One service port while it is rendered.
-struct View<'a> {
+pub(super) struct View<'a> {
     renderer: &'a Renderer<'a>,
-    service: &'a ServicePort,
-    chains: ServiceChains,
+    pub(super) service: &'a ServicePort,
+    pub(super) chains: ServiceChains,
     /// As comments name it.
-    name: String,
+    pub(super) name: String,
     /// The policy of all frontends for outside clients; `None`: it has no such frontend.
     external: Option<TrafficPolicy>,
 }
 
 impl View<'_> {
-    fn protocol(&self) -> Protocol {
+    pub(super) fn protocol(&self) -> Protocol {
         self.service.id.protocol
     }
 
     /// What a client of `origin` gets at `frontend`.
-    fn answer(&self, frontend: &Frontend, origin: Origin) -> Answer<'_> {
+    pub(super) fn answer(&self, frontend: &Frontend, origin: Origin) -> Answer<'_> {
         self.service.target(frontend, origin)
     }
 
@@ -330,6 +331,11 @@ impl View<'_> {
                 .then(Target::Accept),
         );
     }
+}
+
+/// Whether all comments are whole in the kernel.
+fn fits(rules: &ServiceRules) -> bool {
+    rules.all().filter_map(Rule::comment_text).all(|comment| comment.len() <= 255)
 }
 
 /// Why nothing is forwarded, as the comment says it, and what happens instead.

@@ -5,8 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 use dataplane_iptables::rule::{Match, Rule};
 use ipnet::IpNet;
 use model::{
-    Backend, Family, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, NodeConfig, Protocol,
-    ServicePort, ServicePortId, Snapshot, TrafficPolicy,
+    Backend, Family, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, NodeConfig, NodePortAddresses,
+    Protocol, ServicePort, ServicePortId, Snapshot, TrafficPolicy,
 };
 use proptest::{
     collection::vec,
@@ -65,6 +65,11 @@ impl Addresses {
     }
 }
 
+/// An outside client of the family of `address`.
+pub(crate) fn stranger(address: IpAddr) -> IpAddr {
+    Addresses::of(Family::of(address)).outside[0]
+}
+
 fn numbered(family: Family, v4: &str, v6: &str, n: u32) -> IpAddr {
     ip(&if family == Family::V4 { format!("{v4}{n}") } else { format!("{v6}{n}") })
 }
@@ -74,17 +79,72 @@ pub(crate) fn state() -> impl Strategy<Value = (Family, Snapshot)> {
     select(&Family::ALL[..]).prop_flat_map(|family| {
         let pool = Addresses::of(family);
         let services: Vec<_> = (0..4).map(|n| option::weighted(0.8, service(family, n))).collect();
-        (services, 1..=2usize, 1..=2usize).prop_map(move |(services, addresses, cidrs)| {
-            let node = NodeConfig {
-                name: "n".into(),
-                addresses: pool.nodes[..addresses].to_vec(),
-                pod_cidrs: vec![],
-                cluster_cidrs: pool.cluster_cidrs[..cidrs].to_vec(),
-                ..NodeConfig::default()
-            };
-            (family, crate::common::snapshot(node, services.into_iter().flatten()))
-        })
+        let host_ports = vec(host_port(family), 0..3);
+        (services, host_ports, 1..=2usize, 1..=2usize, node_ports(family)).prop_map(
+            move |(services, host_ports, addresses, cidrs, node_ports)| {
+                let node = NodeConfig {
+                    name: "n".into(),
+                    addresses: pool.nodes[..addresses].to_vec(),
+                    cluster_cidrs: pool.cluster_cidrs[..cidrs].to_vec(),
+                    node_ports,
+                    ..NodeConfig::default()
+                };
+                // A host port at another node's address concerns that node.
+                let here = |service: &ServicePort| match service.frontends[0].address {
+                    FrontendAddress::Ip(address) => node.addresses.contains(&address),
+                    FrontendAddress::Node => true,
+                };
+                let host_ports = host_ports.into_iter().filter(here);
+                let services: Vec<_> = services.into_iter().flatten().chain(host_ports).collect();
+                (family, crate::common::snapshot(node, services))
+            },
+        )
     })
+}
+
+fn node_ports(family: Family) -> impl Strategy<Value = NodePortAddresses> {
+    let pool = Addresses::of(family);
+    let other = Addresses::of(if family == Family::V4 { Family::V6 } else { Family::V4 });
+    let within = |prefixes: &[IpNet]| NodePortAddresses::Within(prefixes.to_vec());
+    select(vec![
+        NodePortAddresses::All,
+        NodePortAddresses::Primary,
+        within(&pool.ranges[3..4]),
+        within(&pool.ranges[4..5]),
+        within(&[pool.ranges[3], other.ranges[4]]),
+        within(&other.ranges),
+        within(&pool.ranges[..1]),
+    ])
+}
+
+/// Port 9000 or 9001 of one of this node's pods, at the whole node or at one address.
+fn host_port(family: Family) -> impl Strategy<Value = ServicePort> {
+    let pool = Addresses::of(family);
+    let at = option::of(select(pool.nodes.clone()));
+    (0..2usize, at, select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp])).prop_map(
+        move |(pod, at, protocol)| {
+            let number = port(9000 + pod as u16);
+            let name = model::PodName { namespace: "d".into(), name: format!("p{pod}") };
+            let backend = SocketAddr::new(pool.pods[pod], 9090);
+            let backends = vec![Backend { address: backend, local: true, terminating: false }];
+            ServicePort {
+                id: ServicePortId::of_host_port(&name, (at, number), protocol, family),
+                frontends: vec![Frontend {
+                    kind: FrontendKind::HostPort,
+                    address: at.map_or(FrontendAddress::Node, FrontendAddress::Ip),
+                    port: number,
+                    policy: TrafficPolicy::Local,
+                    source_ranges: vec![],
+                }],
+                usable_anywhere: true,
+                endpoints: vec![KnownEndpoint { address: backend, serving: true }],
+                cluster: backends.clone(),
+                local: backends,
+                affinity_seconds: None,
+                health_check_port: None,
+            }
+        },
+    )
 }
 
 /// What is drawn of one service.

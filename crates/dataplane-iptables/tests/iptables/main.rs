@@ -1,5 +1,6 @@
 //! The iptables plane against recordings of kube-proxy, generated states, and a real kernel in namespaces.
 
+mod addresses;
 mod common;
 mod equivalence;
 mod golden;

@@ -23,8 +23,10 @@ lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 
+# ARGS=--quick: a minute instead of six.
 bench: setup
-	cargo bench -p twinplane-dataplane-ebpf -p twinplane-dataplane-iptables --locked --bench packet --bench scale
+	@cargo build --release --locked -p twinplane-bench
+	@target/release/twinplane-bench $(ARGS)
 
 clean:
 	cargo clean

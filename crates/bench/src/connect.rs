@@ -1,0 +1,216 @@
+//! Connections and streams between real sockets: through plain routing, and through each plane, at growing service counts.
+//!
+//! Three two-node clusters exist at the same time, alike but for the plane; rounds take turns between them, and a share is
+//! the median of the rounds' own ratios, because machines drift and single runs scatter.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, ensure};
+use dataplane::Dataplane;
+use model::{Changed, FrontendKind, Plane, Snapshot};
+use scenarios::{
+    places::{Node, Place, Pod, VIP},
+    topology::Topology,
+};
+
+use crate::{
+    Effort,
+    fleet::{self, Running},
+    machine, plane,
+    rows::{Report, median},
+    scale,
+    talk::{Heard, What},
+};
+
+const PORT: u16 = 8080;
+const CLUSTER_IP: [u8; 4] = [10, 24, 0, 10];
+
+/// Who connects to whom. The control goes to the backend's own address, over the same hops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    /// A pod to a pod of the other node.
+    ClusterIp,
+    /// The client to a pod of the node that the load balancer chose.
+    Vip,
+}
+
+impl Path {
+    const ALL: [Self; 2] = [Self::ClusterIp, Self::Vip];
+
+    fn id(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "clusterip",
+            Self::Vip => "vip",
+        }
+    }
+
+    fn words(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "pod to ClusterIP to remote pod",
+            Self::Vip => "client to LoadBalancer to pod",
+        }
+    }
+
+    fn client(self) -> Place {
+        match self {
+            Self::ClusterIp => Place::Pod(Pod::A1),
+            Self::Vip => Place::Client,
+        }
+    }
+
+    fn backend(self) -> Pod {
+        match self {
+            Self::ClusterIp => Pod::B1,
+            Self::Vip => Pod::A2,
+        }
+    }
+
+    fn frontend(self) -> (FrontendKind, SocketAddr) {
+        match self {
+            Self::ClusterIp => (FrontendKind::ClusterIp, (CLUSTER_IP, 80).into()),
+            Self::Vip => (FrontendKind::LoadBalancer, (VIP, 80).into()),
+        }
+    }
+}
+
+/// A cluster, and the plane of its nodes; the first has none.
+struct World {
+    plane: Option<Plane>,
+    // Fields drop in order: processes and planes leave before their namespaces.
+    _servers: Vec<Running>,
+    nodes: Vec<ProgrammedNode>,
+    topology: Topology,
+}
+
+struct ProgrammedNode {
+    node: Node,
+    plane: Box<dyn Dataplane>,
+    snapshot: Snapshot,
+    _pins: plane::Pins,
+}
+
+/// What the rounds of one world, path and number of services heard.
+type Rounds = Vec<Heard>;
+
+pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()> {
+    let mut worlds = vec![];
+    for plane in [None, Some(Plane::Ebpf), Some(Plane::Iptables)] {
+        worlds.push(World::new(plane)?);
+    }
+    for services in effort.sizes {
+        for world in &mut worlds {
+            world.grow(*services)?;
+        }
+        for path in Path::ALL {
+            let rounds = rounds(&worlds, path, What::Connections, effort)?;
+            tell_connections(path, *services, &worlds, &rounds, report);
+        }
+    }
+    for path in Path::ALL {
+        let rounds = rounds(&worlds, path, What::Stream, effort)?;
+        let gigabits = |rounds: &Rounds| median(rounds.iter().map(|heard| heard.per_second * 8e-9).collect());
+        let control = gigabits(&rounds[0]);
+        for (world, rounds) in worlds.iter().zip(&rounds) {
+            if let Some(plane) = world.plane {
+                let what = format!("one TCP stream, {}, {plane}", path.words());
+                let id = format!("bulk-{}-{plane}", path.id());
+                report.add((id, what), (gigabits(rounds), "Gbit/s"), (control, "plain veth"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Every world's rounds, taken in turns that begin elsewhere each time.
+fn rounds(worlds: &[World], path: Path, what: What, effort: Effort) -> anyhow::Result<Vec<Rounds>> {
+    let mut heard: Vec<Rounds> = worlds.iter().map(|_| vec![]).collect();
+    for round in 0..effort.connection_rounds {
+        for turn in 0..worlds.len() {
+            let index = (round + turn) % worlds.len();
+            heard[index].push(worlds[index].ask(path, what, effort.seconds)?);
+        }
+    }
+    Ok(heard)
+}
+
+impl World {
+    fn new(plane: Option<Plane>) -> anyhow::Result<Self> {
+        let topology = Topology::new();
+        topology.route_vip(Node::A);
+        let mut nodes = vec![];
+        for node in Node::ALL {
+            let Some(kind) = plane else { continue };
+            let pins = plane::Pins::new(&format!("{}-{}", topology.name, node.name()));
+            let mut opened = plane::open(kind, topology.node(node), &pins, "eth0")?;
+            let mut snapshot = plane::bare_snapshot(&topology, node);
+            for path in Path::ALL {
+                let (kind, frontend) = path.frontend();
+                let pod = path.backend();
+                let backend = (SocketAddr::new(pod.address().into(), PORT), pod.node() == node);
+                scale::put(&mut snapshot, scale::service(path.id(), &[(kind, frontend.ip())], &[backend]));
+            }
+            plane::apply(&mut *opened, topology.node(node), &snapshot, &Changed::all(&snapshot))?;
+            nodes.push(ProgrammedNode { node, plane: opened, snapshot, _pins: pins });
+        }
+        let mut servers = vec![];
+        let (port, cpu) = (PORT.to_string(), (machine::cpus() - 1).to_string());
+        for path in Path::ALL {
+            let command = fleet::command(topology.pod(path.backend()), &["serve", &port, &cpu])?;
+            servers.push(Running::start_until_ready(command)?);
+        }
+        Ok(Self { plane, _servers: servers, nodes, topology })
+    }
+
+    fn grow(&mut self, services: u32) -> anyhow::Result<()> {
+        for node in &mut self.nodes {
+            let before = node.snapshot.clone();
+            scale::fill(&mut node.snapshot, services);
+            let changed = node.snapshot.changed_since(&before);
+            plane::apply(&mut *node.plane, self.topology.node(node.node), &node.snapshot, &changed)?;
+        }
+        Ok(())
+    }
+
+    fn ask(&self, path: Path, what: What, seconds: f64) -> anyhow::Result<Heard> {
+        let to = match self.plane {
+            Some(_) => path.frontend().1,
+            None => SocketAddr::new(path.backend().address().into(), PORT),
+        };
+        let what = if what == What::Stream { "stream" } else { "connections" };
+        let (to, seconds) = (to.to_string(), seconds.to_string());
+        let space = self.topology.place(path.client());
+        let output =
+            fleet::command(space, &["ask", what, &to, &seconds, "0"])?.output().context("run a client")?;
+        let name = self.plane.map_or("plain veth", |plane| plane.as_str());
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} on {name}: {told}", path.words());
+        serde_json::from_slice(&output.stdout).context("read what a client heard")
+    }
+}
+
+fn tell_connections(path: Path, services: u32, worlds: &[World], rounds: &[Rounds], report: &mut Report) {
+    let size = match services {
+        10_000 => String::new(),
+        1_000 => "-1k".to_owned(),
+        few => format!("-{few}"),
+    };
+    let of = |rounds: &Rounds, part: fn(&Heard) -> f64| median(rounds.iter().map(part).collect());
+    let plain = &rounds[0];
+    let rate = of(plain, |heard| heard.per_second);
+    let what = format!("connections a second of the control, {}", path.words());
+    report.add((format!("conn-rate-{}-plain{size}", path.id()), what), (rate, "1/s"), (rate, "itself"));
+    for (world, rounds) in worlds.iter().zip(rounds) {
+        let Some(plane) = world.plane else { continue };
+        let suffix = if plane == Plane::Ebpf { String::new() } else { format!("-{plane}") };
+        let words = format!("{}, {plane}, {services} services", path.words());
+        let shares = rounds.iter().zip(plain).map(|(heard, plain)| heard.per_second / plain.per_second);
+        let id = format!("conn-share-{}{suffix}{size}", path.id());
+        let what = format!("connections a second, {words}");
+        report.add((id, what), (median(shares.collect()), "share"), (1.0, "plain veth"));
+        for (name, part) in [("p50", (|heard| heard.p50) as fn(&Heard) -> f64), ("p99", |heard| heard.p99)] {
+            let id = format!("connect-{name}-{}{suffix}{size}", path.id());
+            let what = format!("connect(2) {name}, {words}");
+            report.add((id, what), (of(rounds, part), "us"), (of(plain, part), "plain veth"));
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Kernel memory of a node's maps at defaults, with its two pods and without, as the kernel counts it.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::fd::{AsFd as _, AsRawFd as _},
+};
+
+use anyhow::Context as _;
+use aya::{maps::MapInfo, programs::loaded_programs};
+use model::Changed;
+use scenarios::{places::Node, topology::Topology};
+
+use crate::{plane, rows::Report};
+
+pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
+    let topology = Topology::new();
+    let node = topology.node(Node::A);
+    let pins = plane::Pins::new(&topology.name);
+    let mut plane = plane::open_ebpf(node, &pins, "eth0")?;
+    let without = memory(&pins)?;
+    let snapshot = plane::bare_snapshot(&topology, Node::A);
+    plane::apply(&mut plane, node, &snapshot, &Changed::all(&snapshot))?;
+    let with = memory(&pins)?;
+    report.add(
+        ("map-memory-2pods", "memory of all maps, 2 pods, defaults"),
+        (with, "MB"),
+        (without, "no pods"),
+    );
+    Ok(())
+}
+
+/// Megabytes of the pinned maps, and of the others that programs over them use.
+fn memory(pins: &plane::Pins) -> anyhow::Result<f64> {
+    let mut ours = pinned(pins)?;
+    for program in loaded_programs() {
+        // Programs of others come and go meanwhile.
+        let Ok(Some(maps)) = program.map_err(anyhow::Error::from).and_then(|p| Ok(p.map_ids()?)) else {
+            continue;
+        };
+        if maps.iter().any(|map| ours.contains(map)) {
+            ours.extend(maps);
+        }
+    }
+    let mut bytes = 0;
+    for id in ours {
+        let map = MapInfo::from_id(id).and_then(|map| map.fd()).with_context(|| format!("open map {id}"))?;
+        let path = format!("/proc/thread-self/fdinfo/{}", map.as_fd().as_raw_fd());
+        let info = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let line = info.lines().find_map(|line| line.strip_prefix("memlock:")?.trim().parse::<u64>().ok());
+        bytes += line.with_context(|| format!("find memlock of map {id}"))?;
+    }
+    Ok(bytes as f64 / 1e6)
+}
+
+/// The numbers of the maps that are pinned.
+fn pinned(pins: &plane::Pins) -> anyhow::Result<BTreeSet<u32>> {
+    let mut ids = BTreeSet::new();
+    for version in fs::read_dir(pins.path())? {
+        for pin in fs::read_dir(version?.path().join("maps"))? {
+            let path = pin?.path();
+            let map = MapInfo::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
+            ids.insert(map.id());
+        }
+    }
+    anyhow::ensure!(!ids.is_empty(), "no map is pinned");
+    Ok(ids)
+}

@@ -1,0 +1,360 @@
+//! What one packet costs in the datapath, by `BPF_PROG_TEST_RUN` over the maps of real planes on a real node.
+//!
+//! A test run repeats with whatever the last repetition made of the packet, so the programs of `bpf/src/bin/bench.rs` put
+//! the same packet back first and then call the function that the shipped program calls. What a program that only puts it
+//! back costs is taken off. Rounds of all rows and all service counts take turns.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context as _, ensure};
+use aya::{
+    Ebpf,
+    maps::Array,
+    programs::{Program, TestRun as _, TestRunOptions},
+};
+use dataplane_ebpf::EbpfDataplane;
+use model::{Changed, FrontendKind, Protocol};
+use scenarios::{
+    places::{CLIENT, Node, Pod, VIP},
+    topology::Topology,
+};
+
+use crate::{
+    Effort, machine, plane,
+    rows::{Report, median},
+    scale,
+    wire::{ACK, Frame, SYN},
+};
+
+/// New flows of one round: with two rows each, all rounds fit into the connection table.
+const NEW: u32 = 3_000;
+
+/// Words of the bench programs' template: a packet's first 56 bytes, whether to vary it, and a count.
+const TEMPLATE_WORDS: usize = 16;
+const VARY: usize = 14;
+const COUNT: usize = 15;
+
+/// What a program answers (`TCX_NEXT`, `TCX_REDIRECT`).
+const NEXT: i32 = -1;
+const REDIRECT: i32 = 7;
+
+const CLUSTER_IP: &str = "10.24.0.10:80";
+const REFUSED: &str = "10.24.0.11:80";
+
+/// A packet in front of a program, and what must become of it.
+struct Case {
+    id: &'static str,
+    what: &'static str,
+    program: &'static str,
+    /// Where it arrives.
+    device: &'static str,
+    frame: Frame,
+    /// Every repetition is a flow of its own; the table has room, or is full.
+    new: Option<Room>,
+    answer: i32,
+    /// Where it is addressed to afterwards.
+    lands: SocketAddr,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    Free,
+    /// Measured last: established flows of other rows are evicted, too.
+    Full,
+}
+
+/// One plane with its number of services.
+struct Bench {
+    services: u32,
+    ebpf: Ebpf,
+    // Fields drop in order: the pins go last.
+    _plane: EbpfDataplane,
+    _pins: plane::Pins,
+    /// Nanoseconds of each round: the empty program, and each case less the program that only restores.
+    empty: Vec<f64>,
+    net: Vec<Vec<f64>>,
+}
+
+pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()> {
+    let topology = Topology::new();
+    let node = topology.node(Node::A);
+    for neighbour in ["10.128.0.1", "10.128.0.12"] {
+        let ping = node.command("ping").args(["-c1", "-W5", neighbour]).output().context("run ping")?;
+        ensure!(ping.status.success(), "{neighbour} is no neighbour of the node");
+    }
+    let mut benches = vec![];
+    for services in effort.sizes {
+        benches.push(Bench::open(&topology, *services)?);
+    }
+    let cases = cases();
+    node.run(|| {
+        machine::pin(machine::cpus() - 1)?;
+        for bench in &mut benches {
+            bench.establish().context("establish flows")?;
+        }
+        for room in [None, Some(Room::Free), Some(Room::Full)] {
+            for round in 0..effort.packet_rounds {
+                for bench in &mut benches {
+                    bench.round(&cases, room, round as u32, effort.packets)?;
+                }
+            }
+        }
+        anyhow::Ok(())
+    })??;
+    tell(&cases, &benches, report);
+    Ok(())
+}
+
+fn at(text: &str) -> SocketAddr {
+    text.parse().expect("a socket address")
+}
+
+fn cases() -> Vec<Case> {
+    let pod = SocketAddr::new(Pod::A1.address().into(), 40000);
+    let backend = SocketAddr::new(Pod::B1.address().into(), 8080);
+    let (client, vip) = (SocketAddr::new(CLIENT.into(), 50000), SocketAddr::new(VIP.into(), 80));
+    let (cluster_ip, stranger) = (at(CLUSTER_IP), at("10.128.0.11:22"));
+    let new_client = SocketAddr::new(client.ip(), 1);
+    let case = |id, what, (program, device), frame, (answer, lands)| Case {
+        id,
+        what,
+        program,
+        device,
+        frame,
+        new: None,
+        answer,
+        lands,
+    };
+    let (from_pod, from_wire) = (("from_pod", "tpa1"), ("from_wire", "eth0"));
+    let tcp = Frame::tcp;
+    vec![
+        case(
+            "pod-clusterip-est",
+            "pod to ClusterIP to remote pod, established",
+            from_pod,
+            tcp(pod, cluster_ip, ACK),
+            (REDIRECT, backend),
+        ),
+        Case {
+            new: Some(Room::Free),
+            ..case(
+                "pod-clusterip-new",
+                "the same, new flow, table with room",
+                from_pod,
+                tcp(pod, cluster_ip, SYN),
+                (REDIRECT, backend),
+            )
+        },
+        case(
+            "lb-snat-tc-est",
+            "client to LoadBalancer to remote pod with SNAT, established",
+            from_wire,
+            tcp(client, vip, ACK),
+            (REDIRECT, backend),
+        ),
+        case(
+            "no-service-tc",
+            "a packet that concerns no service",
+            from_wire,
+            tcp(client, stranger, ACK),
+            (NEXT, stranger),
+        ),
+        case(
+            "pod-clusterip-reply",
+            "ClusterIP's answer into the pod, established",
+            from_wire,
+            tcp(backend, pod, ACK),
+            (REDIRECT, pod),
+        ),
+        case(
+            "pod-clusterip-udp-est",
+            "pod to ClusterIP over UDP, established",
+            from_pod,
+            Frame::udp(pod, cluster_ip),
+            (REDIRECT, backend),
+        ),
+        case(
+            "refused-rst",
+            "no endpoints: answered by a reset",
+            from_pod,
+            tcp(pod, at(REFUSED), SYN),
+            (REDIRECT, pod),
+        ),
+        Case {
+            new: Some(Room::Free),
+            ..case(
+                "lb-snat-tc-new",
+                "client to LoadBalancer, new flow, table with room",
+                from_wire,
+                tcp(new_client, vip, SYN),
+                (REDIRECT, backend),
+            )
+        },
+        Case {
+            new: Some(Room::Full),
+            ..case(
+                "pod-clusterip-new-full",
+                "pod to ClusterIP, new flow, full table evicts",
+                from_pod,
+                tcp(pod, cluster_ip, SYN),
+                (REDIRECT, backend),
+            )
+        },
+    ]
+}
+
+impl Bench {
+    fn open(topology: &Topology, services: u32) -> anyhow::Result<Self> {
+        let node = topology.node(Node::A);
+        let pins = plane::Pins::new(&format!("{}-{services}", topology.name));
+        let mut plane = plane::open_ebpf(node, &pins, "eth0")?;
+        let mut snapshot = plane::bare_snapshot(topology, Node::A);
+        let backend = (SocketAddr::new(Pod::B1.address().into(), 8080), false);
+        let web = [(FrontendKind::ClusterIp, at(CLUSTER_IP).ip()), (FrontendKind::LoadBalancer, VIP.into())];
+        let none = [(FrontendKind::ClusterIp, at(REFUSED).ip())];
+        let web = scale::service("web", &web, &[backend]);
+        let mut udp = web.clone();
+        udp.id.protocol = Protocol::Udp;
+        for service in [web, udp, scale::service("none", &none, &[])] {
+            scale::put(&mut snapshot, service);
+        }
+        scale::fill(&mut snapshot, services);
+        plane::apply(&mut plane, node, &snapshot, &Changed::all(&snapshot))?;
+        let ebpf = plane.load_bench()?;
+        Ok(Self { services, ebpf, _plane: plane, _pins: pins, empty: vec![], net: vec![] })
+    }
+
+    /// Handshakes, so that what follows is established.
+    fn establish(&mut self) -> anyhow::Result<()> {
+        let pod = SocketAddr::new(Pod::A1.address().into(), 40000);
+        let backend = SocketAddr::new(Pod::B1.address().into(), 8080);
+        let (client, vip) = (SocketAddr::new(CLIENT.into(), 50000), SocketAddr::new(VIP.into(), 80));
+        let cluster_ip = at(CLUSTER_IP);
+        self.pass("from_pod", "tpa1", &Frame::tcp(pod, cluster_ip, SYN))?;
+        self.pass("from_wire", "eth0", &Frame::tcp(backend, pod, SYN | ACK))?;
+        self.pass("from_pod", "tpa1", &Frame::tcp(pod, cluster_ip, ACK))?;
+        self.pass("from_pod", "tpa1", &Frame::udp(pod, cluster_ip))?;
+        self.pass("from_wire", "eth0", &Frame::udp(backend, pod))?;
+        let masqueraded = self.pass("from_wire", "eth0", &Frame::tcp(client, vip, SYN))?;
+        self.pass("from_wire", "eth0", &Frame::tcp(backend, masqueraded.0, SYN | ACK))?;
+        self.pass("from_wire", "eth0", &Frame::tcp(client, vip, ACK))?;
+        Ok(())
+    }
+
+    /// Sends one packet; returns where it comes from and goes to afterwards.
+    fn pass(
+        &mut self,
+        program: &str,
+        device: &str,
+        frame: &Frame,
+    ) -> anyhow::Result<(SocketAddr, SocketAddr)> {
+        self.template(frame, None)?;
+        let (answer, ends) = self.run(program, device, 1)?;
+        ensure!(answer == REDIRECT, "{program} answers {answer} to {frame:?}");
+        Ok(ends)
+    }
+
+    fn round(&mut self, cases: &[Case], room: Option<Room>, round: u32, packets: u32) -> anyhow::Result<()> {
+        let frame = &cases[0].frame;
+        self.template(frame, None)?;
+        let (empty, _) = self.timed("empty", "eth0", packets)?;
+        let (restore, _) = self.timed("restore", "eth0", packets)?;
+        self.empty.push(empty);
+        self.net.resize(cases.len(), vec![]);
+        for (index, case) in cases.iter().enumerate().filter(|(_, case)| case.new == room) {
+            let repeat = if room == Some(Room::Free) { NEW } else { packets };
+            self.template(&case.frame, room.map(|_| (round + 1).wrapping_mul(repeat)))?;
+            let (nanoseconds, (answer, (_, lands))) = self.timed(case.program, case.device, repeat)?;
+            ensure!(
+                (answer, lands) == (case.answer, case.lands),
+                "{}: {} answers {answer} and sends it to {lands}, not {} to {}",
+                case.id,
+                case.program,
+                case.answer,
+                case.lands
+            );
+            self.net[index].push(nanoseconds - restore);
+        }
+        Ok(())
+    }
+
+    /// What every repetition starts with; `vary`: as a flow of its own, counted from there.
+    fn template(&mut self, frame: &Frame, vary: Option<u32>) -> anyhow::Result<()> {
+        let mut bytes = frame.bytes();
+        bytes.resize(4 * VARY, 0);
+        let mut words = [0u32; TEMPLATE_WORDS];
+        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
+            *word = u32::from_ne_bytes(chunk.try_into()?);
+        }
+        words[VARY] = vary.is_some().into();
+        words[COUNT] = vary.unwrap_or(0);
+        let map = self.ebpf.map_mut("TEMPLATE").context("find the template")?;
+        Array::<_, [u32; TEMPLATE_WORDS]>::try_from(map)?.set(0, words, 0)?;
+        Ok(())
+    }
+
+    /// Nanoseconds per packet, and the last one's end.
+    fn timed(&mut self, program: &str, device: &str, repeat: u32) -> anyhow::Result<(f64, (i32, Ends))> {
+        let start = machine::thread_time();
+        let end = self.run(program, device, repeat)?;
+        Ok(((machine::thread_time() - start) / f64::from(repeat), end))
+    }
+
+    fn run(&mut self, program: &str, device: &str, repeat: u32) -> anyhow::Result<(i32, Ends)> {
+        let found = self.ebpf.program_mut(program).with_context(|| format!("find program {program}"))?;
+        // `struct __sk_buff`: only the interface is set.
+        let mut context = [0u8; 192];
+        context[40..44].copy_from_slice(&nix::net::if_::if_nametoindex(device)?.to_ne_bytes());
+        // The kernel reads the EtherType before the program puts the packet in.
+        let mut packet = [0u8; 118];
+        packet[12..15].copy_from_slice(&[8, 0, 0x45]);
+        let mut out = [0u8; 256];
+        let options = TestRunOptions {
+            data_in: Some(&packet),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            repeat,
+            ..TestRunOptions::default()
+        };
+        let result = match found {
+            Program::SchedClassifier(classifier) => classifier.test_run(options),
+            other => anyhow::bail!("{program} is of type {:?}", other.prog_type()),
+        };
+        let result = result.with_context(|| format!("run {program}"))?;
+        Ok((result.return_value as i32, ends(&out)))
+    }
+}
+
+/// Source and destination.
+type Ends = (SocketAddr, SocketAddr);
+
+/// Of an IPv4 frame without options.
+fn ends(frame: &[u8; 256]) -> Ends {
+    let end = |address: usize, port: usize| {
+        let ip = [frame[address], frame[address + 1], frame[address + 2], frame[address + 3]];
+        SocketAddr::new(ip.into(), u16::from_be_bytes([frame[port], frame[port + 1]]))
+    };
+    (end(26, 34), end(30, 36))
+}
+
+fn tell(cases: &[Case], benches: &[Bench], report: &mut Report) {
+    let net = |bench: &Bench, index: usize| median(bench.net[index].clone());
+    for bench in benches.iter().rev() {
+        let empty = median(bench.empty.clone());
+        for (index, case) in cases.iter().enumerate() {
+            let (id, what) = match bench.services {
+                10_000 => (case.id.to_owned(), case.what.to_owned()),
+                1_000 => (format!("{}-1k", case.id), format!("{}, 1,000 services", case.what)),
+                few => (format!("{}-{few}", case.id), format!("{}, {few} services", case.what)),
+            };
+            report.add((id, what), (net(bench, index), "ns"), (empty, "empty program"));
+        }
+    }
+    if let [few, .., many] = benches
+        && let Some(index) = cases.iter().position(|case| case.id == "pod-clusterip-new")
+    {
+        let (few, many) = (net(few, index), net(many, index));
+        let what = "new flow to a ClusterIP, 10,000 services over 10";
+        report.add(("growth-10-10k", what), (many / few, "ratio"), (1.0, "flat"));
+    }
+}

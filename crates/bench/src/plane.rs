@@ -1,0 +1,83 @@
+//! The planes under measurement, opened on a node of a topology and taken down with this value.
+
+use std::{fs, io::ErrorKind, path::PathBuf};
+
+use anyhow::Context as _;
+use dataplane::Dataplane;
+use dataplane_ebpf::EbpfDataplane;
+use dataplane_iptables::IptablesDataplane;
+use model::{Changed, Plane, Snapshot};
+use netns::Owned;
+use scenarios::{cluster, places::Node, topology::Topology};
+
+/// A folder for pins; gone with whatever is pinned in it when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Pins(PathBuf);
+
+impl Pins {
+    /// The name is unique on this machine, as those of namespaces are.
+    pub(crate) fn new(name: &str) -> Self {
+        Self(PathBuf::from("/sys/fs/bpf").join(name))
+    }
+
+    pub(crate) fn path(&self) -> &PathBuf {
+        &self.0
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        match fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != ErrorKind::NotFound => eprintln!("{}: {error}", self.0.display()),
+            _ => {}
+        }
+    }
+}
+
+/// Opens the eBPF plane as a node's agent does.
+pub(crate) fn open_ebpf(node: &Owned, pins: &Pins, uplink: &str) -> anyhow::Result<EbpfDataplane> {
+    let config = dataplane_ebpf::Config {
+        bpffs: pins.path().clone(),
+        uplinks: vec![uplink.to_owned()],
+        ..Default::default()
+    };
+    node.run(|| EbpfDataplane::open(config))?.context("open the ebpf plane")
+}
+
+/// Opens a plane by its name.
+pub(crate) fn open(
+    plane: Plane,
+    node: &Owned,
+    pins: &Pins,
+    uplink: &str,
+) -> anyhow::Result<Box<dyn Dataplane>> {
+    Ok(match plane {
+        Plane::Ebpf => Box::new(open_ebpf(node, pins, uplink)?),
+        Plane::Iptables => {
+            let open = || IptablesDataplane::open(dataplane_iptables::Config::default());
+            Box::new(node.run(open)?.context("open the iptables plane")?)
+        }
+    })
+}
+
+/// Programs what changed, on a thread of the node; nothing may be left out.
+pub(crate) fn apply(
+    plane: &mut dyn Dataplane,
+    node: &Owned,
+    snapshot: &Snapshot,
+    changed: &Changed,
+) -> anyhow::Result<()> {
+    let applied = node.run(|| plane.apply(snapshot, changed))?.context("program the plane")?;
+    match applied.failed.into_iter().next() {
+        Some((key, error)) => Err(error).with_context(|| format!("program {key:?}")),
+        None => Ok(()),
+    }
+}
+
+/// What a node of the topology knows before any Service is there.
+pub(crate) fn bare_snapshot(topology: &Topology, node: Node) -> Snapshot {
+    let mut snapshot = cluster::snapshot(&[], node);
+    let endpoints = topology.endpoints(node).into_iter();
+    snapshot.endpoints = endpoints.map(|endpoint| (endpoint.pod.clone(), endpoint.into())).collect();
+    snapshot
+}

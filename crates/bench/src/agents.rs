@@ -12,7 +12,7 @@ use apiserver::ApiServer;
 use axum::{Router, body::Body};
 use http::Request;
 use http_body_util::BodyExt as _;
-use model::{Plane, ServicePort};
+use model::{Family::V4, Plane, ServicePort};
 use scenarios::{places::Node, topology::Topology};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
@@ -98,10 +98,10 @@ impl Home {
         let this = Self { topology, runtime, router, api };
         for node in Node::ALL {
             let object = json!({"metadata": {"name": node.name()},
-                "spec": {"podCIDR": node.pod_cidr(), "podCIDRs": [node.pod_cidr()]}});
+                "spec": {"podCIDR": node.pod_cidr(V4), "podCIDRs": [node.pod_cidr(V4)]}});
             this.post("/api/v1/nodes", &object)?;
             let status = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name()},
-                "status": {"addresses": [{"type": "InternalIP", "address": node.address()}]}});
+                "status": {"addresses": [{"type": "InternalIP", "address": node.address(V4)}]}});
             this.send("PUT", &format!("/api/v1/nodes/{}/status", node.name()), &status)?;
         }
         this.post("/api/v1/namespaces", &json!({"metadata": {"name": "bench"}}))?;

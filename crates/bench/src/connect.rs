@@ -7,9 +7,9 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, ensure};
 use dataplane::Dataplane;
-use model::{Changed, FrontendKind, Plane, Snapshot};
+use model::{Changed, Family::V4, FrontendKind, Plane, Snapshot};
 use scenarios::{
-    places::{Node, Place, Pod, VIP},
+    places::{Node, Place, Pod, VIP, cluster_ip},
     topology::Topology,
 };
 
@@ -23,7 +23,6 @@ use crate::{
 };
 
 const PORT: u16 = 8080;
-const CLUSTER_IP: [u8; 4] = [10, 24, 0, 10];
 
 /// Who connects to whom. The control goes to the backend's own address, over the same hops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +66,8 @@ impl Path {
 
     fn frontend(self) -> (FrontendKind, SocketAddr) {
         match self {
-            Self::ClusterIp => (FrontendKind::ClusterIp, (CLUSTER_IP, 80).into()),
-            Self::Vip => (FrontendKind::LoadBalancer, (VIP, 80).into()),
+            Self::ClusterIp => (FrontendKind::ClusterIp, (cluster_ip(10).of(V4), 80).into()),
+            Self::Vip => (FrontendKind::LoadBalancer, (VIP.of(V4), 80).into()),
         }
     }
 }
@@ -146,7 +145,7 @@ impl World {
             for path in Path::ALL {
                 let (kind, frontend) = path.frontend();
                 let pod = path.backend();
-                let backend = (SocketAddr::new(pod.address().into(), PORT), pod.node() == node);
+                let backend = (SocketAddr::new(pod.address(V4), PORT), pod.node() == node);
                 scale::put(&mut snapshot, scale::service(path.id(), &[(kind, frontend.ip())], &[backend]));
             }
             plane::apply(&mut *opened, topology.node(node), &snapshot, &Changed::all(&snapshot))?;
@@ -174,7 +173,7 @@ impl World {
     fn ask(&self, path: Path, what: What, seconds: f64) -> anyhow::Result<Heard> {
         let to = match self.plane {
             Some(_) => path.frontend().1,
-            None => SocketAddr::new(path.backend().address().into(), PORT),
+            None => SocketAddr::new(path.backend().address(V4), PORT),
         };
         let what = if what == What::Stream { "stream" } else { "connections" };
         let (to, seconds) = (to.to_string(), seconds.to_string());

@@ -13,9 +13,9 @@ use aya::{
     programs::{Program, TestRun as _, TestRunOptions},
 };
 use dataplane_ebpf::EbpfDataplane;
-use model::{Changed, FrontendKind, Protocol};
+use model::{Changed, Family::V4, FrontendKind, Protocol};
 use scenarios::{
-    places::{CLIENT, Node, Pod, VIP},
+    places::{Node, Place, Pod, VIP},
     topology::Topology,
 };
 
@@ -110,9 +110,9 @@ fn at(text: &str) -> SocketAddr {
 }
 
 fn cases() -> Vec<Case> {
-    let pod = SocketAddr::new(Pod::A1.address().into(), 40000);
-    let backend = SocketAddr::new(Pod::B1.address().into(), 8080);
-    let (client, vip) = (SocketAddr::new(CLIENT.into(), 50000), SocketAddr::new(VIP.into(), 80));
+    let pod = SocketAddr::new(Pod::A1.address(V4), 40000);
+    let backend = SocketAddr::new(Pod::B1.address(V4), 8080);
+    let (client, vip) = (SocketAddr::new(Place::Client.address(V4), 50000), SocketAddr::new(VIP.of(V4), 80));
     let (cluster_ip, stranger) = (at(CLUSTER_IP), at("10.128.0.11:22"));
     let new_client = SocketAddr::new(client.ip(), 1);
     let case = |id, what, (program, device), frame, (answer, lands)| Case {
@@ -209,8 +209,8 @@ impl Bench {
         let pins = plane::Pins::new(&format!("{}-{services}", topology.name));
         let mut plane = plane::open_ebpf(node, &pins, "eth0")?;
         let mut snapshot = plane::bare_snapshot(topology, Node::A);
-        let backend = (SocketAddr::new(Pod::B1.address().into(), 8080), false);
-        let web = [(FrontendKind::ClusterIp, at(CLUSTER_IP).ip()), (FrontendKind::LoadBalancer, VIP.into())];
+        let backend = (SocketAddr::new(Pod::B1.address(V4), 8080), false);
+        let web = [(FrontendKind::ClusterIp, at(CLUSTER_IP).ip()), (FrontendKind::LoadBalancer, VIP.of(V4))];
         let none = [(FrontendKind::ClusterIp, at(REFUSED).ip())];
         let web = scale::service("web", &web, &[backend]);
         let mut udp = web.clone();
@@ -226,9 +226,10 @@ impl Bench {
 
     /// Handshakes, so that what follows is established.
     fn establish(&mut self) -> anyhow::Result<()> {
-        let pod = SocketAddr::new(Pod::A1.address().into(), 40000);
-        let backend = SocketAddr::new(Pod::B1.address().into(), 8080);
-        let (client, vip) = (SocketAddr::new(CLIENT.into(), 50000), SocketAddr::new(VIP.into(), 80));
+        let pod = SocketAddr::new(Pod::A1.address(V4), 40000);
+        let backend = SocketAddr::new(Pod::B1.address(V4), 8080);
+        let (client, vip) =
+            (SocketAddr::new(Place::Client.address(V4), 50000), SocketAddr::new(VIP.of(V4), 80));
         let cluster_ip = at(CLUSTER_IP);
         self.pass("from_pod", "tpa1", &Frame::tcp(pod, cluster_ip, SYN))?;
         self.pass("from_wire", "eth0", &Frame::tcp(backend, pod, SYN | ACK))?;

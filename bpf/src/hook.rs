@@ -161,6 +161,7 @@ fn finish<H: Hook>(ctx: Context, outcome: Outcome, length: u32) -> i32 {
     counters::packet(outcome.reason, length);
     let verdict = match outcome.reason {
         Reason::ForwardedEstablished
+        | Reason::ForwardedXdp
         | Reason::ForwardedNew
         | Reason::ForwardedUpdated
         | Reason::ForwardedIcmpError

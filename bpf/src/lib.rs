@@ -31,6 +31,7 @@ pub mod reject;
 pub mod route;
 pub mod service;
 pub mod slow;
+pub mod xdp;
 
 pub use family::{Ipv4, Ipv6};
 pub use hook::{FromPod, FromWire, ToPod, ToWire, run};

@@ -2,7 +2,7 @@
 
 use core::ptr;
 
-use abi::{Config, Flow, Reason, Route, Tuple, flow_flags};
+use abi::{Address, Config, Flow, Reason, Route, Tuple, flow_flags};
 use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_NOEXIST},
     helpers::generated as helper,
@@ -77,45 +77,61 @@ fn set_link_addresses<F: Family>(packet: &Packet<F>, flow: &Flow<F::Address>) {
 #[inline(always)]
 fn rewrite_transport<F: Family>(ctx: Context, packet: &Packet<F>, flow: &Flow<F::Address>) -> bool {
     let (addresses, ports) = (flow.address_delta, flow.port_delta);
-    match packet.transport {
+    let summed = match packet.transport {
+        Transport::Fragment => return true,
+        // The sender computed none (RFC 768).
+        Transport::Udp(header) if header.read::<u16, 6>() == 0 => Summed::Whole,
+        Transport::Tcp(_) | Transport::Udp(_) => ctx.summed(),
+    };
+    if summed == Summed::Whole {
+        rewrite_whole(packet.transport, flow);
+        return true;
+    }
+    set_ports(packet.transport, flow);
+    match (packet.transport, summed) {
+        (Transport::Tcp(header), Summed::Partial) => {
+            header.write::<u16, 16>(fold(header.read::<u16, 16>() as u32 + addresses as u32));
+            true
+        }
+        (Transport::Udp(header), Summed::Partial) => {
+            header.write::<u16, 6>(fold(header.read::<u16, 6>() as u32 + addresses as u32));
+            true
+        }
+        (Transport::Tcp(_), _) => replace::<F>(ctx, 16, addresses, ports, 0),
+        _ => replace::<F>(ctx, 6, addresses, ports, BPF_F_MARK_MANGLED_0 as u64),
+    }
+}
+
+/// Ports, and a transport checksum that is whole, or that is not there.
+#[inline(always)]
+pub fn rewrite_whole<A: Address>(transport: Transport, flow: &Flow<A>) {
+    let delta = fold(flow.address_delta as u32 + flow.port_delta as u32);
+    set_ports(transport, flow);
+    match transport {
+        Transport::Tcp(header) => header.write::<u16, 16>(adjust(header.read::<u16, 16>(), delta)),
+        Transport::Udp(header) => {
+            let field = header.read::<u16, 6>();
+            if field != 0 {
+                let field = adjust(field, delta);
+                header.write::<u16, 6>(if field == 0 { 0xffff } else { field });
+            }
+        }
+        Transport::Fragment => {}
+    }
+}
+
+#[inline(always)]
+fn set_ports<A: Address>(transport: Transport, flow: &Flow<A>) {
+    match transport {
         Transport::Tcp(header) => {
             header.write::<u16, 0>(flow.source_port.raw());
             header.write::<u16, 2>(flow.destination_port.raw());
-            let field = header.read::<u16, 16>();
-            match ctx.summed() {
-                Summed::Whole => {
-                    header.write::<u16, 16>(adjust(field, fold(addresses as u32 + ports as u32)));
-                    true
-                }
-                Summed::Partial => {
-                    header.write::<u16, 16>(fold(field as u32 + addresses as u32));
-                    true
-                }
-                Summed::ByHelper => replace::<F>(ctx, 16, addresses, ports, 0),
-            }
         }
         Transport::Udp(header) => {
             header.write::<u16, 0>(flow.source_port.raw());
             header.write::<u16, 2>(flow.destination_port.raw());
-            let field = header.read::<u16, 6>();
-            if field == 0 {
-                // The sender computed none (RFC 768).
-                return true;
-            }
-            match ctx.summed() {
-                Summed::Whole => {
-                    let field = adjust(field, fold(addresses as u32 + ports as u32));
-                    header.write::<u16, 6>(if field == 0 { 0xffff } else { field });
-                    true
-                }
-                Summed::Partial => {
-                    header.write::<u16, 6>(fold(field as u32 + addresses as u32));
-                    true
-                }
-                Summed::ByHelper => replace::<F>(ctx, 6, addresses, ports, BPF_F_MARK_MANGLED_0 as u64),
-            }
         }
-        Transport::Fragment => true,
+        Transport::Fragment => {}
     }
 }
 

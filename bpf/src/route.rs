@@ -39,6 +39,7 @@ pub enum Way {
 #[inline(always)]
 pub fn resolve<F: Family, H: Hook>(ctx: Context, flow: &mut Flow<F::Address>) -> Way {
     counters::lookup(Lookup::Route);
+    flow.link_checked = 0;
     // SAFETY: rows are replaced whole by user space; a reader keeps the old one until its program ends (RCU).
     let way = if let Some(endpoint) = unsafe { F::endpoints().get(flow.destination) } {
         to_pod::<F, H>(flow, endpoint);

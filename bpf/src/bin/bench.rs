@@ -5,11 +5,18 @@
 #[cfg(target_arch = "bpf")]
 mod programs {
     use aya_ebpf::{
+        bindings::xdp_action,
         btf_maps::Array,
-        macros::{btf_map, classifier},
-        programs::TcContext,
+        macros::{btf_map, classifier, xdp},
+        programs::{TcContext, XdpContext},
     };
-    use datapath::{FromPod, FromWire, kernel::Context, parse::Bytes, run};
+    use datapath::{
+        FromPod, FromWire,
+        kernel::{Context, Frame},
+        parse::Bytes,
+        run,
+        xdp::{self, Received},
+    };
 
     /// Ethernet, IPv4 and TCP headers, to the next word.
     const WORDS: usize = 14;
@@ -49,9 +56,26 @@ mod programs {
         run::<FromWire>(ctx)
     }
 
+    #[xdp]
+    pub fn xdp_empty(_ctx: XdpContext) -> u32 {
+        xdp_action::XDP_PASS
+    }
+
+    #[xdp]
+    pub fn xdp_restore(ctx: XdpContext) -> u32 {
+        restored(Received::new(ctx.ctx)) as u32
+    }
+
+    #[xdp]
+    pub fn xdp_from_wire(ctx: XdpContext) -> u32 {
+        let frame = Received::new(ctx.ctx);
+        restored(frame);
+        xdp::run(frame)
+    }
+
     #[inline(always)]
-    fn restored(ctx: Context) -> bool {
-        let (Some(packet), Some(template)) = (Bytes::<{ 4 * WORDS }>::at(ctx, 0), TEMPLATE.get_ptr_mut(0))
+    fn restored(frame: impl Frame) -> bool {
+        let (Some(packet), Some(template)) = (Bytes::<{ 4 * WORDS }>::at(frame, 0), TEMPLATE.get_ptr_mut(0))
         else {
             return false;
         };

@@ -80,6 +80,10 @@ pub struct Flow<A> {
     /// [`Route::Neighbour`]: a `struct bpf_redir_neigh`, handed to the helper in place.
     /// [`Route::Peer`]: the first twelve bytes are the Ethernet destination and source.
     pub next_hop: [u32; 5],
+    /// [`Route::Neighbour`], for XDP, which no kernel code resolves a neighbour for: Ethernet destination and source, and when
+    /// they were looked up (jiffies, low 32 bits; 0: never).
+    pub link: [u32; 3],
+    pub link_checked: u32,
     pub packets: u64,
     /// Of IP packets, without the link header.
     pub bytes: u64,
@@ -180,7 +184,7 @@ pub struct FragmentPorts {
 const _: () = {
     use crate::{V4, V6};
     assert!(size_of::<Tuple<V4>>() == 16 && size_of::<Tuple<V6>>() == 40);
-    assert!(size_of::<Flow<V4>>() == 80 && size_of::<Flow<V6>>() == 104);
+    assert!(size_of::<Flow<V4>>() == 96 && size_of::<Flow<V6>>() == 120);
     assert!(size_of::<FragmentKey<V4>>() == 12 && size_of::<FragmentKey<V6>>() == 36);
 };
 plain!(FragmentPorts);

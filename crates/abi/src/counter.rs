@@ -42,6 +42,8 @@ named! {
 pub enum Reason {
     /// Forwarded by one lookup in the connection table.
     ForwardedEstablished = "forwarded_established",
+    /// The same, on receipt from the driver (XDP): the stack never saw it.
+    ForwardedXdp = "forwarded_xdp",
     /// First packet of a flow, forwarded.
     ForwardedNew = "forwarded_new",
     /// Known flow, forwarded after its state or its route was brought up to date.

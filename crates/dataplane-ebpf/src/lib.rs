@@ -29,9 +29,11 @@ mod sizes;
 mod sys;
 mod table;
 mod tables;
+mod xdp;
 
 pub use links::Attach;
 pub use maglev::{InvalidTableSize, TableSize};
 pub use objects::Checksums;
 pub use plane::{Config, EbpfDataplane};
 pub use sizes::Sizes;
+pub use xdp::Acceleration;

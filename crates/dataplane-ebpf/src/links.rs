@@ -20,7 +20,7 @@ use aya::{
 };
 use dataplane::{Error, Feature};
 
-use crate::objects;
+use crate::{objects, xdp};
 
 /// Ours among the filters of a device.
 const PRIORITY: u16 = 0x7450;
@@ -128,6 +128,7 @@ impl Links {
 
     /// Takes our programs off a device that may be gone already.
     pub(crate) fn detach(&self, device: &Device) -> io::Result<()> {
+        xdp::detach(&self.folder, device)?;
         for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
             remove_file(&self.pin(device, direction))?;
             if index(&device.name) == Some(device.index) {
@@ -237,7 +238,7 @@ pub(crate) fn index(name: &str) -> Option<u32> {
     }
 }
 
-fn remove_file(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_file(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),

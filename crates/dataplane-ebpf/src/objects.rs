@@ -10,7 +10,7 @@ use std::{
 use aya::{
     Ebpf, EbpfError, EbpfLoader,
     maps::MapError,
-    programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions},
+    programs::{Program, ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use dataplane::{Error, Feature};
 
@@ -21,6 +21,7 @@ use crate::{
 
 static POD: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod.o"));
 static UPLINK: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/uplink.o"));
+static XDP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp.o"));
 static BENCH: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.o"));
 
 const KFUNC: &str = "bpf_cast_to_kern_ctx";
@@ -30,6 +31,10 @@ const KFUNC: &str = "bpf_cast_to_kern_ctx";
 pub(crate) enum Object {
     Pod,
     Uplink,
+    /// Whether frames go back by a redirect, for devices that do not take `XDP_TX`.
+    Xdp {
+        by_redirect: bool,
+    },
     Bench,
 }
 
@@ -38,6 +43,7 @@ impl Object {
         match self {
             Self::Pod => POD,
             Self::Uplink => UPLINK,
+            Self::Xdp { .. } => XDP,
             Self::Bench => BENCH,
         }
     }
@@ -46,7 +52,10 @@ impl Object {
         match self {
             Self::Pod => &["from_pod", "to_pod", "clock"],
             Self::Uplink => &["from_wire", "to_wire"],
-            Self::Bench => &["empty", "restore", "from_pod", "from_wire"],
+            Self::Xdp { .. } => &["xdp_from_wire"],
+            Self::Bench => {
+                &["empty", "restore", "from_pod", "from_wire", "xdp_empty", "xdp_restore", "xdp_from_wire"]
+            }
         }
     }
 }
@@ -132,22 +141,34 @@ pub(crate) fn load(
     }
     let BitField { byte, shift } = summed.known.map_or(BitField { byte: 0, shift: 0 }, |(_, field)| field);
     loader.override_global("IP_SUMMED_OFFSET", &byte, true).override_global("IP_SUMMED_SHIFT", &shift, true);
+    let by_redirect = u32::from(object == Object::Xdp { by_redirect: true });
+    loader.override_global("BACK_BY_REDIRECT", &by_redirect, false);
     let mut ebpf = loader
         .load(&summed.patch(object.bytes()))
         .map_err(|error| Error::new("load object", name(), explain_load(error)))?;
     for program in object.programs() {
-        let classifier = classifier(&mut ebpf, program)?;
-        classifier.load().map_err(|error| Error::new("load program", *program, explain_program(error)))?;
+        let loaded = match ebpf.program_mut(program) {
+            Some(Program::SchedClassifier(classifier)) => classifier.load(),
+            Some(Program::Xdp(xdp)) => xdp.load(),
+            _ => return Err(missing(program)),
+        };
+        loaded.map_err(|error| Error::new("load program", *program, explain_program(error)))?;
     }
     Ok(ebpf)
 }
 
 pub(crate) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
-    let missing = || Error::new("find program", name, "not in its object");
-    ebpf.program_mut(name)
-        .ok_or_else(missing)?
-        .try_into()
-        .map_err(|e: ProgramError| Error::new("find program", name, e))
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+    program.try_into().map_err(|error: ProgramError| Error::new("find program", name, error))
+}
+
+pub(crate) fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut Xdp, Error> {
+    let program = ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+    program.try_into().map_err(|error: ProgramError| Error::new("find program", name, error))
+}
+
+fn missing(program: &str) -> Error {
+    Error::new("find program", program, "not in its object")
 }
 
 /// Removes pinned tables of another size than wanted: a map cannot be resized. Returns what was removed.

@@ -1,5 +1,7 @@
 //! [`EbpfDataplane`]: opens the plane, and drives tables and links by what changed.
 
+mod inspect;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -8,10 +10,7 @@ use std::{
 };
 
 use abi::Timeouts;
-use aya::{
-    Ebpf,
-    programs::{SchedClassifier, TestRun as _, TestRunOptions, TestRunResult},
-};
+use aya::Ebpf;
 use dataplane::{Applied, Connection, Dataplane, Error, Feature, Key, PlaneStatus, ServiceRow};
 use model::{Changed, Endpoint, Family, Plane, PodName, ServicePortId, Snapshot};
 
@@ -24,6 +23,7 @@ use crate::{
     rows::{Options, node_address},
     sizes::Sizes,
     tables::Tables,
+    xdp::{self, Acceleration, Accelerator},
 };
 
 /// Idle seconds after which a connection is forgotten. Established TCP as Cilium has it; the rest as the kernel's own
@@ -47,6 +47,8 @@ pub struct Config {
     pub sizes: Sizes,
     pub attach: Attach,
     pub checksums: Checksums,
+    /// XDP on the uplinks.
+    pub acceleration: Acceleration,
     /// Source ports for masqueraded flows; `None`: the largest range that no socket of this node draws from.
     pub masquerade_ports: Option<RangeInclusive<u16>>,
     /// Entries of the tables that lead clients from outside to the same backend on every node; the same on all of them.
@@ -62,6 +64,7 @@ impl Default for Config {
             sizes: Sizes::default(),
             attach: Attach::Auto,
             checksums: Checksums::Auto,
+            acceleration: Acceleration::Off,
             masquerade_ports: None,
             table_size: TableSize::default(),
         }
@@ -75,6 +78,7 @@ pub struct EbpfDataplane {
     pins: Pins,
     pod: Ebpf,
     uplink: Ebpf,
+    accelerator: Option<Accelerator>,
     links: Links,
     tables: Tables,
     summed: Summed,
@@ -113,6 +117,14 @@ impl EbpfDataplane {
         let summed = Summed::find(config.checksums);
         let mut pod = objects::load(Object::Pod, &maps, &sizes, summed)?;
         let uplink = objects::load(Object::Uplink, &maps, &sizes, summed)?;
+        let accelerator = match config.acceleration {
+            Acceleration::Off => None,
+            choice => {
+                let by_redirect = config.uplinks.iter().any(|name| xdp::is_veth(name));
+                let object = objects::load(Object::Xdp { by_redirect }, &maps, &sizes, summed)?;
+                Some(Accelerator::new(object, choice, pins.links()))
+            }
+        };
         let hz = objects::measure_hz(&mut pod)?;
         let tables = Tables::open(&maps)?;
         let links = Links::new(pins.links(), config.attach);
@@ -120,6 +132,7 @@ impl EbpfDataplane {
             pins,
             pod,
             uplink,
+            accelerator,
             links,
             tables,
             summed,
@@ -135,10 +148,19 @@ impl EbpfDataplane {
             let index =
                 links::index(&name).ok_or_else(|| Error::new("find uplink", &name, "no such device"))?;
             let device = Device { name, index };
-            this.links.attach(&mut this.uplink, &links::UPLINK, &device)?;
+            this.attach_uplink(&device)?;
             this.uplinks.insert(device);
         }
         Ok(this)
+    }
+
+    fn attach_uplink(&mut self, device: &Device) -> Result<(), Error> {
+        self.links.attach(&mut self.uplink, &links::UPLINK, device)?;
+        match &mut self.accelerator {
+            Some(accelerator) => accelerator.attach(device),
+            None => xdp::detach(&self.pins.links(), device)
+                .map_err(|source| Error::new("detach xdp program from", &device.name, source)),
+        }
     }
 
     fn configure(&self, ports: RangeInclusive<u16>) -> Result<(), Error> {
@@ -238,36 +260,6 @@ impl EbpfDataplane {
         }
         services
     }
-
-    /// The rows that a Service port has in the maps, in the order the datapath reads them: `MAP key => value`.
-    ///
-    /// # Errors
-    /// A map cannot be read.
-    pub fn dump_service_rows(&self, id: &ServicePortId) -> Result<Vec<String>, Error> {
-        match id.family {
-            Family::V4 => report::raw_rows(&self.tables.v4, id),
-            Family::V6 => report::raw_rows(&self.tables.v6, id),
-        }
-    }
-
-    /// Runs one of the plane's programs on a packet, without sending anything (`BPF_PROG_TEST_RUN`).
-    ///
-    /// # Errors
-    /// There is no such program, or the kernel refuses the packet.
-    pub fn test_run(&mut self, program: &str, options: TestRunOptions<'_>) -> Result<TestRunResult, Error> {
-        let ebpf = if Object::Pod.programs().contains(&program) { &mut self.pod } else { &mut self.uplink };
-        let classifier: &mut SchedClassifier = objects::classifier(ebpf, program)?;
-        classifier.test_run(options).map_err(|error| Error::new("run program", program, error))
-    }
-
-    /// The benchmark's programs over this plane's own maps.
-    ///
-    /// # Errors
-    /// As for [`Self::open`].
-    #[doc(hidden)]
-    pub fn load_bench(&self) -> Result<Ebpf, Error> {
-        objects::load(Object::Bench, &self.pins.maps(), &self.sizes, self.summed)
-    }
 }
 
 impl Dataplane for EbpfDataplane {
@@ -315,7 +307,7 @@ impl Dataplane for EbpfDataplane {
             tracing::debug!(words, "prefilter rebuilt");
         }
         for device in self.uplinks.clone() {
-            self.links.attach(&mut self.uplink, &links::UPLINK, &device)?;
+            self.attach_uplink(&device)?;
         }
         for (key, error) in applied.failed {
             tracing::warn!(?key, %error, "not repaired");
@@ -346,7 +338,12 @@ impl Dataplane for EbpfDataplane {
         };
         PlaneStatus {
             plane: Plane::Ebpf,
-            features: vec![self.links.feature(), self.summed.feature(), clock],
+            features: vec![
+                self.links.feature(),
+                self.summed.feature(),
+                self.accelerator.as_ref().map_or_else(xdp::off, Accelerator::feature),
+                clock,
+            ],
             maps: self.tables.fill(),
             counters: self.tables.counters().unwrap_or_default(),
         }
@@ -371,21 +368,6 @@ impl Dataplane for EbpfDataplane {
         } else {
             Err(Error::new("clean up", "ebpf dataplane", errors.join("; ")))
         }
-    }
-}
-
-impl EbpfDataplane {
-    /// The clock that entries are stamped with, in jiffies.
-    fn now(&self) -> Result<u32, Error> {
-        let program: &SchedClassifier = self
-            .pod
-            .program("clock")
-            .and_then(|program| program.try_into().ok())
-            .ok_or_else(|| Error::new("find program", "clock", "not in its object"))?;
-        let packet = [0u8; 64];
-        let options = TestRunOptions { data_in: Some(&packet), ..Default::default() };
-        let run = program.test_run(options).map_err(|error| Error::new("run program", "clock", error))?;
-        Ok(run.return_value)
     }
 }
 

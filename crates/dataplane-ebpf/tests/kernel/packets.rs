@@ -11,6 +11,7 @@ mod pressure;
 mod random;
 mod refusal;
 mod translation;
+mod xdp;
 
 use std::{
     collections::BTreeMap,
@@ -20,7 +21,7 @@ use std::{
 
 use aya::programs::TestRunOptions;
 use dataplane::Dataplane as _;
-use dataplane_ebpf::{Checksums, Config, EbpfDataplane};
+use dataplane_ebpf::{Acceleration, Checksums, Config, EbpfDataplane};
 use model::{Changed, FrontendAddress, FrontendKind, Protocol, ServicePort, Snapshot};
 
 use crate::{
@@ -236,7 +237,7 @@ fn on_a_node_with(config: Config, test: &(dyn Fn(&mut Bench<'_>) + Sync)) {
     space::forward(&space);
     space::ip(
         &space,
-        "link add wire0 type veth peer name far
+        "link add wire0 address 02:80:00:00:00:11 type veth peer name far
                  link set wire0 up
                  link set far up
                  addr add 10.128.0.11/24 dev wire0
@@ -245,10 +246,15 @@ fn on_a_node_with(config: Config, test: &(dyn Fn(&mut Bench<'_>) + Sync)) {
                  route add default via fd00:128::1
                  route add 10.20.1.0/24 via 10.128.0.12
                  route add fd00:20:0:1::/64 via fd00:128::12
+                 neigh add 10.128.0.12 lladdr 02:80:00:00:00:12 dev wire0 nud permanent
+                 neigh add fd00:128::12 lladdr 02:80:00:00:00:12 dev wire0 nud permanent
                  link add tppod type veth peer name eth9
                  ",
     );
-    let config = Config { bpffs: pins.path().to_owned(), uplinks: vec![], ..config };
+    // A veth has receive queues for XDP only with this, or with a program.
+    space::run(&space, "ethtool", &["-K", "wire0", "gro", "on"]);
+    let acceleration = Acceleration::Auto;
+    let config = Config { bpffs: pins.path().to_owned(), uplinks: vec![], acceleration, ..config };
     space.run(|| run_both(config, test)).expect("enter");
 }
 

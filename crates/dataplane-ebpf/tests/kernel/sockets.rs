@@ -7,3 +7,4 @@
 
 pub(crate) mod cluster;
 mod scenarios;
+mod xdp;

@@ -8,7 +8,7 @@ use std::{
 };
 
 use dataplane::Dataplane as _;
-use dataplane_ebpf::{Attach, Checksums, Config, EbpfDataplane};
+use dataplane_ebpf::{Acceleration, Attach, Checksums, Config, EbpfDataplane};
 use model::{Changed, ServicePort, Snapshot};
 
 use crate::{
@@ -44,12 +44,17 @@ pub(crate) struct Node {
 pub(crate) struct Setting {
     pub(crate) attach: Attach,
     pub(crate) checksums: Checksums,
+    pub(crate) acceleration: Acceleration,
     /// Pods' interfaces compute their own checksums.
     pub(crate) transmit_offload: bool,
 }
 
-pub(crate) const USUAL: Setting =
-    Setting { attach: Attach::Auto, checksums: Checksums::Auto, transmit_offload: true };
+pub(crate) const USUAL: Setting = Setting {
+    attach: Attach::Auto,
+    checksums: Checksums::Auto,
+    acceleration: Acceleration::Off,
+    transmit_offload: true,
+};
 
 pub(crate) struct Cluster {
     pub(crate) client: netns::Owned,
@@ -83,6 +88,9 @@ impl Cluster {
             &client,
             "addr add 198.51.100.10/24 dev eth0\nlink set eth0 up\nroute add default via 198.51.100.1\n",
         );
+        if !setting.transmit_offload {
+            space::run(&client, "ethtool", &["-K", "eth0", "tx", "off"]);
+        }
         let a = Node::new(
             &bridge,
             setting,
@@ -135,6 +143,8 @@ fn plug(bridge: &netns::NetNs, space: &netns::NetNs, port: &str) {
             space.name()
         ),
     );
+    // What native XDP sends back out of a veth is taken by receive queues, which its peer has only with this.
+    space::run(bridge, "ethtool", &["-K", port, "gro", "on"]);
     space::ip(space, "link set eth0 up\n");
 }
 
@@ -184,12 +194,19 @@ impl Node {
             conntrack_entries: 4096,
             attach: self.setting.attach,
             checksums: self.setting.checksums,
+            acceleration: self.setting.acceleration,
             ..Config::default()
         };
         let open =
             || EbpfDataplane::open(config).unwrap_or_else(|error| panic!("{error}: {:?}", error.source));
         self.plane = Some(self.space.run(open).expect("enter"));
         self.apply();
+    }
+
+    /// Starts the plane again with another choice.
+    pub(crate) fn accelerate(&mut self, acceleration: Acceleration) {
+        self.setting.acceleration = acceleration;
+        self.open();
     }
 
     fn program(&mut self, services: &[ServicePort]) {
@@ -338,6 +355,7 @@ pub(crate) fn ask_tcp(space: &netns::NetNs, to: SocketAddr, body: &[u8]) -> Gree
     let stream = space.run(|| TcpStream::connect_timeout(&to, PATIENCE)).expect("enter");
     let mut stream = stream.unwrap_or_else(|error| panic!("{} to {to}: {error}", space.name()));
     stream.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    stream.set_write_timeout(Some(PATIENCE)).expect("timeout");
     let mut sender = stream.try_clone().expect("clone");
     thread::scope(|scope| {
         scope.spawn(move || {

@@ -1,0 +1,146 @@
+//! What XDP turns around in the driver, and what it leaves to the tc program behind it.
+
+use std::net::SocketAddr;
+
+use aya::programs::TestRunOptions;
+use model::TrafficPolicy::Cluster;
+
+use super::{Answer, Bench, MASQUERADE_PORT, counters, each};
+use crate::wire::{ACK, FIN, Frame, Mac, RST, SYN, leave_partial};
+
+const PASS: i32 = 2;
+const TRANSMIT: i32 = 3;
+/// The node with the backend, as the neighbour table has it.
+const UPLINK: Mac = [2, 0x80, 0, 0, 0, 0x11];
+const OTHER_NODE: Mac = [2, 0x80, 0, 0, 0, 0x12];
+
+impl Bench<'_> {
+    fn driver_receives(&mut self, frame: &[u8]) -> Answer {
+        // `struct xdp_md`: the end of the data, and the interface.
+        let mut context = [0u8; 24];
+        context[4..8].copy_from_slice(&(frame.len() as u32).to_ne_bytes());
+        context[12..16].copy_from_slice(&self.uplink.to_ne_bytes());
+        let (mut out, mut context_out) = (vec![0u8; 4096], [0u8; 24]);
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            ctx_in: Some(&context),
+            ctx_out: Some(&mut context_out),
+            ..TestRunOptions::default()
+        };
+        let run = self.plane.test_run("xdp_from_wire", options).expect("run");
+        out.truncate(run.data_size_out as usize);
+        let after = counters(self.plane);
+        let moved = after.iter().map(|(name, count)| (name.clone(), count - self.counters[name]));
+        let counted = moved.filter(|(_, count)| *count > 0).collect();
+        self.counters = after;
+        Answer { verdict: run.return_value as i32, frame: out, counted }
+    }
+
+    /// Comes out as it went in, uncounted.
+    #[track_caller]
+    fn expect_passed(&mut self, frame: &[u8]) {
+        let answer = self.driver_receives(frame);
+        assert_eq!(answer.verdict, PASS);
+        assert_eq!(answer.frame, frame);
+        assert!(answer.counted.is_empty(), "{:?}", answer.counted);
+    }
+
+    /// A client's connection to the VIP with a backend on another node, masqueraded, through its handshake.
+    fn established(&mut self) -> Connection {
+        let connection = Connection {
+            client: self.at(|p| p.client, 40000),
+            vip: self.at(|p| p.vip, 80),
+            node: self.at(|p| p.node, MASQUERADE_PORT),
+            backend: self.at(|p| p.remote_pod, 8080),
+        };
+        let Connection { client, vip, node, backend } = connection;
+        self.program(vec![self.web(Cluster, &[(backend, false)])]);
+        self.wire_brings(&Frame::tcp(client, vip, SYN).bytes());
+        self.wire_brings(&Frame::tcp(backend, node, SYN | ACK).bytes());
+        self.wire_brings(&Frame::tcp(client, vip, ACK).bytes());
+        self.wire_brings(&Frame::tcp(backend, node, ACK).bytes());
+        connection
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Connection {
+    client: SocketAddr,
+    vip: SocketAddr,
+    node: SocketAddr,
+    backend: SocketAddr,
+}
+
+#[test]
+fn an_established_flow_is_turned_around() {
+    each(|bench| {
+        let Connection { client, vip, node, backend } = bench.established();
+        let data = Frame::tcp(client, vip, ACK);
+        let sent = data.translated(node, backend).macs(OTHER_NODE, UPLINK).bytes();
+        for _ in 0..2 {
+            let answer = bench.driver_receives(&data.bytes());
+            answer.expect(TRANSMIT, &sent, "forwarded_xdp");
+            assert!(answer.lookups().is_empty());
+        }
+    });
+}
+
+#[test]
+fn a_reply_waits_until_its_neighbour_is_known() {
+    each(|bench| {
+        let Connection { client, vip, node, backend } = bench.established();
+        let reply = Frame::tcp(backend, node, ACK);
+        bench.expect_passed(&reply.bytes());
+        let (gateway, mac) =
+            (if client.is_ipv4() { "10.128.0.1" } else { "fd00:128::1" }, "02:80:00:00:00:01");
+        let status = std::process::Command::new("ip")
+            .args(["neigh", "replace", gateway, "lladdr", mac, "dev", "wire0", "nud", "permanent"])
+            .status();
+        assert!(status.expect("ip starts").success());
+        let sent = reply.translated(vip, client).macs([2, 0x80, 0, 0, 0, 1], UPLINK).bytes();
+        bench.driver_receives(&reply.bytes()).expect(TRANSMIT, &sent, "forwarded_xdp");
+    });
+}
+
+#[test]
+fn everything_else_is_left_to_tc() {
+    each(|bench| {
+        let Connection { client, vip, node, backend } = bench.established();
+        let data = Frame::tcp(client, vip, ACK);
+        for flags in [SYN, SYN | ACK, FIN | ACK, RST] {
+            bench.expect_passed(&Frame::tcp(client, vip, flags).bytes());
+        }
+        let stranger = bench.at(|p| p.client, 40001);
+        bench.expect_passed(&Frame::tcp(stranger, vip, ACK).bytes());
+        bench.expect_passed(&Frame::tcp(client, bench.at(|p| p.remote_pod, 80), ACK).bytes());
+        bench.expect_passed(&data.clone().ttl(1).bytes());
+        let whole = data.bytes();
+        for length in [14, 20, 33, whole.len() - 1] {
+            bench.expect_passed(&whole[..length]);
+        }
+        // A checksum that the sender left to be completed: the pseudo header's sum.
+        let mut partial = whole.clone();
+        leave_partial(&mut partial);
+        bench.expect_passed(&partial);
+        // Something changed: the tc program looks first.
+        bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
+        bench.expect_passed(&whole);
+        bench.wire_brings(&whole);
+        let sent = data.translated(node, backend).macs(OTHER_NODE, UPLINK).bytes();
+        bench.driver_receives(&whole).expect(TRANSMIT, &sent, "forwarded_xdp");
+    });
+}
+
+#[test]
+fn a_flow_to_a_pod_of_this_node_is_left_to_tc() {
+    each(|bench| {
+        let (client, vip) = (bench.at(|p| p.client, 40000), bench.at(|p| p.vip, 80));
+        let pod = bench.at(|p| p.pod, 8080);
+        bench.program(vec![bench.web(Cluster, &[(pod, true)])]);
+        for flags in [SYN, ACK, ACK] {
+            bench.wire_brings(&Frame::tcp(client, vip, flags).bytes());
+        }
+        bench.expect_passed(&Frame::tcp(client, vip, ACK).bytes());
+    });
+}

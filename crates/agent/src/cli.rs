@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use dataplane::Timing;
-use dataplane_ebpf::TableSize;
+use dataplane_ebpf::{Acceleration, TableSize};
 use ipnet::IpNet;
 use kube::{
     Client,
@@ -72,6 +72,32 @@ struct PlaneArgs {
     /// all nodes, and a hundred times the backends of the largest Service for even shares (ebpf only)
     #[arg(long, value_name = "PRIME", default_value_t)]
     maglev_table_size: TableSize,
+    /// Send load-balancer traffic whose backend is on another node back out before the stack sees it (ebpf only)
+    #[arg(long, value_enum, default_value_t)]
+    xdp: Xdp,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum Xdp {
+    #[default]
+    Off,
+    /// In the driver, or in front of the stack where the driver has no XDP
+    Auto,
+    /// In the driver, or not at all: the agent does not start
+    Native,
+    /// In front of the stack
+    Generic,
+}
+
+impl From<Xdp> for Acceleration {
+    fn from(xdp: Xdp) -> Self {
+        match xdp {
+            Xdp::Off => Self::Off,
+            Xdp::Auto => Self::Auto,
+            Xdp::Native => Self::Native,
+            Xdp::Generic => Self::Generic,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -141,7 +167,13 @@ impl From<PlaneArgs> for PlaneConfig {
             PlaneName::Ebpf => Plane::Ebpf,
             PlaneName::Iptables => Plane::Iptables,
         };
-        Self { plane, bpffs: args.bpffs, uplinks: args.uplinks, table_size: args.maglev_table_size }
+        Self {
+            plane,
+            bpffs: args.bpffs,
+            uplinks: args.uplinks,
+            table_size: args.maglev_table_size,
+            acceleration: args.xdp.into(),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use dataplane::Dataplane;
-use dataplane_ebpf::{EbpfDataplane, TableSize};
+use dataplane_ebpf::{Acceleration, EbpfDataplane, TableSize};
 use dataplane_iptables::IptablesDataplane;
 use model::Plane;
 
@@ -17,6 +17,8 @@ pub struct PlaneConfig {
     pub uplinks: Vec<String>,
     /// Entries of the lookup tables for clients from outside, the same on every node; ebpf only.
     pub table_size: TableSize,
+    /// XDP on the uplinks; ebpf only.
+    pub acceleration: Acceleration,
 }
 
 /// This machine cannot run the plane that was asked for.
@@ -47,6 +49,7 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Box<dyn Dataplane>, Unsupporte
                 bpffs: config.bpffs.clone(),
                 uplinks: config.uplinks.clone(),
                 table_size: config.table_size,
+                acceleration: config.acceleration,
                 ..dataplane_ebpf::Config::default()
             };
             Ok(Box::new(EbpfDataplane::open(config).map_err(|error| unsupported(error.into()))?))

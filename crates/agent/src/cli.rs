@@ -1,6 +1,6 @@
 //! `twinplane agent`: arguments, signals, exit codes. Everything else is the library's.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -18,6 +18,7 @@ use crate::{
     client::DEFAULT_SOCKET,
     daemon,
     plane::{PlaneConfig, open_plane},
+    sysctl::Conntrack,
 };
 
 /// Run the node daemon.
@@ -49,6 +50,65 @@ pub struct Args {
     /// Where /healthz and /livez are served; "none" for nowhere
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:10256")]
     healthz_bind: Bind,
+    /// Where /metrics and /proxyMode are served; "none" for nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:10249")]
+    metrics_bind: Bind,
+    #[command(flatten)]
+    conntrack: ConntrackArgs,
+}
+
+/// The kernel's connection tracking, as kube-proxy's flags of these names set it. The iptables dataplane's only: the other
+/// has a table of its own. Zero leaves the kernel's value alone.
+#[derive(Clone, Debug, clap::Args)]
+struct ConntrackArgs {
+    /// Entries of connection tracking for each core; 0 leaves the limit alone
+    #[arg(long, value_name = "ENTRIES", default_value_t = Conntrack::default().max_per_core)]
+    conntrack_max_per_core: u32,
+    /// Entries of connection tracking at least
+    #[arg(long, value_name = "ENTRIES", default_value_t = Conntrack::default().min)]
+    conntrack_min: u32,
+    /// Idle time of established TCP flows, as 24h or 90s; 0s leaves it alone
+    #[arg(long, value_name = "TIME", default_value = "24h")]
+    conntrack_tcp_timeout_established: Period,
+    /// Idle time of TCP flows that one side has closed
+    #[arg(long, value_name = "TIME", default_value = "1h")]
+    conntrack_tcp_timeout_close_wait: Period,
+    /// Forward TCP packets outside the window instead of dropping them as invalid
+    #[arg(long)]
+    conntrack_tcp_be_liberal: bool,
+    /// Idle time of UDP flows that were not answered
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    conntrack_udp_timeout: Period,
+    /// Idle time of UDP flows that were answered
+    #[arg(long, value_name = "TIME", default_value = "0s")]
+    conntrack_udp_timeout_stream: Period,
+}
+
+impl From<ConntrackArgs> for Conntrack {
+    fn from(args: ConntrackArgs) -> Self {
+        Self {
+            max_per_core: args.conntrack_max_per_core,
+            min: args.conntrack_min,
+            tcp_established: args.conntrack_tcp_timeout_established.0,
+            tcp_close_wait: args.conntrack_tcp_timeout_close_wait.0,
+            tcp_be_liberal: args.conntrack_tcp_be_liberal,
+            udp: args.conntrack_udp_timeout.0,
+            udp_stream: args.conntrack_udp_timeout_stream.0,
+        }
+    }
+}
+
+/// A time as Go's flags spell it ("1h30m", "90s").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Period(Duration);
+
+impl std::str::FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
+        parsed.map(Self).ok_or_else(|| format!("invalid time {text:?}: want one as 1h30m or 90s"))
+    }
 }
 
 #[derive(Debug, clap::Subcommand)]
@@ -213,6 +273,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         cluster_cidrs: args.cluster_cidrs,
         node_ports: node_ports(&args.nodeport_addresses)?,
         healthz_bind: args.healthz_bind.0,
+        metrics_bind: args.metrics_bind.0,
+        conntrack: (plane_config.plane == Plane::Iptables).then(|| args.conntrack.into()),
         timing: Timing::default(),
     };
     let stop = async move {
@@ -244,6 +306,13 @@ async fn connect(kubeconfig: Option<PathBuf>, api_server: Option<String>) -> any
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_read_as_gos_flags_are() {
+        let seconds = |text: &str| text.parse::<Period>().map(|period| period.0.as_secs());
+        assert_eq!([seconds("24h"), seconds("1h30m"), seconds("0s")], [Ok(86_400), Ok(5_400), Ok(0)]);
+        assert!(seconds("-1s").is_err() && seconds("soon").is_err());
+    }
 
     #[test]
     fn fact_53_node_port_addresses_are_prefixes_or_primary_alone() {

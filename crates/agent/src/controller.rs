@@ -231,7 +231,7 @@ impl Task {
             if self.checks.advance(&update) {
                 self.outlets.checks.send_replace(self.checks.clone());
             }
-            self.worker.update(update)?;
+            self.worker.update(update, self.index.take_causes())?;
         }
         if self.index.waiting_for().is_none() {
             for (key, answer) in self.waiting.drain(..) {

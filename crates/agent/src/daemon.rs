@@ -19,10 +19,13 @@ use crate::{
     events::{self, Notice},
     health::Checks,
     health_server::{self, Probe},
+    metrics::Metrics,
+    metrics_server,
     netlink::Netlink,
     pods::{self, Pods},
     routes::{Routes, Wanted},
-    server, sysctl,
+    server,
+    sysctl::{self, Conntrack},
     worker::Worker,
 };
 
@@ -45,6 +48,10 @@ pub struct Config {
     pub node_ports: NodePortAddresses,
     /// Where `/healthz` and `/livez` are served; nowhere if `None`.
     pub healthz_bind: Option<SocketAddr>,
+    /// Where `/metrics` and `/proxyMode` are served; nowhere if `None`.
+    pub metrics_bind: Option<SocketAddr>,
+    /// What the kernel's connection tracking is set to; `None` for a plane that does not need it.
+    pub conntrack: Option<Conntrack>,
     pub timing: Timing,
 }
 
@@ -62,18 +69,20 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let socket =
         server::listen(&config.socket).with_context(|| format!("listen at {}", config.socket.display()))?;
-    let healthz = match config.healthz_bind {
-        Some(address) => {
-            Some(TcpListener::bind(address).await.with_context(|| format!("listen at {address}"))?)
-        }
-        None => None,
-    };
+    let healthz = listen(config.healthz_bind).await?;
+    let metrics_listener = listen(config.metrics_bind).await?;
     tracing::info!(node = config.node, plane = plane.plane().as_str(), "agent starts");
     let ipv6 = config.cluster_cidrs.iter().any(|cidr| cidr.addr().is_ipv6());
     sysctl::apply_all(&sysctl::of_node(&config.uplinks, ipv6));
+    if let Some(conntrack) = &config.conntrack {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32);
+        sysctl::apply_all(&sysctl::of_conntrack(conntrack, cores));
+    }
 
     let netlink = Netlink::open().context("open a netlink socket")?;
-    let worker = Worker::start(plane, config.timing).context("start the dataplane thread")?;
+    let (plane_name, metrics) = (plane.plane(), Metrics::default());
+    let worker =
+        Worker::start(plane, config.timing, metrics.clone()).context("start the dataplane thread")?;
     let (routes, wanted_routes) = watch::channel(Arc::default());
     let (checks, wanted_checks) = watch::channel(Checks::default());
     let (problems, new_problems) = mpsc::unbounded_channel();
@@ -96,7 +105,11 @@ pub async fn run(
     spawn(&mut tasks, "problems", forward(new_problems, notices.clone(), config.node.clone()));
     spawn(&mut tasks, "health checks", health_server::serve_services(wanted_checks, probe.clone(), notices));
     if let Some(listener) = healthz {
-        spawn(&mut tasks, "healthz", health_server::serve_proxy(listener, probe));
+        spawn(&mut tasks, "healthz", health_server::serve_proxy(listener, probe, metrics.clone()));
+    }
+    if let Some(listener) = metrics_listener {
+        let serving = metrics_server::serve(listener, plane_name, metrics, worker.clone());
+        spawn(&mut tasks, "metrics", serving);
     }
     let context = server::Context { node: config.node, controller, worker, pods: Arc::new(pods) };
     let api = axum::serve(socket, server::router(context));
@@ -115,6 +128,15 @@ pub async fn run(
     // Another agent may be waiting for the name.
     let _ = std::fs::remove_file(&config.socket);
     ended
+}
+
+async fn listen(address: Option<SocketAddr>) -> anyhow::Result<Option<TcpListener>> {
+    match address {
+        Some(address) => {
+            Ok(Some(TcpListener::bind(address).await.with_context(|| format!("listen at {address}"))?))
+        }
+        None => Ok(None),
+    }
 }
 
 fn spawn(

@@ -7,7 +7,9 @@ use std::{
 };
 
 use jiff::Timestamp;
-use model::{Family, Port, Protocol, ServiceName, ServicePort, ServicePortId, Update};
+use model::{
+    Family, NodeConfig, NodePortAddresses, Port, Protocol, ServiceName, ServicePort, ServicePortId, Update,
+};
 
 /// An update that waits longer than this makes the proxy unhealthy (twice kube-proxy's sync period).
 pub(crate) const LATE_AFTER: Duration = Duration::from_secs(60);
@@ -16,6 +18,8 @@ pub(crate) const LATE_AFTER: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Checks {
     ports: BTreeMap<ServiceName, BTreeMap<(String, Protocol, Family), Local>>,
+    /// Where the ports are listened on; `None`: on every address.
+    pub(crate) addresses: Option<Vec<IpAddr>>,
 }
 
 /// What one port of a Service contributes.
@@ -37,6 +41,11 @@ impl Checks {
     /// Takes in what moved; returns whether any answer may differ.
     pub(crate) fn advance(&mut self, update: &Update) -> bool {
         let mut changed = false;
+        if let Some(node) = &update.node {
+            let addresses = listened_at(node);
+            changed = self.addresses != addresses;
+            self.addresses = addresses;
+        }
         for (id, port) in &update.services {
             let local = port.as_deref().and_then(local);
             changed |= self.set(id, local);
@@ -75,6 +84,12 @@ impl Checks {
     }
 }
 
+/// Where node ports are served, there are their health checks.
+fn listened_at(node: &NodeConfig) -> Option<Vec<IpAddr>> {
+    let all = || Family::ALL.into_iter().flat_map(|family| node.node_port_addresses(family)).collect();
+    (node.node_ports != NodePortAddresses::All).then(all)
+}
+
 fn local(port: &ServicePort) -> Option<Local> {
     let ready = port.local.iter().filter(|backend| !backend.terminating);
     Some(Local {
@@ -107,19 +122,30 @@ pub(crate) fn of_service(service: &ServiceName, endpoints: usize, proxy_healthy:
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Proxy {
     pub(crate) now: Timestamp,
+    /// Families that the node has.
+    pub(crate) families: BTreeMap<Family, FamilyProgress>,
+    pub(crate) node_eligible: bool,
+}
+
+/// How far the dataplane is with one family.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct FamilyProgress {
     /// When the dataplane accepted the last update; `None` while it starts up.
     pub(crate) updated: Option<Timestamp>,
     /// How long an update has been waiting.
     pub(crate) waited: Option<Duration>,
-    /// Families that the node has.
-    pub(crate) families: BTreeSet<Family>,
-    pub(crate) node_eligible: bool,
+}
+
+impl FamilyProgress {
+    fn is_healthy(&self) -> bool {
+        self.waited.is_none_or(|waited| waited < LATE_AFTER)
+    }
 }
 
 impl Proxy {
-    /// Starting up is healthy; an update that is late is not.
+    /// Starting up is healthy; a family of which an update is late is not, however the other is.
     pub(crate) fn is_healthy(&self) -> bool {
-        self.waited.is_none_or(|waited| waited < LATE_AFTER)
+        self.families.values().all(FamilyProgress::is_healthy)
     }
 
     /// `/healthz`: load balancers send no traffic to a node that is going away.
@@ -135,20 +161,21 @@ impl Proxy {
     fn answer(&self, healthy: bool, with_node: bool) -> Answer {
         // Go's zero time.
         let never = || "0001-01-01T00:00:00Z".to_owned();
-        let updated = self.updated.map_or_else(never, |at| at.to_string());
-        let last = if healthy { self.now.to_string() } else { updated.clone() };
+        let updated = self.families.values().filter_map(|family| family.updated).max();
+        let last =
+            if healthy { self.now.to_string() } else { updated.map_or_else(never, |at| at.to_string()) };
         let eligible =
             if with_node { format!(",\"nodeEligible\":{}", self.node_eligible) } else { String::new() };
         let status: Vec<_> = self
             .families
             .iter()
-            .filter(|_| self.updated.is_some())
-            .map(|family| {
+            .filter_map(|(family, progress)| {
+                let (updated, healthy) = (progress.updated?, progress.is_healthy());
                 let family = match family {
                     Family::V4 => "IPv4",
                     Family::V6 => "IPv6",
                 };
-                format!("\"{family}\":{{\"lastUpdated\":\"{updated}\",\"healthy\":{}}}", self.is_healthy())
+                Some(format!("\"{family}\":{{\"lastUpdated\":\"{updated}\",\"healthy\":{healthy}}}"))
             })
             .collect();
         let status =
@@ -262,6 +289,20 @@ mod tests {
     }
 
     #[test]
+    fn facts_86_91_checks_are_listened_on_where_node_ports_are_served() {
+        let addresses = ["10.128.0.11", "192.0.2.11"].map(|ip| ip.parse().expect("address")).to_vec();
+        let update = |node_ports| Update {
+            node: Some(NodeConfig { addresses: addresses.clone(), node_ports, ..NodeConfig::default() }),
+            ..Update::default()
+        };
+        let mut checks = Checks::default();
+        assert!(!checks.advance(&update(NodePortAddresses::All)));
+        assert_eq!(checks.addresses, None);
+        assert!(checks.advance(&update(NodePortAddresses::Primary)));
+        assert_eq!(checks.addresses.as_deref(), Some(&addresses[..1]));
+    }
+
+    #[test]
     fn fact_86_no_endpoint_or_an_unhealthy_proxy_is_503() {
         let status = |endpoints, healthy| of_service(&service(), endpoints, healthy).status;
         assert_eq!([status(1, true), status(0, true), status(1, false)], [200, 503, 503]);
@@ -269,29 +310,37 @@ mod tests {
     }
 
     #[test]
-    fn facts_92_94_a_late_update_is_unhealthy_until_it_is_done() {
+    fn facts_92_94_a_late_family_is_unhealthy_until_it_is_done_whatever_the_other_does() {
         let now: Timestamp = "2026-01-02T03:04:05Z".parse().expect("time");
         let starting =
-            Proxy { now, updated: None, waited: None, families: [Family::V4].into(), node_eligible: true };
+            Proxy { now, families: [(Family::V4, FamilyProgress::default())].into(), node_eligible: true };
         assert_eq!(
             starting.healthz().body,
             "{\"lastUpdated\":\"2026-01-02T03:04:05Z\",\"currentTime\":\"2026-01-02T03:04:05Z\",\
              \"nodeEligible\":true,\"healthy\":true}"
         );
-        let late = Proxy {
-            updated: Some("2026-01-02T03:00:00Z".parse().expect("time")),
-            waited: Some(LATE_AFTER),
-            ..starting.clone()
-        };
-        assert_eq!((late.healthz().status, late.livez().status), (503, 503));
+        let progress =
+            |updated: &str, waited| FamilyProgress { updated: Some(updated.parse().expect("time")), waited };
+        let of = |v4, v6| Proxy { families: [(Family::V4, v4), (Family::V6, v6)].into(), ..starting.clone() };
+        let (done, late) =
+            (progress("2026-01-02T03:00:00Z", None), progress("2026-01-02T02:00:00Z", Some(LATE_AFTER)));
+        for (v4, v6, answers) in [
+            (done, done, (200, 200)),
+            (late, done, (503, 503)),
+            (done, late, (503, 503)),
+            (late, late, (503, 503)),
+        ] {
+            assert_eq!((of(v4, v6).healthz().status, of(v4, v6).livez().status), answers);
+        }
         assert_eq!(
-            late.livez().body,
+            of(late, done).livez().body,
             "{\"lastUpdated\":\"2026-01-02T03:00:00Z\",\"currentTime\":\"2026-01-02T03:04:05Z\",\
-             \"healthy\":false,\"status\":{\"IPv4\":{\"lastUpdated\":\"2026-01-02T03:00:00Z\",\"healthy\":false}}}"
+             \"healthy\":false,\"status\":{\"IPv4\":{\"lastUpdated\":\"2026-01-02T02:00:00Z\",\"healthy\":false},\
+             \"IPv6\":{\"lastUpdated\":\"2026-01-02T03:00:00Z\",\"healthy\":true}}}"
         );
-        let waiting = Proxy { waited: Some(LATE_AFTER - Duration::from_millis(1)), ..late.clone() };
-        assert_eq!(waiting.healthz().status, 200, "not late yet");
-        let leaving = Proxy { waited: None, node_eligible: false, ..late };
+        let waiting = progress("2026-01-02T02:00:00Z", Some(LATE_AFTER - Duration::from_millis(1)));
+        assert_eq!(of(waiting, done).healthz().status, 200, "not late yet");
+        let leaving = Proxy { node_eligible: false, ..of(done, done) };
         assert_eq!((leaving.healthz().status, leaving.livez().status), (503, 200));
     }
 }

@@ -4,11 +4,12 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     io,
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
 
+use futures::FutureExt as _;
 use http_body_util::Full;
 use hyper::{
     Request, Response,
@@ -28,7 +29,8 @@ use tokio::{
 use crate::{
     controller::Controller,
     events::Notice,
-    health::{self, Answer, Check, Checks, Proxy},
+    health::{self, Answer, Check, Checks, FamilyProgress, Proxy},
+    metrics::Metrics,
     worker::Worker,
 };
 
@@ -48,22 +50,37 @@ impl Probe {
     pub(crate) fn proxy(&self) -> Proxy {
         let progress = self.worker.progress();
         let ago = |at: Instant| SystemTime::now().checked_sub(at.elapsed());
+        let of = |family| FamilyProgress {
+            updated: progress
+                .updated
+                .get(&family)
+                .copied()
+                .and_then(ago)
+                .and_then(|at| Timestamp::try_from(at).ok()),
+            waited: progress.pending_since.get(&family).map(Instant::elapsed),
+        };
         let addresses = self.controller.node_config().map(|node| node.addresses).unwrap_or_default();
         Proxy {
             now: Timestamp::now(),
-            updated: progress.updated.and_then(ago).and_then(|at| Timestamp::try_from(at).ok()),
-            waited: progress.pending_since.map(|since| since.elapsed()),
-            families: addresses.into_iter().map(Family::of).collect(),
+            families: addresses.into_iter().map(Family::of).map(|family| (family, of(family))).collect(),
             node_eligible: self.controller.node_eligible(),
         }
     }
 }
 
 /// Serves `/healthz` and `/livez` on `listener`, for ever.
-pub(crate) async fn serve_proxy(listener: TcpListener, probe: Probe) {
+pub(crate) async fn serve_proxy(listener: TcpListener, probe: Probe, metrics: Metrics) {
     let answer = move |path: &str| match path {
-        "/healthz" => probe.proxy().healthz(),
-        "/livez" => probe.proxy().livez(),
+        "/healthz" => {
+            let answer = probe.proxy().healthz();
+            metrics.answered_healthz(answer.status);
+            answer
+        }
+        "/livez" => {
+            let answer = probe.proxy().livez();
+            metrics.answered_livez(answer.status);
+            answer
+        }
         _ => health::not_found(),
     };
     serve(listener, Arc::new(answer)).await;
@@ -78,11 +95,12 @@ pub(crate) async fn serve_services(
     let mut open: BTreeMap<ServiceName, Open> = BTreeMap::new();
     let mut tasks = JoinSet::new();
     loop {
-        let wanted: BTreeMap<ServiceName, Check> =
-            checks.borrow_and_update().all().map(|(name, check)| (name.clone(), check)).collect();
+        let current = checks.borrow_and_update().clone();
+        let wanted: BTreeMap<&ServiceName, Check> = current.all().collect();
         let open_before = open.len();
         open.retain(|name, listener| {
-            let keep = wanted.get(name).is_some_and(|check| check.port == listener.port);
+            let same = |check: &Check| check.port == listener.port && current.addresses == listener.addresses;
+            let keep = wanted.get(name).is_some_and(same);
             if !keep {
                 listener.task.abort();
                 tracing::info!(service = %name, port = listener.port.get(), "health check closed");
@@ -95,14 +113,16 @@ pub(crate) async fn serve_services(
         }
         let mut failed = false;
         for (name, check) in &wanted {
-            if let Some(listener) = open.get(name) {
+            if let Some(listener) = open.get(*name) {
                 listener.endpoints.send_replace(check.endpoints);
                 continue;
             }
-            match listen(check.port) {
-                Ok(socket) => {
+            match listen(check.port, current.addresses.as_deref()) {
+                Ok(sockets) => {
                     tracing::info!(service = %name, port = check.port.get(), "health check opened");
-                    open.insert(name.clone(), start(&mut tasks, socket, name, check, probe.clone()));
+                    let mut listener = start(&mut tasks, sockets, (name, check), probe.clone());
+                    listener.addresses.clone_from(&current.addresses);
+                    open.insert((*name).clone(), listener);
                 }
                 Err(error) => {
                     failed = true;
@@ -127,35 +147,46 @@ pub(crate) async fn serve_services(
 /// An open health-check port.
 struct Open {
     port: Port,
+    addresses: Option<Vec<IpAddr>>,
     endpoints: watch::Sender<usize>,
     task: AbortHandle,
 }
 
 fn start(
     tasks: &mut JoinSet<()>,
-    socket: TcpListener,
-    name: &ServiceName,
-    check: &Check,
+    sockets: Vec<TcpListener>,
+    (name, check): (&ServiceName, &Check),
     probe: Probe,
 ) -> Open {
     let (sender, endpoints) = watch::channel(check.endpoints);
     let name = name.clone();
     let answer = move |_: &str| health::of_service(&name, *endpoints.borrow(), probe.proxy().is_healthy());
-    let task = tasks.spawn(serve(socket, Arc::new(answer)));
-    Open { port: check.port, endpoints: sender, task }
+    let answerer: Arc<Answerer> = Arc::new(answer);
+    let serving = sockets.into_iter().map(move |socket| serve(socket, Arc::clone(&answerer)));
+    let task = tasks.spawn(futures::future::join_all(serving).map(drop));
+    Open { port: check.port, addresses: None, endpoints: sender, task }
 }
 
-/// On all addresses of both families, or of IPv4 where there is no IPv6.
-fn listen(port: Port) -> io::Result<TcpListener> {
-    let any = |address: SocketAddr| -> io::Result<TcpListener> {
+/// On `addresses`; without any given on all of both families, or of IPv4 where there is no IPv6.
+fn listen(port: Port, addresses: Option<&[IpAddr]>) -> io::Result<Vec<TcpListener>> {
+    let at = |address: SocketAddr| -> io::Result<TcpListener> {
         let listener = std::net::TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         TcpListener::from_std(listener)
     };
-    any((Ipv6Addr::UNSPECIFIED, port.get()).into()).or_else(|error| match error.raw_os_error() {
-        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => any((Ipv4Addr::UNSPECIFIED, port.get()).into()),
+    if let Some(addresses) = addresses {
+        // An external address may be the provider's alone, and on no interface.
+        let elsewhere = |opened: &io::Result<_>| {
+            opened.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+        };
+        let opened = addresses.iter().map(|address| at((*address, port.get()).into()));
+        return opened.filter(|opened| !elsewhere(opened)).collect();
+    }
+    let any = at((Ipv6Addr::UNSPECIFIED, port.get()).into()).or_else(|error| match error.raw_os_error() {
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL) => at((Ipv4Addr::UNSPECIFIED, port.get()).into()),
         _ => Err(error),
-    })
+    });
+    Ok(vec![any?])
 }
 
 type Answerer = dyn Fn(&str) -> Answer + Send + Sync;

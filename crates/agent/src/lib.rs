@@ -17,6 +17,8 @@ mod daemon;
 mod events;
 mod health;
 mod health_server;
+mod metrics;
+mod metrics_server;
 mod netlink;
 mod plane;
 mod pods;
@@ -28,3 +30,4 @@ mod worker;
 
 pub use daemon::{Config, run};
 pub use plane::{PlaneConfig, Unsupported, open_plane};
+pub use sysctl::Conntrack;

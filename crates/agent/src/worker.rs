@@ -4,33 +4,45 @@
 //! the thread ends and the kernel keeps forwarding.
 
 use std::{
-    sync::mpsc::{self, RecvTimeoutError},
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, RecvTimeoutError},
+    },
     thread,
     time::{Duration, Instant},
 };
 
+use cluster::Causes;
 use dataplane::{Dataplane, Key, ObjectState, Reconciler, Step, Timing};
-use model::{Generation, Update};
+use model::{Family, Generation, Update};
 use tokio::sync::{oneshot, watch};
+
+use crate::metrics::Metrics;
 
 /// Longest sleep without anything to do; every wake-up is cheap.
 const IDLE: Duration = Duration::from_secs(3600);
 
 /// How far the dataplane is.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Progress {
     pub(crate) programmed: Generation,
-    /// Since when an update waits.
-    pub(crate) pending_since: Option<Instant>,
-    /// When the plane accepted the last one.
-    pub(crate) updated: Option<Instant>,
+    /// Since when an update waits, for each family of which one does.
+    pub(crate) pending_since: BTreeMap<Family, Instant>,
+    /// When the plane accepted the last one of each family.
+    pub(crate) updated: BTreeMap<Family, Instant>,
 }
 
 type Question = Box<dyn FnOnce(&mut Reconciler) + Send>;
 type Answer = oneshot::Sender<Result<(), String>>;
 
+/// What was handed over and not yet taken: merged, so that a plane that is slower than the cluster costs the memory of
+/// the keys that moved, not of every move.
+type Handed = Arc<Mutex<Option<(Update, Causes)>>>;
+
 enum Command {
-    Update(Update),
+    /// There is something in [`Handed`].
+    Take,
     Wait(Key, Answer),
     Ask(Question),
 }
@@ -39,6 +51,7 @@ enum Command {
 #[derive(Clone)]
 pub(crate) struct Worker {
     commands: mpsc::Sender<Command>,
+    handed: Handed,
     progress: watch::Receiver<Progress>,
 }
 
@@ -49,19 +62,37 @@ pub(crate) struct Gone;
 
 impl Worker {
     /// Starts the thread. The namespace it works in is the one of the calling thread.
-    pub(crate) fn start(plane: Box<dyn Dataplane>, timing: Timing) -> std::io::Result<Self> {
+    pub(crate) fn start(
+        plane: Box<dyn Dataplane>,
+        timing: Timing,
+        metrics: Metrics,
+    ) -> std::io::Result<Self> {
         let (commands, inbox) = mpsc::channel();
         let (publish, progress) = watch::channel(Progress::default());
-        let reconciler = Reconciler::new(plane, timing);
-        thread::Builder::new()
-            .name("dataplane".into())
-            .spawn(move || Loop { reconciler, waiting: vec![], publish }.run(&inbox))?;
-        Ok(Self { commands, progress })
+        let handed = Handed::default();
+        let working = Loop {
+            reconciler: Reconciler::new(plane, timing),
+            handed: Arc::clone(&handed),
+            causes: Causes::default(),
+            waiting: vec![],
+            publish,
+            metrics,
+        };
+        thread::Builder::new().name("dataplane".into()).spawn(move || working.run(&inbox))?;
+        Ok(Self { commands, handed, progress })
     }
 
-    /// Hands over what moved.
-    pub(crate) fn update(&self, update: Update) -> Result<(), Gone> {
-        self.send(Command::Update(update))
+    /// Hands over what moved, and why.
+    pub(crate) fn update(&self, update: Update, causes: Causes) -> Result<(), Gone> {
+        match &mut *self.handed.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some((earlier, earlier_causes)) => {
+                earlier.merge(update);
+                earlier_causes.merge(causes);
+                return Ok(());
+            }
+            none => *none = Some((update, causes)),
+        }
+        self.send(Command::Take)
     }
 
     /// Answers once `key`, as of everything handed over before, is programmed (or removed), or has failed.
@@ -81,7 +112,7 @@ impl Worker {
     }
 
     pub(crate) fn progress(&self) -> Progress {
-        *self.progress.borrow()
+        self.progress.borrow().clone()
     }
 
     /// Returns when the thread has ended.
@@ -98,8 +129,12 @@ impl Worker {
 
 struct Loop {
     reconciler: Reconciler,
+    handed: Handed,
+    /// Of what is not programmed yet.
+    causes: Causes,
     waiting: Vec<(Key, Answer)>,
     publish: watch::Sender<Progress>,
+    metrics: Metrics,
 }
 
 impl Loop {
@@ -122,30 +157,43 @@ impl Loop {
     }
 
     fn take(&mut self, command: Command) {
+        // Before anything else: a wait or a question is about what was handed over before it.
+        self.take_handed();
         match command {
-            Command::Update(update) => {
-                self.reconciler.submit(update, Instant::now());
-                let pending_since = self.reconciler.pending_since();
-                self.publish.send_modify(|progress| progress.pending_since = pending_since);
-            }
+            Command::Take => {}
             Command::Wait(key, answer) => self.waiting.push((key, answer)),
             Command::Ask(question) => question(&mut self.reconciler),
         }
+    }
+
+    fn take_handed(&mut self) {
+        let handed = self.handed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some((update, causes)) = handed else { return };
+        self.reconciler.submit(update, Instant::now());
+        self.causes.merge(causes);
+        self.metrics.queued(&self.causes);
+        let pending_since = self.reconciler.pending_since().clone();
+        self.publish.send_modify(|progress| progress.pending_since = pending_since);
     }
 
     fn step(&mut self) {
         let started = Instant::now();
         let step = self.reconciler.step(started);
         log(&step, started.elapsed(), self.reconciler.programmed());
+        if step.tried > 0 {
+            let done = step.error.is_none().then(|| std::mem::take(&mut self.causes));
+            self.metrics.synced(started.elapsed(), done);
+        }
         let programmed = self.reconciler.programmed();
         let pending_since = self.reconciler.pending_since();
         self.publish.send_if_modified(|progress| {
-            let moved = progress.programmed != programmed || progress.pending_since != pending_since;
-            if moved && pending_since.is_none() {
-                progress.updated = Some(Instant::now());
+            let moved = progress.programmed != programmed || progress.pending_since != *pending_since;
+            if moved {
+                let done = Family::ALL.into_iter().filter(|family| !pending_since.contains_key(family));
+                progress.updated.extend(done.map(|family| (family, Instant::now())));
             }
             progress.programmed = programmed;
-            progress.pending_since = pending_since;
+            progress.pending_since.clone_from(pending_since);
             moved
         });
         self.answer_waiting();
@@ -218,12 +266,13 @@ mod tests {
         let fake = Fake::default();
         let key = |name| Key::Endpoint(endpoint(name).0);
         fake.kernel().refused.insert(key("bad"), "no room".into());
-        let worker = Worker::start(Box::new(fake.clone()), Timing::default()).expect("start");
+        let worker =
+            Worker::start(Box::new(fake.clone()), Timing::default(), Metrics::default()).expect("start");
         for (generation, name, expected) in
             [(1, "good", Ok(())), (2, "bad", Err("insert endpoint ns/bad: no room".to_owned()))]
         {
             let (answer, reply) = oneshot::channel();
-            worker.update(update(generation, name)).expect("alive");
+            worker.update(update(generation, name), Causes::default()).expect("alive");
             worker.wait(key(name), answer).expect("alive");
             assert_eq!(reply.await.expect("an answer"), expected);
         }
@@ -235,7 +284,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_plane_that_panics_is_noticed() {
-        let worker = Worker::start(Box::new(Fake::default()), Timing::default()).expect("start");
+        let worker =
+            Worker::start(Box::new(Fake::default()), Timing::default(), Metrics::default()).expect("start");
         let asked = worker.ask(|_| -> () { panic!("a bug in a plane") }).await;
         assert!(asked.is_err());
         worker.ended().await;

@@ -12,6 +12,7 @@ use std::{
 };
 
 use ipnet::IpNet;
+use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Event;
 use model::{
     Endpoint, Generation, NodeConfig, NodePortAddresses, PodName, ServiceName, ServicePort, ServicePortId,
@@ -19,6 +20,7 @@ use model::{
 };
 
 use crate::{
+    causes::Causes,
     claims::{self, Claim, Claims},
     host_port,
     kinds::{KINDS, Key, Kind, key_of},
@@ -66,6 +68,7 @@ pub struct Index {
     compiled: BTreeMap<Owner, Vec<Arc<ServicePort>>>,
     node_config: Option<NodeConfig>,
     pending: Update,
+    causes: Causes,
     generation: Generation,
 }
 
@@ -98,6 +101,7 @@ impl Index {
             compiled: BTreeMap::new(),
             node_config: None,
             pending: Update::default(),
+            causes: Causes::default(),
             generation: Generation::default(),
         }
     }
@@ -179,6 +183,11 @@ impl Index {
         self.generation = self.generation.next();
         self.pending.generation = self.generation;
         Some(mem::take(&mut self.pending))
+    }
+
+    /// What brought the updates about since the last call.
+    pub fn take_causes(&mut self) -> Causes {
+        mem::take(&mut self.causes)
     }
 
     /// Everything wrong with any object, in order of object.
@@ -266,6 +275,7 @@ impl Index {
         if self.services.get(name) == service.as_ref() {
             return;
         }
+        self.causes.services += 1;
         let claims = service.as_ref().map(program::claims).unwrap_or_default();
         self.claim(Owner::Service(name.clone()), claims);
         match service {
@@ -274,22 +284,32 @@ impl Index {
         };
     }
 
-    pub(crate) fn set_slice(&mut self, key: &Key, read: Option<(Slice, Vec<Problem>)>) {
+    /// Returns whether anything about the slice is new.
+    pub(crate) fn set_slice(&mut self, key: &Key, read: Option<(Slice, Vec<Problem>)>) -> bool {
         let (slice, problems) = read.map_or((None, vec![]), |(slice, problems)| (Some(slice), problems));
         self.note_problems(ObjectRef::slice(&key.0, &key.1), problems);
         let owner = slice.as_ref().map(|slice| slice.service.clone());
+        let mut changed = false;
         if self.slice_owners.get(key) != owner.as_ref()
             && let Some(before) = self.slice_owners.remove(key)
         {
             self.drop_slice(&before, &key.1);
+            changed = true;
         }
-        let (Some(slice), Some(owner)) = (slice, owner) else { return };
+        let (Some(slice), Some(owner)) = (slice, owner) else { return changed };
         let slices = self.slices.entry(owner.clone()).or_default();
         if slices.get(&key.1) != Some(&slice) {
             slices.insert(key.1.clone(), slice);
             self.dirty.insert(Owner::Service(owner.clone()));
+            changed = true;
         }
         self.slice_owners.insert(key.clone(), owner);
+        changed
+    }
+
+    pub(crate) fn note_slice_change(&mut self, trigger: Option<Timestamp>) {
+        let triggers = trigger.into_iter().collect();
+        self.causes.merge(Causes { slices: 1, triggers, ..Causes::default() });
     }
 
     fn drop_slice(&mut self, service: &ServiceName, slice: &str) {

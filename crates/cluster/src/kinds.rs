@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 };
 use model::{PodName, ServiceName};
 
-use crate::{host_port, index::Index, node, service, slice};
+use crate::{causes, host_port, index::Index, node, service, slice};
 
 /// Namespace (empty for a Node) and name.
 pub(crate) type Key = (String, String);
@@ -73,11 +73,15 @@ pub(crate) mod private {
     impl Entry for EndpointSlice {
         fn apply(&self, index: &mut Index) {
             let read = slice::read(self, &index.settings.node);
-            index.set_slice(&key_of(self), read);
+            if index.set_slice(&key_of(self), read) {
+                index.note_slice_change(causes::trigger_time(self));
+            }
         }
 
         fn remove(key: &Key, index: &mut Index) {
-            index.set_slice(key, None);
+            if index.set_slice(key, None) {
+                index.note_slice_change(None);
+            }
         }
 
         fn known(index: &Index) -> BTreeSet<Key> {

@@ -17,6 +17,7 @@
 //! Invariant: a bad object is reported as [`Problem`]s and changes nothing for any other object.
 
 mod address;
+mod causes;
 mod choose;
 mod claims;
 mod host_port;
@@ -30,6 +31,7 @@ mod service;
 mod slice;
 pub mod watch;
 
+pub use causes::Causes;
 pub use index::{Index, Settings};
 pub use kinds::Kind;
 pub use problem::{ObjectRef, Problem};

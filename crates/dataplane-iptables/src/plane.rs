@@ -183,7 +183,10 @@ impl Dataplane for IptablesDataplane {
                     let error = Error::new("program service", id.to_string(), error);
                     (Key::Service(id), error)
                 })),
-                Err(error) => refusals.push(cannot("write", *family, error)),
+                Err(error) => {
+                    applied.refused.insert(*family);
+                    refusals.push(cannot("write", *family, error));
+                }
             }
         }
         self.forget_stale_flows(snapshot, changed);

@@ -57,7 +57,12 @@ impl Dataplane for Fake {
             return Err(Error::new("program", "everything", message.clone()));
         }
         let mut applied = Applied::default();
-        for id in &changed.services {
+        if let Some(family) = kernel.broken_family {
+            applied.refused.insert(family);
+            applied.failed.insert(Key::Node, Error::new("program", format!("{family:?}"), "it is broken"));
+        }
+        let broken_family = kernel.broken_family;
+        for id in changed.services.iter().filter(|id| Some(id.family) != broken_family) {
             let key = Key::Service(id.clone());
             let wanted = snapshot.services.get(id).map(|port| slots(port)).unwrap_or_default();
             let done = kernel.check(&key).and_then(|()| program(&mut kernel, id, wanted));

@@ -8,9 +8,9 @@ mod report;
 mod retry;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use model::{Changed, Plane, PodName, ServicePortId, Snapshot};
+use model::{Changed, Family, Plane, PodName, ServicePortId, Snapshot};
 
 pub use reconcile::{Reconciler, Step, Timing};
 pub use report::{BackendRow, BackendState, Connection, Counter, Feature, MapFill, PlaneStatus, ServiceRow};
@@ -73,6 +73,8 @@ impl Error {
 #[derive(Debug, Default)]
 pub struct Applied {
     pub failed: BTreeMap<Key, Error>,
+    /// Families of which the kernel took nothing at all; it took something of the others.
+    pub refused: BTreeSet<Family>,
 }
 
 /// What is programmed, reported and retried on its own.

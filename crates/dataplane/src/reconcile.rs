@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{Changed, Generation, Snapshot, Update};
+use model::{Changed, Family, Generation, Snapshot, Update};
 
 use crate::{
     Dataplane, Error, Key,
@@ -41,8 +41,8 @@ pub struct Reconciler {
     timing: Timing,
     wanted: Snapshot,
     pending: Changed,
-    /// Since when something is pending that was never tried.
-    pending_since: Option<Instant>,
+    /// Since when the plane has not taken what a family is to have.
+    pending_since: BTreeMap<Family, Instant>,
     retries: Retries,
     next_repair: Option<Instant>,
     programmed: Generation,
@@ -79,7 +79,7 @@ impl Reconciler {
             timing,
             wanted: Snapshot::default(),
             pending: Changed::default(),
-            pending_since: None,
+            pending_since: BTreeMap::new(),
             retries: Retries::new(timing.retry),
             next_repair: None,
             programmed: Generation::default(),
@@ -102,7 +102,9 @@ impl Reconciler {
         if changed.is_empty() {
             self.programmed = self.wanted.generation;
         } else {
-            self.pending_since.get_or_insert(now);
+            for family in families(&changed) {
+                self.pending_since.entry(family).or_insert(now);
+            }
             self.pending.merge(changed);
         }
     }
@@ -135,7 +137,10 @@ impl Reconciler {
         step.tried = tried.len();
         match self.plane.apply(&self.wanted, &changed) {
             Ok(applied) => {
-                self.pending_since = None;
+                self.pending_since.retain(|family, _| applied.refused.contains(family));
+                for family in applied.refused {
+                    self.pending_since.entry(family).or_insert(now);
+                }
                 self.programmed = self.wanted.generation;
                 let mut failed = applied.failed;
                 for key in tried {
@@ -187,9 +192,9 @@ impl Reconciler {
         self.programmed
     }
 
-    /// Since when an update waits that the plane has not accepted.
-    pub fn pending_since(&self) -> Option<Instant> {
-        self.pending_since
+    /// Since when an update waits that the plane has not accepted, for each family of which one waits.
+    pub fn pending_since(&self) -> &BTreeMap<Family, Instant> {
+        &self.pending_since
     }
 
     /// What is wanted.
@@ -243,6 +248,13 @@ fn keys(changed: &Changed) -> Vec<Key> {
     let endpoints = changed.endpoints.iter().cloned().map(Key::Endpoint);
     let peers = changed.peers.iter().cloned().map(Key::Peer);
     services.chain(endpoints).chain(peers).chain(changed.node.then_some(Key::Node)).collect()
+}
+
+/// The families that `changed` concerns: all of them, where it is not a Service's only.
+fn families(changed: &Changed) -> impl Iterator<Item = Family> {
+    let services_only = !changed.node && changed.endpoints.is_empty() && changed.peers.is_empty();
+    let concerned = |family: &Family| changed.services.iter().any(|id| id.family == *family);
+    Family::ALL.into_iter().filter(move |family| !services_only || concerned(family))
 }
 
 fn name(changed: &mut Changed, key: Key) {

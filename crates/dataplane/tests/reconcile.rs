@@ -186,12 +186,36 @@ fn when_the_plane_itself_fails_everything_waits_and_then_comes() {
     let step = reconciler.step(now);
     assert_eq!(step.error.expect("error").with_causes(), "program everything: out of memory");
     assert_eq!(reconciler.programmed(), Generation(0));
-    assert_eq!(reconciler.pending_since(), Some(now), "the health check sees that an update is late");
+    assert!(reconciler.pending_since().values().all(|since| *since == now));
+    assert_eq!(reconciler.pending_since().len(), 2, "the health check sees that an update is late");
     assert_eq!(fake.kernel().repairs, 0, "nothing is repaired away while nothing was ever programmed");
     fake.kernel().broken = None;
     reconciler.step(now + RETRY.first);
-    assert_eq!((reconciler.programmed(), reconciler.pending_since()), (Generation(1), None));
+    assert_eq!((reconciler.programmed(), reconciler.pending_since().len()), (Generation(1), 0));
     assert_eq!(fake.kernel().frontends.len(), 2);
+}
+
+#[test]
+fn facts_92_94_a_family_that_is_refused_stays_late_until_it_catches_up() {
+    let fake = Fake::default();
+    let (mut reconciler, start) = start(&fake);
+    let late = |reconciler: &Reconciler| reconciler.pending_since().keys().copied().collect::<Vec<_>>();
+    reconciler.submit(update(1, [service("a", 1, &[1])]), start);
+    assert_eq!(late(&reconciler), Family::ALL, "the node concerns both");
+    fake.kernel().broken_family = Some(Family::V6);
+    reconciler.step(start);
+    assert_eq!(late(&reconciler), [Family::V6]);
+    let mut later = start + Duration::from_secs(1);
+    reconciler.submit(update(2, [service("b", 2, &[1])]), later);
+    reconciler.step(later);
+    assert_eq!(reconciler.programmed(), Generation(2), "the other family goes on");
+    assert_eq!(reconciler.pending_since()[&Family::V6], start, "and does not make up for it");
+    fake.kernel().broken_family = None;
+    later += RETRY.longest;
+    reconciler.step(later);
+    assert_eq!(late(&reconciler), []);
+    reconciler.submit(update(3, [service("b", 2, &[2])]), later);
+    assert_eq!(late(&reconciler), [Family::V4], "a Service concerns its own family only");
 }
 
 #[test]

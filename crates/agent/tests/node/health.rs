@@ -93,3 +93,64 @@ fn facts_92_93_healthz_and_livez_answer_as_kube_proxys() {
     let (status, _, body) = split(&node.get("http://127.0.0.1:10256/other"));
     assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.1 404 Not Found", "404 page not found\n"));
 }
+
+/// The value of the line that begins with `name`, labels included.
+fn metric(text: &str, name: &str) -> Option<f64> {
+    text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ')?.trim_end().parse().ok())
+}
+
+#[test]
+fn facts_20_93_113_131_metrics_and_proxy_mode_are_served_on_loopback() {
+    let node = Node::start();
+    node.create_nodes();
+    let metrics = || node.get("http://127.0.0.1:10249/metrics");
+    let before = metrics();
+    assert!(before.contains("application/openmetrics-text"), "{before}");
+    node.api("POST", SERVICES, &load_balancer("web"));
+    let mut remote = slice("web", &[("10.20.1.2", "node-b")]);
+    let trigger = json!({"endpoints.kubernetes.io/last-change-trigger-time": "2999-01-01T00:00:00Z"});
+    remote["metadata"]["annotations"] = trigger;
+    node.api("POST", SLICES, &remote);
+    node.get("http://127.0.0.1:10256/healthz");
+    let text = node.until("the changes are counted", async || {
+        let text = metrics();
+        (metric(&text, "kubeproxy_sync_proxy_rules_endpoint_changes_total")? >= 1.0).then_some(text)
+    });
+    for (name, expected) in [
+        ("kubeproxy_network_programming_duration_seconds_count", 1.0),
+        ("kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"external\"}", 1.0),
+        ("kubeproxy_sync_proxy_rules_no_local_endpoints_total{traffic_policy=\"internal\"}", 0.0),
+        ("kubeproxy_proxy_healthz_total{code=\"200\"}", 1.0),
+        ("kubeproxy_sync_proxy_rules_service_changes_pending", 0.0),
+    ] {
+        assert_eq!(metric(&text, name), Some(expected), "{name} in {text}");
+    }
+    let (status, _, body) = split(&node.get("http://127.0.0.1:10249/proxyMode"));
+    assert_eq!((status.as_str(), body.as_str()), ("HTTP/1.1 200 OK", "ebpf"));
+}
+
+#[test]
+fn fact_102_connection_tracking_is_set_as_kube_proxy_sets_it() {
+    let node = Node::start();
+    let read = |name: &str| {
+        let path = format!("/proc/sys/net/netfilter/nf_conntrack_{name}");
+        crate::support::run(node.namespace.command("cat").arg(path)).trim().to_owned()
+    };
+    assert_eq!(read("tcp_timeout_close_wait"), "3600");
+    assert_eq!(read("tcp_timeout_established"), "86400");
+}
+
+#[test]
+fn facts_86_91_health_checks_are_listened_on_where_node_ports_are_served() {
+    let mut node = Node::without_agent();
+    node.config.node_ports = model::NodePortAddresses::Primary;
+    crate::support::run(node.namespace.command("ip").args(["addr", "add", "10.128.0.99/24", "dev", "up0"]));
+    node.start_agent();
+    node.create_nodes();
+    let service = node.api("POST", SERVICES, &load_balancer("web"));
+    let port = &service["spec"]["healthCheckNodePort"];
+    node.until("the port is open", async || {
+        node.get(&format!("http://10.128.0.11:{port}/")).starts_with("HTTP/1.1 503").then_some(())
+    });
+    assert_eq!(node.get(&format!("http://10.128.0.99:{port}/")), "", "a secondary address");
+}

@@ -22,6 +22,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Node {
     pub(crate) namespace: Owned,
     pub(crate) fake: Fake,
+    /// What the agent is started with.
+    pub(crate) config: Config,
     pub(crate) client: Client,
     directory: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
@@ -85,9 +87,27 @@ impl Node {
             .expect("runtime");
         let directory = tempfile::tempdir().expect("directory");
         let socket = directory.path().join("agent.sock");
+        let config = Config {
+            node: "node-a".into(),
+            socket: socket.clone(),
+            uplinks: vec!["up0".into()],
+            cluster_cidrs: vec![
+                "10.20.0.0/16".parse().expect("prefix"),
+                "fd20::/48".parse().expect("prefix"),
+            ],
+            node_ports: model::NodePortAddresses::All,
+            metrics_bind: Some(([127, 0, 0, 1], 10249).into()),
+            conntrack: Some(agent::Conntrack::default()),
+            healthz_bind: Some(([127, 0, 0, 1], 10256).into()),
+            timing: Timing {
+                retry: Backoff { first: Duration::from_millis(20), longest: Duration::from_millis(100) },
+                repair_every: Duration::from_secs(60),
+            },
+        };
         Self {
             namespace,
             fake: Fake::default(),
+            config,
             client: Client::new(socket),
             directory,
             runtime,
@@ -98,21 +118,7 @@ impl Node {
     }
 
     pub(crate) fn start_agent(&mut self) {
-        let config = Config {
-            node: "node-a".into(),
-            socket: self.socket(),
-            uplinks: vec!["up0".into()],
-            cluster_cidrs: vec![
-                "10.20.0.0/16".parse().expect("prefix"),
-                "fd20::/48".parse().expect("prefix"),
-            ],
-            node_ports: model::NodePortAddresses::All,
-            healthz_bind: Some(([127, 0, 0, 1], 10256).into()),
-            timing: Timing {
-                retry: Backoff { first: Duration::from_millis(20), longest: Duration::from_millis(100) },
-                repair_every: Duration::from_secs(60),
-            },
-        };
+        let config = self.config.clone();
         let (plane, api) = (self.fake.clone(), self.api.clone());
         let (_, running) = inside(&self.namespace, |started, stopped| async move {
             let kube = kube::Client::try_from(kube::Config::new(api.parse().expect("URL"))).expect("client");

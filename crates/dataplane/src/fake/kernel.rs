@@ -26,6 +26,8 @@ pub struct Kernel {
     pub refused: BTreeMap<Key, String>,
     /// Why nothing at all can be programmed.
     pub broken: Option<String>,
+    /// A family of which nothing can be programmed.
+    pub broken_family: Option<Family>,
     /// How often the plane was asked to apply and to repair.
     pub applies: usize,
     pub repairs: usize,
@@ -79,6 +81,7 @@ impl Default for Kernel {
             backend_capacity: usize::MAX,
             refused: BTreeMap::new(),
             broken: None,
+            broken_family: None,
             applies: 0,
             repairs: 0,
         }

@@ -21,12 +21,50 @@ use crate::legal::{self, Addresses};
 
 /// What a client can observe of either.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Seen {
+pub(crate) enum Seen {
     Untouched,
     Rejected,
     Dropped,
     /// To one of these, each with whether its source is replaced.
     To(BTreeSet<(SocketAddr, bool)>),
+}
+
+/// What the oracle says, as kube-proxy executes it, with what it does otherwise in full knowledge.
+pub(crate) fn wanted(packet: &Packet, snapshot: &Snapshot, options: Options) -> Seen {
+    if let Some(refused) = refused_where_not_served(packet, snapshot) {
+        return refused;
+    }
+    match expected(packet, snapshot) {
+        Seen::Rejected if leaves_unrefused(packet, snapshot) => Seen::Untouched,
+        Seen::To(choices) if is_for_cluster_ip(packet, snapshot) => Seen::To(
+            choices.into_iter().map(|choice| at_cluster_ip(choice, packet, snapshot, options)).collect(),
+        ),
+        other => other,
+    }
+}
+
+/// To a cluster IP, two settings outrank the origin: everyone is masqueraded, or no one, where no prefix tells pods
+/// from others.
+fn at_cluster_ip(
+    (backend, masquerade): (SocketAddr, bool),
+    packet: &Packet,
+    snapshot: &Snapshot,
+    options: Options,
+) -> (SocketAddr, bool) {
+    let passes = leaves(packet, backend, &snapshot.node);
+    let hairpin = backend.ip() == packet.source.ip();
+    let masquerade = match (options.masquerade_all, snapshot.node.cluster_cidrs.is_empty()) {
+        (true, _) => passes,
+        (false, true) => hairpin && passes,
+        (false, false) => masquerade,
+    };
+    (backend, masquerade)
+}
+
+fn is_for_cluster_ip(packet: &Packet, snapshot: &Snapshot) -> bool {
+    let frontends = snapshot.services.values().flat_map(|service| &service.frontends);
+    let mut internal = frontends.filter(|frontend| frontend.kind == FrontendKind::ClusterIp);
+    internal.any(|frontend| frontend.address == FrontendAddress::Ip(packet.destination.ip()))
 }
 
 /// What the oracle says, as kube-proxy executes it.
@@ -103,7 +141,12 @@ fn local(packet: &Packet, node: &NodeConfig) -> BTreeSet<IpAddr> {
 }
 
 /// Where the rules lead the packet, chance and affinity taking every way there is.
-fn walked(saved: &Saved, packet: &Packet, snapshot: &Snapshot, remembered: Option<SocketAddr>) -> Seen {
+pub(crate) fn walked(
+    saved: &Saved,
+    packet: &Packet,
+    snapshot: &Snapshot,
+    remembered: Option<SocketAddr>,
+) -> Seen {
     let end = |endpoint| {
         let local = local(packet, &snapshot.node);
         walk(saved, &Journey { packet: *packet, endpoint, remembered, local }).end
@@ -156,7 +199,7 @@ fn packet(at: [Index; 4], snapshot: &Snapshot, family: Family) -> Packet {
     Packet { source: SocketAddr::new(*at[3].get(&sources), 40000), destination, protocol }
 }
 
-fn options(masquerade_all: bool, random_fully: bool, accounting: bool, liberal: bool) -> Options {
+fn options([masquerade_all, random_fully, accounting, liberal]: [bool; 4]) -> Options {
     Options { masquerade_all, random_fully, accounting, liberal, ..Options::default() }
 }
 
@@ -166,20 +209,15 @@ proptest! {
     #[test]
     fn a_walk_ends_where_the_oracle_sends_the_packet(
         (family, snapshot) in legal::state(),
-        flags in any::<[bool; 3]>(),
+        flags in any::<[bool; 4]>(),
         packets in proptest::collection::vec(any::<[Index; 4]>(), 12),
     ) {
-        let (set, refused) = render(&snapshot, family, options(false, flags[0], flags[1], flags[2]));
+        let options = options(flags);
+        let (set, refused) = render(&snapshot, family, options);
         prop_assert!(refused.is_empty(), "{refused:?}");
         let saved = set.saved();
         for packet in packets.into_iter().map(|at| packet(at, &snapshot, family)) {
-            let mut want = expected(&packet, &snapshot);
-            if want == Seen::Rejected && leaves_unrefused(&packet, &snapshot) {
-                want = Seen::Untouched;
-            }
-            if let Some(refused) = refused_where_not_served(&packet, &snapshot) {
-                want = refused;
-            }
+            let want = wanted(&packet, &snapshot, options);
             prop_assert_eq!(walked(&saved, &packet, &snapshot, None), want, "{:?}\n{}", packet, set);
         }
     }

@@ -80,7 +80,7 @@ pub(crate) fn state() -> impl Strategy<Value = (Family, Snapshot)> {
         let pool = Addresses::of(family);
         let services: Vec<_> = (0..4).map(|n| option::weighted(0.8, service(family, n))).collect();
         let host_ports = vec(host_port(family), 0..3);
-        (services, host_ports, 1..=2usize, 1..=2usize, node_ports(family)).prop_map(
+        (services, host_ports, 1..=2usize, 0..=2usize, node_ports(family)).prop_map(
             move |(services, host_ports, addresses, cidrs, node_ports)| {
                 let node = NodeConfig {
                     name: "n".into(),

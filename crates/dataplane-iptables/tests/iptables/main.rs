@@ -3,6 +3,7 @@
 mod addresses;
 mod common;
 mod equivalence;
+mod flows;
 mod golden;
 mod kernel;
 mod legal;

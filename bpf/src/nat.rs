@@ -2,7 +2,7 @@
 
 use core::ptr;
 
-use abi::{Address, Config, Flow, Reason, Route, Tuple, flow_flags};
+use abi::{Address, Be16, Config, Flow, Lookup, Reason, Route, State, Tuple, flow_flags};
 use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_NOEXIST},
     helpers::generated as helper,
@@ -10,16 +10,16 @@ use aya_ebpf::{
 
 use crate::{
     checksum::{Delta, adjust, fold},
-    conntrack,
+    conntrack, counters,
     family::{Family, Scratch},
     hook::{HANDLED, Hook, Outcome},
     kernel::{self, Context, ETHERNET, NEXT, Summed},
     parse::{Packet, Transport},
 };
 
-/// Ports tried before giving up. With half of the range taken towards one backend, one flow in 256 is dropped, and its
-/// client's next packet tries again.
-const PORT_TRIES: u32 = 8;
+/// Ports tried before giving up. With three quarters of the range taken towards one backend, one new flow in 100 is dropped,
+/// and its client's next packet tries again.
+const PORT_TRIES: u32 = 16;
 const EEXIST: i32 = -17;
 
 /// Whether a packet of this size has to be answered by the stack instead of sent.
@@ -232,7 +232,8 @@ pub fn open<F: Family>(
 /// Finds a source port under which the reply's tuple is free, and enters it.
 ///
 /// Without masquerading the client's own port is tried first: it is taken only where the same client talks to the backend
-/// directly from the same port.
+/// directly from the same port. A masqueraded flow's first choice follows from the client's address and port, so that one
+/// client's flows never meet before they have gone round the range; then any port; then one whose flow is closed.
 #[inline(always)]
 fn reserve<F: Family>(
     key: &Tuple<F::Address>,
@@ -241,32 +242,93 @@ fn reserve<F: Family>(
     config: &Config,
     masquerade: bool,
 ) -> Result<(), Reason> {
-    let mut keep = !masquerade;
-    for _ in 0..PORT_TRIES {
-        if keep {
+    let mut spare = None;
+    for attempt in 0..PORT_TRIES {
+        if attempt == 0 && !masquerade {
             reply_key.destination_port = key.source_port;
-            keep = false;
         } else if config.masquerade_ports == 0 {
             return Err(Reason::DroppedNoPort);
         } else {
-            let offset = (kernel::random() as u64 * config.masquerade_ports as u64) >> 32;
-            reply_key.destination_port = abi::Be16::new((config.masquerade_first as u64 + offset) as u16);
+            let offset = if attempt == 0 {
+                first_choice(key, config.masquerade_ports)
+            } else {
+                ((kernel::random() as u64 * config.masquerade_ports as u64) >> 32) as u32
+            };
+            reply_key.destination_port = Be16::new(config.masquerade_first.wrapping_add(offset) as u16);
         }
-        match F::flows().insert(&*reply_key, reply, BPF_NOEXIST as u64) {
-            Ok(()) => return Ok(()),
-            Err(EEXIST) => {}
-            Err(_) => return Err(Reason::DroppedTableFull),
+        // Mostly it is free. Later on it mostly is not, and a table that is full evicts a flow before it refuses.
+        if attempt == 0 || conntrack::find::<F>(reply_key).is_none() {
+            match F::flows().insert(&*reply_key, reply, BPF_NOEXIST as u64) {
+                Ok(()) => return Ok(()),
+                Err(EEXIST) => {}
+                Err(_) => return Err(Reason::DroppedTableFull),
+            }
         }
-        let Some(other) = conntrack::find::<F>(reply_key) else { continue };
-        let ours = other.has(flow_flags::REPLY)
-            && other.source == reply.source
-            && other.destination == reply.destination
-            && other.source_port == reply.source_port
-            && other.destination_port == reply.destination_port;
-        // Left over from a flow whose other half was evicted, or which is over.
-        if ours || !conntrack::is_alive(other, None, 0, kernel::jiffies()) {
-            return F::flows().insert(&*reply_key, reply, 0).map_err(|_| Reason::DroppedTableFull);
+        counters::lookup(Lookup::PortTaken);
+        match holder::<F>(reply_key, reply) {
+            Holder::Nobody => return take::<F>(reply_key, reply),
+            Holder::Closed if spare.is_none() => spare = Some(reply_key.destination_port),
+            Holder::Closed | Holder::Alive => {}
         }
     }
-    Err(Reason::DroppedNoPort)
+    let Some(port) = spare else { return Err(Reason::DroppedNoPort) };
+    counters::lookup(Lookup::PortReused);
+    reply_key.destination_port = port;
+    take::<F>(reply_key, reply)
+}
+
+/// Where in a range of `ports` a client's flow looks first.
+#[inline(always)]
+fn first_choice<A: Address>(key: &Tuple<A>, ports: u32) -> u32 {
+    let client = key.source.mix().wrapping_mul(0x9E37_79B1) >> 16;
+    (client + key.source_port.get() as u32).checked_rem(ports).unwrap_or(0)
+}
+
+/// Who has a port.
+enum Holder {
+    /// A flow that is over, or the former one of the same client to the same frontend.
+    Nobody,
+    /// A translated flow that is closed but not forgotten yet, or whose own entry was evicted.
+    Closed,
+    Alive,
+}
+
+#[inline(always)]
+fn holder<F: Family>(reply_key: &Tuple<F::Address>, reply: &Flow<F::Address>) -> Holder {
+    let Some(other) = conntrack::find::<F>(reply_key) else { return Holder::Nobody };
+    let translated = other.has(flow_flags::REPLY) && other.has(flow_flags::TRANSLATED);
+    let ours = translated
+        && other.source == reply.source
+        && other.destination == reply.destination
+        && other.source_port == reply.source_port
+        && other.destination_port == reply.destination_port;
+    if ours {
+        return Holder::Nobody;
+    }
+    let own_key = other.reply_key(reply_key.protocol);
+    let own = conntrack::find::<F>(&own_key)
+        // The same client may have begun anew, by another port.
+        .filter(|own| !translated || own.source_port.raw() == reply_key.destination_port.raw());
+    if !conntrack::is_alive(other, own.as_deref(), 0, kernel::jiffies()) {
+        Holder::Nobody
+    } else if translated && (own.is_none() || other.state == State::Closed as u8) {
+        Holder::Closed
+    } else {
+        Holder::Alive
+    }
+}
+
+/// Replaces whoever has the tuple. What is left of that flow would be sent into the new one.
+#[inline(always)]
+fn take<F: Family>(reply_key: &Tuple<F::Address>, reply: &Flow<F::Address>) -> Result<(), Reason> {
+    if let Some(other) = conntrack::find::<F>(reply_key) {
+        let own_key = other.reply_key(reply_key.protocol);
+        let stale = conntrack::find::<F>(&own_key).is_some_and(|own| {
+            own.has(flow_flags::TRANSLATED) && own.source_port.raw() == reply_key.destination_port.raw()
+        });
+        if stale {
+            let _ = F::flows().remove(&own_key);
+        }
+    }
+    F::flows().insert(reply_key, reply, 0).map_err(|_| Reason::DroppedTableFull)
 }

@@ -95,6 +95,10 @@ pub enum Lookup {
     Backend = "slow_backend_lookups",
     /// Lookups of an origin, an endpoint or a route, made by the slow path.
     Route = "slow_route_lookups",
+    /// Source ports found taken while one was looked for to masquerade with.
+    PortTaken = "slow_port_collisions",
+    /// Source ports taken over from flows that are closed or lost one of their entries, because no free one was found.
+    PortReused = "slow_port_reuses",
 }
 }
 

@@ -344,7 +344,7 @@ impl Dataplane for EbpfDataplane {
                 self.accelerator.as_ref().map_or_else(xdp::off, Accelerator::feature),
                 clock,
             ],
-            maps: self.tables.fill(),
+            maps: self.tables.fill(self.now().unwrap_or_default()),
             counters: self.tables.counters().unwrap_or_default(),
         }
     }

@@ -1,8 +1,11 @@
 //! All pinned maps, and those that both families share.
 
-use std::{io, path::Path};
+use std::{collections::BTreeMap, io, path::Path};
 
-use abi::{COUNTERS as COUNTER_ROWS, Config, Count, Lookup, Reason, V4, V6, prefilter};
+use abi::{
+    Address, COUNTERS as COUNTER_ROWS, Config, Count, Flow, Lookup, Reason, Tuple, V4, V6, flow_flags,
+    prefilter,
+};
 use dataplane::{Counter, Error, MapFill};
 
 use crate::{
@@ -80,15 +83,28 @@ impl Tables {
         Ok(counters)
     }
 
-    /// How full the tables are. Tables that cannot be read are left out.
-    pub(crate) fn fill(&self) -> Vec<MapFill> {
-        let mut fill = family_fill(&self.v4);
-        fill.extend(family_fill(&self.v6));
+    /// How full the tables are at `now`, in jiffies. Tables that cannot be read count as empty.
+    pub(crate) fn fill(&self, now: u32) -> Vec<MapFill> {
+        let ports = self.config().map_or(0, |config| config.masquerade_ports);
+        let mut fill = family_fill(&self.v4, ports, now);
+        fill.extend(family_fill(&self.v6, ports, now));
         fill
     }
 }
 
-fn family_fill<A: MapNames>(family: &Family<A>) -> Vec<MapFill> {
+/// Ports used towards the backend that the most masqueraded flows go to: the range is each backend's own.
+fn used_ports<A: Address>(flows: &[(Tuple<A>, Flow<A>)], now: u32) -> u64 {
+    let mut used = BTreeMap::<(A, abi::Be16, u8), u64>::new();
+    for (key, flow) in flows {
+        let alive = now.wrapping_sub(flow.last_seen) < flow.timeout;
+        if flow.has(flow_flags::REPLY) && flow.has(flow_flags::MASQUERADED) && alive {
+            *used.entry((key.source, key.source_port, key.protocol)).or_default() += 1;
+        }
+    }
+    used.into_values().max().unwrap_or(0)
+}
+
+fn family_fill<A: MapNames>(family: &Family<A>, ports: u32, now: u32) -> Vec<MapFill> {
     fn row<K: aya::Pod + Default + Ord, V: aya::Pod + Default>(
         table: &Table<K, V>,
         entries: usize,
@@ -102,16 +118,23 @@ fn family_fill<A: MapNames>(family: &Family<A>) -> Vec<MapFill> {
         }
     }
     let count = |rows: std::io::Result<usize>| rows.unwrap_or_default();
-    let flows = count(family.flows.rows().map(|rows| rows.len()));
+    let flows = family.flows.rows().unwrap_or_default();
+    let masquerade_ports = MapFill {
+        name: format!("masquerade_ports_{}", if A::BITS == V4::BITS { "v4" } else { "v6" }),
+        entries: used_ports(&flows, now),
+        capacity: ports.into(),
+        ..MapFill::default()
+    };
     let affinity = count(family.affinity.rows().map(|rows| rows.len()));
     vec![
-        row(&family.flows, flows),
+        row(&family.flows, flows.len()),
         row(family.frontends.table(), family.frontends.known().len()),
         row(family.backends.table(), family.backends.known().len()),
         row(family.members.table(), family.members.known().len()),
         row(family.ranges.table(), family.ranges.known().len()),
         row(family.lookups.table(), family.lookups.len()),
         row(&family.affinity, affinity),
+        masquerade_ports,
     ]
 }
 

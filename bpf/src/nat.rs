@@ -233,7 +233,7 @@ pub fn open<F: Family>(
 ///
 /// Without masquerading the client's own port is tried first: it is taken only where the same client talks to the backend
 /// directly from the same port. A masqueraded flow's first choice follows from the client's address and port, so that one
-/// client's flows never meet before they have gone round the range; then any port; then one whose flow is closed.
+/// client's flows never meet before they have gone round the range; then any port; then one whose flow is over.
 #[inline(always)]
 fn reserve<F: Family>(
     key: &Tuple<F::Address>,
@@ -242,39 +242,56 @@ fn reserve<F: Family>(
     config: &Config,
     masquerade: bool,
 ) -> Result<(), Reason> {
-    let mut spare = None;
-    for attempt in 0..PORT_TRIES {
-        if attempt == 0 && !masquerade {
-            reply_key.destination_port = key.source_port;
-        } else if config.masquerade_ports == 0 {
-            return Err(Reason::DroppedNoPort);
-        } else {
-            let offset = if attempt == 0 {
-                first_choice(key, config.masquerade_ports)
-            } else {
-                ((kernel::random() as u64 * config.masquerade_ports as u64) >> 32) as u32
-            };
-            reply_key.destination_port = Be16::new(config.masquerade_first.wrapping_add(offset) as u16);
-        }
-        // Mostly it is free. Later on it mostly is not, and a table that is full evicts a flow before it refuses.
-        if attempt == 0 || conntrack::find::<F>(reply_key).is_none() {
-            match F::flows().insert(&*reply_key, reply, BPF_NOEXIST as u64) {
-                Ok(()) => return Ok(()),
-                Err(EEXIST) => {}
-                Err(_) => return Err(Reason::DroppedTableFull),
+    if config.masquerade_ports == 0 {
+        return Err(Reason::DroppedNoPort);
+    }
+    reply_key.destination_port =
+        if !masquerade { key.source_port } else { port(config, first_choice(key, config.masquerade_ports)) };
+    if enter::<F>(reply_key, reply)? || replace_former::<F>(reply_key, reply, false)? {
+        return Ok(());
+    }
+    // A table that is full evicts a flow before it refuses a tuple: looked up first.
+    let mut over = None;
+    for _ in 1..PORT_TRIES {
+        let offset = ((kernel::random() as u64 * config.masquerade_ports as u64) >> 32) as u32;
+        reply_key.destination_port = port(config, offset);
+        let Some(other) = conntrack::find::<F>(reply_key) else {
+            if enter::<F>(reply_key, reply)? {
+                return Ok(());
             }
-        }
+            continue;
+        };
         counters::lookup(Lookup::PortTaken);
-        match holder::<F>(reply_key, reply) {
-            Holder::Nobody => return take::<F>(reply_key, reply),
-            Holder::Closed if spare.is_none() => spare = Some(reply_key.destination_port),
-            Holder::Closed | Holder::Alive => {}
+        let idle = kernel::jiffies().wrapping_sub(other.last_seen) >= other.timeout;
+        if idle || other.state == State::Closed as u8 {
+            over = Some(reply_key.destination_port);
         }
     }
-    let Some(port) = spare else { return Err(Reason::DroppedNoPort) };
-    counters::lookup(Lookup::PortReused);
+    let Some(port) = over else { return Err(Reason::DroppedNoPort) };
     reply_key.destination_port = port;
-    take::<F>(reply_key, reply)
+    match replace_former::<F>(reply_key, reply, true)? {
+        true => Ok(()),
+        false => Err(Reason::DroppedNoPort),
+    }
+}
+
+/// The port at `offset` in the range.
+#[inline(always)]
+fn port(config: &Config, offset: u32) -> Be16 {
+    Be16::new(config.masquerade_first.wrapping_add(offset) as u16)
+}
+
+/// Enters the reply's tuple; false where it is taken.
+#[inline(always)]
+fn enter<F: Family>(reply_key: &Tuple<F::Address>, reply: &Flow<F::Address>) -> Result<bool, Reason> {
+    match F::flows().insert(reply_key, reply, BPF_NOEXIST as u64) {
+        Ok(()) => Ok(true),
+        Err(EEXIST) => {
+            counters::lookup(Lookup::PortTaken);
+            Ok(false)
+        }
+        Err(_) => Err(Reason::DroppedTableFull),
+    }
 }
 
 /// Where in a range of `ports` a client's flow looks first.
@@ -284,51 +301,36 @@ fn first_choice<A: Address>(key: &Tuple<A>, ports: u32) -> u32 {
     (client + key.source_port.get() as u32).checked_rem(ports).unwrap_or(0)
 }
 
-/// Who has a port.
-enum Holder {
-    /// A flow that is over, or the former one of the same client to the same frontend.
-    Nobody,
-    /// A translated flow that is closed but not forgotten yet, or whose own entry was evicted.
-    Closed,
-    Alive,
-}
-
+/// Takes the tuple over from a flow that is over, or from the former one of the same client to the same frontend; with
+/// `closed`, also from one that is closed but not forgotten, or lost its own entry. False where the flow lives on.
+///
+/// The former flow's own entry goes too: a straggler of it would end up in the new one.
 #[inline(always)]
-fn holder<F: Family>(reply_key: &Tuple<F::Address>, reply: &Flow<F::Address>) -> Holder {
-    let Some(other) = conntrack::find::<F>(reply_key) else { return Holder::Nobody };
+fn replace_former<F: Family>(
+    reply_key: &Tuple<F::Address>,
+    reply: &Flow<F::Address>,
+    closed: bool,
+) -> Result<bool, Reason> {
+    let Some(other) = conntrack::find::<F>(reply_key) else { return enter::<F>(reply_key, reply) };
     let translated = other.has(flow_flags::REPLY) && other.has(flow_flags::TRANSLATED);
     let ours = translated
         && other.source == reply.source
         && other.destination == reply.destination
         && other.source_port == reply.source_port
         && other.destination_port == reply.destination_port;
-    if ours {
-        return Holder::Nobody;
-    }
-    let own_key = other.reply_key(reply_key.protocol);
-    let own = conntrack::find::<F>(&own_key)
-        // The same client may have begun anew, by another port.
-        .filter(|own| !translated || own.source_port.raw() == reply_key.destination_port.raw());
-    if !conntrack::is_alive(other, own.as_deref(), 0, kernel::jiffies()) {
-        Holder::Nobody
-    } else if translated && (own.is_none() || other.state == State::Closed as u8) {
-        Holder::Closed
-    } else {
-        Holder::Alive
-    }
-}
-
-/// Replaces whoever has the tuple. What is left of that flow would be sent into the new one.
-#[inline(always)]
-fn take<F: Family>(reply_key: &Tuple<F::Address>, reply: &Flow<F::Address>) -> Result<(), Reason> {
-    if let Some(other) = conntrack::find::<F>(reply_key) {
+    if !ours {
         let own_key = other.reply_key(reply_key.protocol);
-        let stale = conntrack::find::<F>(&own_key).is_some_and(|own| {
-            own.has(flow_flags::TRANSLATED) && own.source_port.raw() == reply_key.destination_port.raw()
-        });
-        if stale {
+        let own = conntrack::find::<F>(&own_key)
+            // The same client may have begun anew, by another port.
+            .filter(|own| !translated || own.source_port.raw() == reply_key.destination_port.raw());
+        let may_go = closed && translated && (own.is_none() || other.state == State::Closed as u8);
+        if !may_go && conntrack::is_alive(other, own.as_deref(), 0, kernel::jiffies()) {
+            return Ok(false);
+        }
+        if own.is_some() {
             let _ = F::flows().remove(&own_key);
         }
+        counters::lookup(Lookup::PortReused);
     }
-    F::flows().insert(reply_key, reply, 0).map_err(|_| Reason::DroppedTableFull)
+    F::flows().insert(reply_key, reply, 0).map(|()| true).map_err(|_| Reason::DroppedTableFull)
 }

@@ -97,7 +97,7 @@ pub enum Lookup {
     Route = "slow_route_lookups",
     /// Source ports found taken while one was looked for to masquerade with.
     PortTaken = "slow_port_collisions",
-    /// Source ports taken over from flows that are closed or lost one of their entries, because no free one was found.
+    /// Source ports taken over from flows that are over, because no free one was found.
     PortReused = "slow_port_reuses",
 }
 }

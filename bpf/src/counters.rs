@@ -1,6 +1,6 @@
 //! Per-CPU counts: one reason per packet, and the slow path's lookups.
 
-use abi::{Lookup, Reason};
+use abi::{Lookup, Reason, SocketCall};
 
 use crate::maps::COUNTERS;
 
@@ -17,8 +17,18 @@ pub fn packet(reason: Reason, bytes: u32) {
 
 #[inline(always)]
 pub fn lookup(kind: Lookup) {
-    if let Some(count) = COUNTERS.get_ptr_mut(kind.row()) {
-        // SAFETY: as in `packet`.
+    one(kind.row());
+}
+
+#[inline(always)]
+pub fn socket(kind: SocketCall) {
+    one(kind.row());
+}
+
+#[inline(always)]
+fn one(row: u32) {
+    if let Some(count) = COUNTERS.get_ptr_mut(row) {
+        // SAFETY: as in `packet`; a preempted socket's program may lose a count.
         unsafe { (*count).packets += 1 }
     }
 }

@@ -8,8 +8,9 @@
 //! Written once for both address families, generic over [`family::Family`]. Both objects (`bin/pod.rs`, `bin/uplink.rs`) hold
 //! the same maps and share them by their pinned names.
 //!
-//! Not here: packets between a process of the node and an address of the node itself (its own node port, a VIP with a local
-//! route) go over `lo` and never meet these hooks; they are for socket hooks. IPv4 options and IPv6 extension headers
+//! Beside packets, [`sock`] serves sockets (`bin/sock.rs`) by the same tables and the same choice. Only there: a process of the
+//! node that calls an address of the node itself (its own node port, a VIP with a local route), whose packets go over `lo` and
+//! never meet these hooks. IPv4 options and IPv6 extension headers
 //! (IPv6 fragments among them) are left to the stack and counted.
 //!
 //! Invariant: no packet is lost without a count, and no path here blocks on user space.
@@ -31,6 +32,7 @@ pub mod reject;
 pub mod route;
 pub mod service;
 pub mod slow;
+pub mod sock;
 pub mod xdp;
 
 pub use family::{Ipv4, Ipv6};

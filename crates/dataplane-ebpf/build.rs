@@ -13,7 +13,7 @@ use std::{
 };
 
 /// Binaries of `bpf/`, each one object.
-const OBJECTS: [&str; 4] = ["pod", "uplink", "xdp", "bench"];
+const OBJECTS: [&str; 5] = ["pod", "uplink", "xdp", "sock", "bench"];
 
 /// What cargo passes to this build script must not steer the inner build.
 const SCRUBBED: [&str; 11] = [

@@ -102,6 +102,20 @@ pub enum Lookup {
 }
 }
 
+named! {
+/// What became of a socket's call that named a frontend.
+pub enum SocketCall {
+    /// Given a backend.
+    Translated = "socket_translated",
+    /// Left to the packet path: what the client gets depends on its address.
+    Left = "socket_left_to_packets",
+    /// Refused: the frontend has no backend for this client.
+    Refused = "socket_refused",
+    /// Denied: the node is outside the frontend's source ranges.
+    Denied = "socket_denied",
+}
+}
+
 impl Reason {
     /// Row of `COUNTERS`.
     pub const fn row(self) -> u32 {
@@ -116,8 +130,15 @@ impl Lookup {
     }
 }
 
+impl SocketCall {
+    /// Row of `COUNTERS`, after the lookups.
+    pub const fn row(self) -> u32 {
+        (Reason::ALL.len() + Lookup::ALL.len()) as u32 + self as u32
+    }
+}
+
 /// Rows of `COUNTERS`.
-pub const COUNTERS: usize = Reason::ALL.len() + Lookup::ALL.len();
+pub const COUNTERS: usize = Reason::ALL.len() + Lookup::ALL.len() + SocketCall::ALL.len();
 
 const _: () = assert!(size_of::<Count>() == 16);
 plain!(Count);
@@ -128,13 +149,12 @@ mod tests {
 
     #[test]
     fn rows_are_numbered_without_gaps_and_named_once() {
-        let rows: [(u32, &str, &str); COUNTERS] = core::array::from_fn(|row| match Reason::ALL.get(row) {
-            Some(reason) => (reason.row(), reason.name(), reason.description()),
-            None => {
-                let lookup = Lookup::ALL[row - Reason::ALL.len()];
-                (lookup.row(), lookup.name(), lookup.description())
-            }
-        });
+        let reasons = Reason::ALL.iter().map(|reason| (reason.row(), reason.name(), reason.description()));
+        let lookups = Lookup::ALL.iter().map(|lookup| (lookup.row(), lookup.name(), lookup.description()));
+        let calls = SocketCall::ALL.iter().map(|call| (call.row(), call.name(), call.description()));
+        let mut all = reasons.chain(lookups).chain(calls);
+        let rows: [(u32, &str, &str); COUNTERS] = core::array::from_fn(|_| all.next().expect("a row"));
+        assert_eq!(all.next(), None);
         for (index, (row, name, description)) in rows.iter().enumerate() {
             assert_eq!(*row as usize, index);
             assert!(description.ends_with('.') && !description.starts_with(' '), "{name}");

@@ -13,16 +13,18 @@ mod config;
 mod conntrack;
 mod counter;
 mod service;
+mod socket;
 
 pub use address::{Address, Be16, V4, V6};
 pub use config::{Config, Timeouts};
 pub use conntrack::{Flow, FragmentKey, FragmentPorts, Route, State, Tuple, flow_flags};
-pub use counter::{COUNTERS, Count, Lookup, Reason};
+pub use counter::{COUNTERS, Count, Lookup, Reason, SocketCall};
 pub use service::{
     AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Endpoint, Frontend, FrontendKey,
     MaglevChunk, MaglevKey, MemberKey, Origin, RangeKey, SetId, backend_flags, frontend_flags, maglev,
     prefilter,
 };
+pub use socket::{DatagramKey, DatagramPeer, Socket, datagram_side, socket_flags};
 
 /// Names the directory of pinned maps: two versions never share a map.
 pub const ABI_VERSION: u32 = 1;

@@ -33,7 +33,9 @@ pub(crate) trait MapNames: Address + Pod {
     const ORIGINS: &str;
     const FRAGMENTS: &str;
     const MAGLEV: &str;
-    const ALL: [&str; 10] = [
+    const SOCKETS: &str;
+    const DATAGRAMS: &str;
+    const ALL: [&str; 12] = [
         Self::FLOWS,
         Self::FRONTENDS,
         Self::BACKENDS,
@@ -44,6 +46,8 @@ pub(crate) trait MapNames: Address + Pod {
         Self::ORIGINS,
         Self::FRAGMENTS,
         Self::MAGLEV,
+        Self::SOCKETS,
+        Self::DATAGRAMS,
     ];
 }
 
@@ -60,6 +64,8 @@ macro_rules! map_names {
             const ORIGINS: &str = concat!("ORIGINS_", $suffix);
             const FRAGMENTS: &str = concat!("FRAGMENTS_", $suffix);
             const MAGLEV: &str = concat!("MAGLEV_", $suffix);
+            const SOCKETS: &str = concat!("SOCKETS_", $suffix);
+            const DATAGRAMS: &str = concat!("DATAGRAMS_", $suffix);
         }
     };
 }

@@ -6,6 +6,7 @@
 //!  family    which rows differ, in which order they come and go
 //!    ▼
 //!  table     typed maps, by batch where it pays ── sys: bpf(2)
+//!  sock      programs on a cgroup, and closed sockets
 //!  objects   programs fitted to the kernel ── links: on the devices ── bpffs: pinned, so that they outlive the agent
 //! ```
 //! The programs themselves are in `bpf/`; the bytes both sides share in `abi`. Never decides what a client gets: that is
@@ -26,6 +27,7 @@ mod ports;
 mod report;
 mod rows;
 mod sizes;
+mod sock;
 mod sys;
 mod table;
 mod tables;
@@ -36,4 +38,5 @@ pub use maglev::{InvalidTableSize, TableSize};
 pub use objects::Checksums;
 pub use plane::{Config, EbpfDataplane};
 pub use sizes::Sizes;
+pub use sock::cgroup_root;
 pub use xdp::Acceleration;

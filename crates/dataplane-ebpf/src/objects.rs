@@ -3,7 +3,7 @@
 use std::{
     io,
     os::fd::AsFd as _,
-    path::Path,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -22,6 +22,7 @@ use crate::{
 static POD: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/pod.o"));
 static UPLINK: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/uplink.o"));
 static XDP: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/xdp.o"));
+pub(crate) static SOCK: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/sock.o"));
 static BENCH: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/bench.o"));
 
 const KFUNC: &str = "bpf_cast_to_kern_ctx";
@@ -132,7 +133,7 @@ pub(crate) fn load(
 ) -> Result<Ebpf, Error> {
     let name = || format!("{object:?}").to_lowercase();
     let mut loader = EbpfLoader::new();
-    let paths: Vec<_> = tables::pinned_names().map(|map| (map, maps.join(map))).collect();
+    let paths = pin_paths(maps);
     for (map, path) in &paths {
         loader.map_pin_path(map, path.as_path());
     }
@@ -155,6 +156,11 @@ pub(crate) fn load(
         loaded.map_err(|error| Error::new("load program", *program, explain_program(error)))?;
     }
     Ok(ebpf)
+}
+
+/// Where each shared map is pinned.
+pub(crate) fn pin_paths(maps: &Path) -> Vec<(&'static str, PathBuf)> {
+    tables::pinned_names().map(|map| (map, maps.join(map))).collect()
 }
 
 pub(crate) fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut SchedClassifier, Error> {
@@ -204,7 +210,7 @@ pub(crate) fn measure_hz(pod: &mut Ebpf) -> Result<u32, Error> {
 
 /// A refusal in words that name what is missing.
 #[derive(Debug, thiserror::Error)]
-enum Refusal {
+pub(crate) enum Refusal {
     #[error("not permitted: needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON")]
     Permission(#[source] io::Error),
     #[error("the kernel has no bpf system call (CONFIG_BPF_SYSCALL)")]
@@ -215,7 +221,7 @@ enum Refusal {
     Other(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-fn explain_load(error: EbpfError) -> Refusal {
+pub(crate) fn explain_load(error: EbpfError) -> Refusal {
     let code = match &error {
         EbpfError::MapError(MapError::CreateError { io_error, .. }) => io_error.raw_os_error(),
         EbpfError::MapError(MapError::SyscallError(call)) => call.io_error.raw_os_error(),
@@ -228,7 +234,7 @@ fn explain_load(error: EbpfError) -> Refusal {
     }
 }
 
-fn explain_program(error: ProgramError) -> Refusal {
+pub(crate) fn explain_program(error: ProgramError) -> Refusal {
     match error {
         ProgramError::LoadError { ref io_error, .. } if io_error.raw_os_error() == Some(libc::EPERM) => {
             Refusal::Permission(io::Error::from_raw_os_error(libc::EPERM))

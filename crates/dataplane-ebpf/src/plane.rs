@@ -22,6 +22,7 @@ use crate::{
     ports, report,
     rows::{Options, node_address},
     sizes::Sizes,
+    sock::Sockets,
     tables::Tables,
     xdp::{self, Acceleration, Accelerator},
 };
@@ -49,6 +50,8 @@ pub struct Config {
     pub checksums: Checksums,
     /// XDP on the uplinks.
     pub acceleration: Acceleration,
+    /// The cgroup (v2) whose processes get socket load balancing: that of the node, above its pods'. `None`: nobody does.
+    pub cgroup: Option<PathBuf>,
     /// Source ports for masqueraded flows; `None`: the largest range that no socket of this node draws from.
     pub masquerade_ports: Option<RangeInclusive<u16>>,
     /// Entries of the tables that lead clients from outside to the same backend on every node; the same on all of them.
@@ -65,6 +68,7 @@ impl Default for Config {
             attach: Attach::Auto,
             checksums: Checksums::Auto,
             acceleration: Acceleration::Off,
+            cgroup: None,
             masquerade_ports: None,
             table_size: TableSize::default(),
         }
@@ -80,6 +84,7 @@ pub struct EbpfDataplane {
     uplink: Ebpf,
     accelerator: Option<Accelerator>,
     links: Links,
+    sockets: Sockets,
     tables: Tables,
     summed: Summed,
     sizes: Vec<(&'static str, u32)>,
@@ -128,12 +133,14 @@ impl EbpfDataplane {
         let hz = objects::measure_hz(&mut pod)?;
         let tables = Tables::open(&maps)?;
         let links = Links::new(pins.links(), config.attach);
+        let sockets = Sockets::open(config.cgroup.as_deref(), &maps, &pins.links())?;
         let mut this = Self {
             pins,
             pod,
             uplink,
             accelerator,
             links,
+            sockets,
             tables,
             summed,
             sizes,
@@ -285,11 +292,14 @@ impl Dataplane for EbpfDataplane {
             let endpoint = snapshot.endpoints.get(name).map(|endpoint| &**endpoint);
             note(Key::Endpoint(name.clone()), self.apply_endpoint(name, endpoint));
         }
-        for id in self.services_to_program(snapshot, changed) {
-            let result = self.apply_service(&id, snapshot);
-            note(Key::Service(id), result);
+        let services = self.services_to_program(snapshot, changed);
+        let lost = self.sockets.note(snapshot, &services);
+        for id in &services {
+            let result = self.apply_service(id, snapshot);
+            note(Key::Service(id.clone()), result);
         }
         self.advance(snapshot)?;
+        self.sockets.close_lost(snapshot, lost);
         if !self.adopted {
             self.adopt()?;
         }
@@ -309,6 +319,7 @@ impl Dataplane for EbpfDataplane {
         for device in self.uplinks.clone() {
             self.attach_uplink(&device)?;
         }
+        self.sockets.repair()?;
         for (key, error) in applied.failed {
             tracing::warn!(?key, %error, "not repaired");
         }
@@ -340,6 +351,7 @@ impl Dataplane for EbpfDataplane {
             plane: Plane::Ebpf,
             features: vec![
                 self.links.feature(),
+                self.sockets.feature(),
                 self.summed.feature(),
                 self.accelerator.as_ref().map_or_else(xdp::off, Accelerator::feature),
                 clock,
@@ -359,6 +371,9 @@ impl Dataplane for EbpfDataplane {
         }
         if let Err(error) = self.links.retain(&BTreeSet::new()) {
             errors.push(format!("remove links: {error}"));
+        }
+        if let Err(error) = self.sockets.clean_up() {
+            errors.push(format!("remove socket links: {error}"));
         }
         errors.extend(self.pins.remove().iter().map(|error| format!("remove pins: {error}")));
         self.endpoints.clear();

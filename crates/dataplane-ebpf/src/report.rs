@@ -28,6 +28,12 @@ fn socket<A: Address>(address: A, port: abi::Be16) -> SocketAddr {
     SocketAddr::new(address.to_ip(), port.get())
 }
 
+/// An error with all its causes.
+pub(crate) fn chain(error: &Error) -> String {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
+}
+
 /// The slots of each set, in order.
 type Sets<A> = HashMap<SetId, BTreeMap<u32, Backend<A>>>;
 

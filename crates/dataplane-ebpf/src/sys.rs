@@ -17,10 +17,14 @@ const MAP_LOOKUP_ELEM: i32 = 1;
 const MAP_UPDATE_ELEM: i32 = 2;
 const MAP_DELETE_ELEM: i32 = 3;
 const MAP_GET_NEXT_KEY: i32 = 4;
+const OBJ_PIN: i32 = 6;
 const OBJ_GET: i32 = 7;
 const OBJ_GET_INFO_BY_FD: i32 = 15;
 const MAP_LOOKUP_BATCH: i32 = 24;
 const MAP_UPDATE_BATCH: i32 = 26;
+const LINK_CREATE: i32 = 28;
+const LINK_UPDATE: i32 = 29;
+const LINK_DETACH: i32 = 34;
 
 /// `BPF_MAP_*_ELEM` and `BPF_MAP_GET_NEXT_KEY`.
 #[repr(C)]
@@ -45,7 +49,7 @@ struct Batch {
     flags: u64,
 }
 
-/// `BPF_OBJ_GET`.
+/// `BPF_OBJ_GET` and `BPF_OBJ_PIN`.
 #[repr(C)]
 struct Object {
     path: u64,
@@ -66,11 +70,33 @@ struct Info {
 #[derive(Default, Debug)]
 pub(crate) struct MapInfo {
     kind: u32,
-    id: u32,
+    pub(crate) id: u32,
     pub(crate) key_size: u32,
     pub(crate) value_size: u32,
     pub(crate) max_entries: u32,
     flags: u32,
+}
+
+/// `BPF_LINK_CREATE`; and `BPF_LINK_UPDATE`, whose fields are the link, the program, flags and the program before.
+#[repr(C)]
+struct Link {
+    program: u32,
+    target: u32,
+    kind: u32,
+    flags: u32,
+}
+
+/// `struct bpf_link_info` of a link to a cgroup.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    cgroup: u64,
+    attach_type: u32,
+    end: u32,
 }
 
 fn bpf<T>(command: i32, attributes: &mut T) -> io::Result<i64> {
@@ -89,15 +115,55 @@ pub(crate) fn open_pinned(path: &Path) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
 }
 
+pub(crate) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let descriptor = object.as_raw_fd() as u32;
+    bpf(OBJ_PIN, &mut Object { path: path.as_ptr() as u64, descriptor, flags: 0 }).map(drop)
+}
+
 pub(crate) fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     let mut result = MapInfo::default();
-    let mut info = Info {
-        descriptor: map.as_raw_fd() as u32,
-        length: size_of::<MapInfo>() as u32,
-        info: &raw mut result as u64,
-    };
-    bpf(OBJ_GET_INFO_BY_FD, &mut info)?;
+    info(map, &mut result)?;
     Ok(result)
+}
+
+fn info<T>(object: BorrowedFd<'_>, result: &mut T) -> io::Result<()> {
+    let mut info = Info {
+        descriptor: object.as_raw_fd() as u32,
+        length: size_of::<T>() as u32,
+        info: std::ptr::from_mut(result) as u64,
+    };
+    bpf(OBJ_GET_INFO_BY_FD, &mut info).map(drop)
+}
+
+/// Attaches a program to a cgroup, beside others there (a link implies `BPF_F_ALLOW_MULTI`, `cgroup_bpf_link_attach`).
+pub(crate) fn link_to_cgroup(
+    program: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    kind: u32,
+) -> io::Result<OwnedFd> {
+    let (program, target) = (program.as_raw_fd() as u32, cgroup.as_raw_fd() as u32);
+    let descriptor = bpf(LINK_CREATE, &mut Link { program, target, kind, flags: 0 })?;
+    // SAFETY: the kernel just gave us this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor as i32) })
+}
+
+/// Puts `program` in the place of the link's.
+pub(crate) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let (link, program) = (link.as_raw_fd() as u32, program.as_raw_fd() as u32);
+    bpf(LINK_UPDATE, &mut Link { program: link, target: program, kind: 0, flags: 0 }).map(drop)
+}
+
+/// Takes a link's program off at once; without it, the end of its last descriptor or pin does, a little later.
+pub(crate) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    bpf(LINK_DETACH, &mut (link.as_raw_fd() as u32)).map(drop)
+}
+
+/// The number of the cgroup that a link leads to: its folder's inode. 0 once the cgroup is gone.
+pub(crate) fn cgroup_of_link(link: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut result = LinkInfo::default();
+    info(link, &mut result)?;
+    Ok(result.cgroup)
 }
 
 fn element<K, V>(map: BorrowedFd<'_>, key: *const K, value: *const V) -> Element {

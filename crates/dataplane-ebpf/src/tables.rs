@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, io, path::Path};
 
 use abi::{
-    Address, COUNTERS as COUNTER_ROWS, Config, Count, Flow, Lookup, Reason, Tuple, V4, V6, flow_flags,
-    prefilter,
+    Address, COUNTERS as COUNTER_ROWS, Config, Count, Flow, Lookup, Reason, SocketCall, Tuple, V4, V6,
+    flow_flags, prefilter,
 };
 use dataplane::{Counter, Error, MapFill};
 
@@ -69,7 +69,9 @@ impl Tables {
     pub(crate) fn counters(&self) -> Result<Vec<Counter>, Error> {
         let failed = |source| Error::new("read map", COUNTERS, source);
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| failed(error))?;
-        let names = Reason::ALL.iter().map(|r| r.name()).chain(Lookup::ALL.iter().map(|l| l.name()));
+        let names = Reason::ALL.iter().map(|reason| reason.name());
+        let names = names.chain(Lookup::ALL.iter().map(|lookup| lookup.name()));
+        let names = names.chain(SocketCall::ALL.iter().map(|call| call.name()));
         let mut counters = Vec::with_capacity(COUNTER_ROWS);
         for (row, name) in (0u32..).zip(names) {
             let mut counts = vec![Count::default(); cpus];

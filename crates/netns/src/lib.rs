@@ -3,6 +3,10 @@
 //! Namespaces are the ones `ip netns` knows (`/run/netns/NAME`), so that a user can look into them.
 //! `setns` moves one thread: [`NetNs::run`] uses a thread of its own, so that no caller is ever left elsewhere.
 
+mod group;
+
+pub use group::ThreadGroup;
+
 use std::{
     fs::{self, File},
     io,

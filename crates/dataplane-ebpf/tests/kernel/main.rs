@@ -5,6 +5,7 @@
 mod lifecycle;
 mod model_of;
 mod packets;
+mod sock;
 mod sockets;
 mod space;
 mod wire;

@@ -1,12 +1,10 @@
 //! The accepted differences between the planes, each written down once.
 
-use std::net::IpAddr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    FrontendAddress, FrontendKind, Snapshot,
-    oracle::{Origin, Outcome, Packet},
+    Masquerade, Snapshot, Target,
+    oracle::{Outcome, Packet, lookup},
 };
 
 /// A dataplane this project has.
@@ -72,21 +70,12 @@ pub struct Divergence {
     /// `None`: as the oracle's outcome has it.
     pub ebpf: Option<Answer>,
     pub iptables: Option<Answer>,
+    /// To the first packet of a flow. A scenario alone tells what happens to open ones.
     applies: fn(&Situation<'_>) -> bool,
 }
 
 /// Every accepted difference. Anything else is a bug in one of the planes.
 pub const DIVERGENCES: &[Divergence] = &[
-    Divergence {
-        name: "host-to-own-addresses",
-        reason: "the eBPF plane translates on devices; what a node sends to an address of its own (a node port, a \
-                 load-balancer address that is local) passes none, and its own stack refuses it; nor can what \
-                 left by a device come back to its sender, so that a process of the node is given other backends \
-                 than the node itself, and is refused where there is none",
-        ebpf: Some(Answer::Refused),
-        iptables: None,
-        applies: |situation| situation.is_from_host_to_itself() || situation.leads_host_to_itself(),
-    },
     Divergence {
         name: "no-local-endpoints",
         reason: "kube-proxy drops under Local policy without a local endpoint, and the client waits for its timeout; \
@@ -95,36 +84,58 @@ pub const DIVERGENCES: &[Divergence] = &[
         iptables: Some(Answer::Silence),
         applies: |situation| matches!(situation.outcome, Outcome::NoLocalEndpoints),
     },
+    Divergence {
+        name: HAIRPIN,
+        reason: "the eBPF plane chooses a pod's backend when it connects, before there is a packet that could be masqueraded; \
+                 a pod that is given itself talks to itself directly, and sees its own address instead of its node's",
+        ebpf: None,
+        iptables: None,
+        applies: |situation| situation.is_direct_hairpin(),
+    },
+    Divergence {
+        name: "connected-datagrams-close",
+        reason: "a datagram socket that is connected to a Service is connected to a backend by the eBPF plane; when the \
+                 backend serves no more the socket is closed, so that its owner learns of it, where kube-proxy moves \
+                 the flow; a socket that is not connected moves on either plane",
+        ebpf: None,
+        iptables: None,
+        // To open flows; a new one is served alike.
+        applies: |_| false,
+    },
+    Divergence {
+        name: "affinity-per-way",
+        reason: "the eBPF plane knows a socket by its network namespace and a packet by its source; a pod that uses a \
+                 Service by an address that masquerades it (by packets) and by one that does not (by socket) has a \
+                 backend of its own for each, where kube-proxy remembers one",
+        ebpf: None,
+        iptables: None,
+        // To what a client was given before; each backend is one it may be given.
+        applies: |_| false,
+    },
 ];
 
+const HAIRPIN: &str = "hairpin";
+
 impl Situation<'_> {
-    fn is_from_host_to_itself(&self) -> bool {
-        let (source, destination) = (self.packet.source.ip(), self.packet.destination.ip());
-        let node = &self.snapshot.node;
-        // IPv4 chooses a local destination as the source, too; IPv6 an address that an interface has.
-        source == destination
-            || node.origin(source) == Origin::Node
-                && (node.addresses.contains(&destination) || self.is_load_balancer(destination))
-    }
-
-    /// Whether a load balancer hands packets to this address to its nodes, and it is local there.
-    fn is_load_balancer(&self, address: IpAddr) -> bool {
-        let mut frontends = self.snapshot.services.values().flat_map(|service| &service.frontends);
-        frontends.any(|frontend| {
-            frontend.kind == FrontendKind::LoadBalancer && frontend.address == FrontendAddress::Ip(address)
-        })
-    }
-
-    /// Whether a process of the node has no other backend than the node itself.
-    fn leads_host_to_itself(&self) -> bool {
-        let Outcome::Forwarded { choices } = self.outcome else { return false };
-        let node = &self.snapshot.node;
-        node.origin(self.packet.source.ip()) == Origin::Node
-            && choices.iter().all(|choice| node.addresses.contains(&choice.backend.ip()))
+    /// Whether a pod may be given itself by a frontend that masquerades no pod.
+    fn is_direct_hairpin(&self) -> bool {
+        let Some((service, frontend)) = lookup(self.packet, self.snapshot) else { return false };
+        let source = self.packet.source.ip();
+        matches!(
+            service.target(frontend, self.snapshot.node.origin(source)),
+            Target::Backends(backends, Masquerade::No)
+                if frontend.source_ranges.is_empty() && backends.iter().any(|it| it.address.ip() == source)
+        )
     }
 }
 
 impl Plane {
+    /// Whether a backend that a socket's owner is given and that is the owner itself sees its own address.
+    pub fn shows_itself(self, situation: &Situation<'_>) -> bool {
+        let differs = |it: &Divergence| it.name == HAIRPIN && (it.applies)(situation);
+        self == Self::Ebpf && DIVERGENCES.iter().any(differs)
+    }
+
     /// What a client notices instead of an answer; `None` where packets flow.
     pub fn answer(self, situation: &Situation<'_>) -> Option<Answer> {
         let divergence = DIVERGENCES.iter().find(|divergence| (divergence.applies)(situation));

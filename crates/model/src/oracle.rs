@@ -90,7 +90,7 @@ fn hairpin_or(masquerade: Masquerade, source: IpAddr, backend: IpAddr) -> Masque
 }
 
 /// The frontend that `packet` is addressed to. An exact address wins over one that stands for the whole node.
-fn lookup<'a>(packet: &Packet, snapshot: &'a Snapshot) -> Option<(&'a ServicePort, &'a Frontend)> {
+pub(crate) fn lookup<'a>(packet: &Packet, snapshot: &'a Snapshot) -> Option<(&'a ServicePort, &'a Frontend)> {
     let frontends = || {
         snapshot
             .services

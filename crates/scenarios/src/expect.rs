@@ -24,6 +24,8 @@ pub struct Probe<T = To> {
     pub times: usize,
     /// Bytes of a UDP question and of its answer.
     pub datagram: usize,
+    /// The client is no process of its node's, so that no program sees its socket, only its packets.
+    pub by_packets: bool,
 }
 
 /// A probe of one family.
@@ -34,7 +36,7 @@ impl<T> Probe<T> {
     ///
     /// Missing one of three in 40 tries has a chance of 3 × (2/3)^40 < 10^-6.
     pub fn tcp(from: Place, to: T) -> Self {
-        Self { from, to, protocol: Protocol::Tcp, via: Node::A, times: 40, datagram: 64 }
+        Self { from, to, protocol: Protocol::Tcp, via: Node::A, times: 40, datagram: 64, by_packets: false }
     }
 
     pub fn udp(from: Place, to: T) -> Self {
@@ -53,6 +55,13 @@ impl<T> Probe<T> {
         self
     }
 
+    /// From a socket that no program of the node sees.
+    #[must_use]
+    pub fn by_packets(mut self) -> Self {
+        self.by_packets = true;
+        self
+    }
+
     #[must_use]
     pub fn times(mut self, times: usize) -> Self {
         self.times = times;
@@ -63,8 +72,8 @@ impl<T> Probe<T> {
 impl Probe {
     /// The same question in one family.
     pub fn of(self, family: Family) -> Question {
-        let Self { from, to, protocol, via, times, datagram } = self;
-        Probe { from, to: to.of(family), protocol, via, times, datagram }
+        let Self { from, to, protocol, via, times, datagram, by_packets } = self;
+        Probe { from, to: to.of(family), protocol, via, times, datagram, by_packets }
     }
 }
 
@@ -133,6 +142,22 @@ impl Oracle {
             snapshot: &self.snapshots[&node],
             outcome: &outcome,
         })
+    }
+
+    /// `want`, as a client of `plane` sees it: a pod that its socket gives to itself sees itself.
+    pub fn on(&self, plane: Plane, probe: &Question, want: Want) -> Want {
+        let (node, outcome) = self.outcome(probe);
+        let packet = packet(probe);
+        let situation = Situation { packet: &packet, snapshot: &self.snapshots[&node], outcome: &outcome };
+        match (want, probe.from) {
+            (Want::Backends(mut backends), Place::Pod(pod))
+                if !probe.by_packets && plane.shows_itself(&situation) =>
+            {
+                backends.insert(pod, Seen::Own);
+                Want::Backends(backends)
+            }
+            (want, _) => want,
+        }
     }
 
     fn at(&self, node: Node, probe: &Question) -> Outcome {

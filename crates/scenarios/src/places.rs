@@ -189,6 +189,15 @@ impl Pod {
 }
 
 impl Place {
+    /// The node that a client runs on.
+    pub const fn node(self) -> Option<Node> {
+        match self {
+            Self::Client => None,
+            Self::Pod(pod) => Some(pod.node()),
+            Self::Host(node) => Some(node),
+        }
+    }
+
     pub const fn addresses(self) -> Pair {
         match self {
             Self::Client => CLIENT,

@@ -44,6 +44,7 @@ impl NodePlane {
                         bpffs: pins.0.clone(),
                         uplinks: vec!["eth0".to_owned()],
                         conntrack_entries: 4096,
+                        cgroup: Some(topology.group(node).path().to_owned()),
                         ..Default::default()
                     };
                     Ok(Box::new(dataplane_ebpf::EbpfDataplane::open(config)?))

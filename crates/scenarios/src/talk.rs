@@ -151,21 +151,32 @@ impl Conversation {
     }
 }
 
-/// Asks over UDP, by a datagram of `size`, from a socket connected to a service. Sends again every 200 ms: what is
-/// on its way while rules change may be lost.
+/// Asks over UDP, by a datagram of `size`, from a socket connected to a service; or, where `to` is given, from one that is
+/// not, and the answer must come from there. Sends again every 200 ms: what is on its way while rules change may be lost.
 ///
 /// # Errors
-/// Refused, or nothing within `patience`.
-pub fn who_udp(socket: &UdpSocket, size: usize, patience: Duration) -> io::Result<Who> {
+/// Refused, or nothing within `patience`; `AddrNotAvailable`: an answer from elsewhere.
+pub fn who_udp(
+    socket: &UdpSocket,
+    to: Option<SocketAddr>,
+    size: usize,
+    patience: Duration,
+) -> io::Result<Who> {
     let deadline = Instant::now() + patience;
     let question = vec![b'?'; size];
     let mut buffer = [0; DATAGRAM];
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     while Instant::now() < deadline {
-        socket.send(&question)?;
-        match socket.recv(&mut buffer) {
-            Ok(length) if length < size => return Err(ErrorKind::UnexpectedEof.into()),
-            Ok(length) => return parse(String::from_utf8_lossy(&buffer[..length]).trim_end()),
+        match to {
+            Some(to) => socket.send_to(&question, to)?,
+            None => socket.send(&question)?,
+        };
+        match socket.recv_from(&mut buffer) {
+            Ok((_, from)) if to.is_some_and(|to| to != from) => {
+                return Err(ErrorKind::AddrNotAvailable.into());
+            }
+            Ok((length, _)) if length < size => return Err(ErrorKind::UnexpectedEof.into()),
+            Ok((length, _)) => return parse(String::from_utf8_lossy(&buffer[..length]).trim_end()),
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
             Err(error) => return Err(error),
         }

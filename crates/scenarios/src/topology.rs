@@ -8,11 +8,11 @@ use std::{
 };
 
 use model::{Endpoint, Family, MacAddress, PodName};
-use netns::Owned;
+use netns::{Owned, ThreadGroup};
 
 use crate::places::{EDGE_CLIENT_SIDE, EDGE_NODE_SIDE, Node, POD_GATEWAY, Place, Pod, VIP};
 
-/// All namespaces; dropping it removes them.
+/// All namespaces and cgroups; dropping it removes them.
 #[derive(Debug)]
 pub struct Topology {
     /// Unique on this machine.
@@ -21,6 +21,7 @@ pub struct Topology {
     client: Owned,
     nodes: [Owned; 2],
     pods: [Owned; 4],
+    groups: [ThreadGroup; 2],
 }
 
 impl Topology {
@@ -35,6 +36,10 @@ impl Topology {
             client: create("client"),
             nodes: Node::ALL.map(|node| create(node.name())),
             pods: Pod::ALL.map(|pod| create(pod.name())),
+            groups: Node::ALL.map(|node| {
+                let group = ThreadGroup::create(&format!("{name}-{}", node.name()));
+                group.unwrap_or_else(|error| panic!("create cgroup of {}: {error}", node.name()))
+            }),
             name,
         };
         topology.wire();
@@ -43,6 +48,11 @@ impl Topology {
 
     pub fn node(&self, node: Node) -> &Owned {
         &self.nodes[node as usize]
+    }
+
+    /// The cgroup of a node's processes, those of its pods included.
+    pub fn group(&self, node: Node) -> &ThreadGroup {
+        &self.groups[node as usize]
     }
 
     pub fn pod(&self, pod: Pod) -> &Owned {

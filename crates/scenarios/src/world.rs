@@ -5,7 +5,7 @@ use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use model::{Answer, Changed, Family, Plane, Protocol, Snapshot};
@@ -13,7 +13,7 @@ use model::{Answer, Changed, Family, Plane, Protocol, Snapshot};
 use crate::{
     cluster::{self, Service},
     expect::{Oracle, Probe, Question, Seen, Want},
-    places::{Node, Pod},
+    places::{Node, Place, Pod},
     planes::{NodePlane, chain},
     talk::{Conversation, Servers, Who, who_udp},
     topology::Topology,
@@ -64,6 +64,8 @@ pub struct Held {
 enum Socket {
     Tcp(Conversation),
     Udp(UdpSocket),
+    /// Each datagram names the service.
+    Unconnected(UdpSocket),
 }
 
 impl World {
@@ -113,21 +115,15 @@ impl World {
             Answer::Refused => Noticed::Refused,
             Answer::Silence => Noticed::Silence,
         });
-        let forwarded = refusal.is_none() && matches!(want, Want::Backends(_));
-        let noticed = lab.ask(&probe, forwarded);
-        match (refusal, &want, &noticed) {
-            (Some(refusal), _, _) => assert_eq!(noticed, refusal, "{probe:?}"),
-            (None, Want::Backends(backends), Noticed::Backends(answers)) => {
-                let who: BTreeMap<_, _> = answers.keys().copied().collect();
-                assert_eq!(
-                    who.len(),
-                    answers.len(),
-                    "one backend saw several addresses: {probe:?}: {answers:?}"
-                );
-                assert_eq!(who, *backends, "{probe:?}");
+        let pod = matches!(probe.from, Place::Pod(_));
+        for by_packets in [probe.by_packets, true] {
+            // What a pod may do by its socket it may do by packets as well.
+            let probe = Question { by_packets, ..probe };
+            let want = self.oracle.on(lab.plane, &probe, want.clone());
+            lab.expect(&probe, refusal.clone(), &want);
+            if !pod || lab.plane == Plane::Iptables || by_packets {
+                break;
             }
-            (None, Want::NotAService, Noticed::Refused | Noticed::Silence | Noticed::Unreachable) => {}
-            _ => panic!("{probe:?}: wanted {want:?}, noticed {noticed:?}"),
         }
     }
 
@@ -147,6 +143,16 @@ impl World {
     pub fn hold(&self, probe: Probe) -> (Held, Option<Pod>) {
         let probe = probe.of(self.family);
         let socket = self.lab.as_ref().map(|lab| lab.open(&probe));
+        let mut held = Held { probe, socket };
+        let pod = held.who().map(|who| who.pod);
+        (held, pod)
+    }
+
+    /// As [`Self::hold`], over UDP without connecting.
+    pub fn hold_unconnected(&self, probe: Probe) -> (Held, Option<Pod>) {
+        let probe = probe.of(self.family);
+        let open = || UdpSocket::bind((unspecified(probe.to), 0)).expect("bind");
+        let socket = self.lab.as_ref().map(|lab| Socket::Unconnected(lab.as_client(&probe, open)));
         let mut held = Held { probe, socket };
         let pod = held.who().map(|who| who.pod);
         (held, pod)
@@ -216,11 +222,27 @@ impl Held {
         }
     }
 
+    /// Waits for the end of a datagram socket: its owner is told, and connects another.
+    pub fn expect_closed(&mut self) {
+        let Some(Socket::Udp(socket)) = &self.socket else { return };
+        let deadline = Instant::now() + PATIENCE;
+        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("timeout");
+        while Instant::now() < deadline {
+            match socket.recv(&mut [0; 8192]) {
+                Err(error) if error.kind() == ErrorKind::ConnectionAborted => return,
+                // An answer that was on its way, or nothing yet.
+                _ => {}
+            }
+        }
+        panic!("{:?}: still open", self.probe)
+    }
+
     fn who(&mut self) -> Option<Who> {
         let probe = &self.probe;
         let answer = match self.socket.as_mut()? {
             Socket::Tcp(conversation) => conversation.who(),
-            Socket::Udp(socket) => who_udp(socket, probe.datagram, PATIENCE),
+            Socket::Udp(socket) => who_udp(socket, None, probe.datagram, PATIENCE),
+            Socket::Unconnected(socket) => who_udp(socket, Some(probe.to), probe.datagram, PATIENCE),
         };
         Some(answer.unwrap_or_else(|error| panic!("{probe:?}: {error}")))
     }
@@ -258,6 +280,26 @@ impl Lab {
         assert_eq!(failed, [""; 0], "{}", node.name());
     }
 
+    /// Clients notice `refusal`, or else what they want.
+    fn expect(&self, probe: &Question, refusal: Option<Noticed>, want: &Want) {
+        let forwarded = refusal.is_none() && matches!(want, Want::Backends(_));
+        let noticed = self.ask(probe, forwarded);
+        match (refusal, want, &noticed) {
+            (Some(refusal), _, _) => assert_eq!(noticed, refusal, "{probe:?}"),
+            (None, Want::Backends(backends), Noticed::Backends(answers)) => {
+                let who: BTreeMap<_, _> = answers.keys().copied().collect();
+                assert_eq!(
+                    who.len(),
+                    answers.len(),
+                    "one backend saw several addresses: {probe:?}: {answers:?}"
+                );
+                assert_eq!(who, *backends, "{probe:?}");
+            }
+            (None, Want::NotAService, Noticed::Refused | Noticed::Silence | Noticed::Unreachable) => {}
+            _ => panic!("{probe:?}: wanted {want:?}, noticed {noticed:?}"),
+        }
+    }
+
     fn ask(&self, probe: &Question, forwarded: bool) -> Noticed {
         self.topology.route_vip(probe.via);
         // One that is not forwarded says it all.
@@ -275,16 +317,27 @@ impl Lab {
             }
             Noticed::Backends(answers)
         };
-        self.topology.place(probe.from).run(ask).expect("enter namespace")
+        self.as_client(probe, ask)
+    }
+
+    /// Runs `work` where the probe's client is.
+    fn as_client<T: Send>(&self, probe: &Question, work: impl FnOnce() -> T + Send) -> T {
+        let group = probe.from.node().filter(|_| !probe.by_packets).map(|node| self.topology.group(node));
+        let joined = || {
+            if let Some(group) = group {
+                group.join().expect("join the node's cgroup");
+            }
+            work()
+        };
+        self.topology.place(probe.from).run(joined).expect("enter namespace")
     }
 
     fn open(&self, probe: &Question) -> Socket {
         self.topology.route_vip(probe.via);
-        let open = || match probe.protocol {
+        let opened = self.as_client(probe, || match probe.protocol {
             Protocol::Udp => udp(probe.to).map(Socket::Udp),
             _ => Conversation::open(probe.to, PATIENCE).map(Socket::Tcp),
-        };
-        let opened = self.topology.place(probe.from).run(open).expect("enter namespace");
+        });
         opened.unwrap_or_else(|error| panic!("{probe:?}: {error}"))
     }
 }
@@ -308,12 +361,13 @@ impl Drop for Lab {
 
 fn once(probe: &Question, patience: Duration) -> Result<Who, Noticed> {
     let who = match probe.protocol {
-        Protocol::Udp => udp(probe.to).and_then(|socket| who_udp(&socket, probe.datagram, patience)),
+        Protocol::Udp => udp(probe.to).and_then(|socket| who_udp(&socket, None, probe.datagram, patience)),
         _ => Conversation::open(probe.to, patience).and_then(|mut conversation| conversation.who()),
     };
     who.map_err(|error| match error.kind() {
         ErrorKind::ConnectionRefused => Noticed::Refused,
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => Noticed::Silence,
+        // A datagram that the node itself drops on its way out is not sent at all.
+        ErrorKind::TimedOut | ErrorKind::WouldBlock | ErrorKind::PermissionDenied => Noticed::Silence,
         ErrorKind::NetworkUnreachable | ErrorKind::HostUnreachable => Noticed::Unreachable,
         _ => panic!("{probe:?}: {error}"),
     })

@@ -1,6 +1,6 @@
 //! Changes under flows that are open.
 
-use model::Protocol;
+use model::{Plane, Protocol};
 
 use super::reach::{WEB, WEB_VIP, web_node_port};
 use crate::{
@@ -26,8 +26,12 @@ pub(super) fn endpoint_added(world: &mut World) {
 /// Flows of the others go on.
 pub(super) fn endpoint_removed(world: &mut World) {
     world.program(&[Service::web(&[A2, B1, B2])]);
-    let probes =
-        [Probe::tcp(Place::Pod(A1), WEB), Probe::tcp(Client, WEB_VIP), Probe::tcp(Client, web_node_port(A))];
+    let probes = [
+        Probe::tcp(Place::Pod(A1), WEB),
+        Probe::tcp(Client, WEB_VIP),
+        Probe::tcp(Client, web_node_port(A)),
+        Probe::tcp(Place::Pod(A1), WEB).by_packets(),
+    ];
     let mut held: Vec<_> =
         probes.iter().flat_map(|probe| [A2, B1].map(|pod| (world.hold_by(*probe, pod), pod))).collect();
     world.program(&[Service::web(&[A2, B1])]);
@@ -46,13 +50,32 @@ pub(super) fn udp_moves(world: &mut World) {
     };
     world.program(&dns(&[A2]));
     let probes = [
-        Probe::udp(Place::Pod(A1), To::cluster_ip(2, 53)),
+        Probe::udp(Place::Pod(A1), To::cluster_ip(2, 53)).by_packets(),
         Probe::udp(Client, To::node(A, 30053)),
         Probe::udp(Client, To::vip(53)),
     ];
     let mut held: Vec<_> = probes.iter().map(|probe| world.hold(*probe).0).collect();
+    for from in [Place::Pod(A1), Place::Host(A)] {
+        held.push(world.hold_unconnected(Probe::udp(from, To::cluster_ip(2, 53))).0);
+    }
     world.program(&dns(&[B1]));
     for flow in &mut held {
+        flow.expect(B1);
+    }
+}
+
+/// The planes differ: one moves the flow, one tells the socket's owner, who connects anew.
+pub(super) fn connected_datagrams_close(world: &mut World) {
+    let dns = |pods: &[Pod]| [Service::new("dns", 2).port("dns", Protocol::Udp, 53, 8080).backends(pods)];
+    world.program(&dns(&[A2]));
+    let probes = [Place::Pod(A1), Place::Host(A)].map(|from| Probe::udp(from, To::cluster_ip(2, 53)));
+    let mut held = probes.map(|probe| world.hold(probe).0);
+    world.program(&dns(&[B1]));
+    for (flow, probe) in held.iter_mut().zip(probes) {
+        if world.plane() == Some(Plane::Ebpf) {
+            flow.expect_closed();
+            *flow = world.hold(probe).0;
+        }
         flow.expect(B1);
     }
 }
@@ -84,7 +107,8 @@ pub(super) fn service_without_endpoints_gets_one(world: &mut World) {
 /// Flows outlive the agent, and new ones are opened while it is gone.
 pub(super) fn plane_restarts(world: &mut World) {
     world.program(&[Service::web(&[A2, B1])]);
-    let probes = [Probe::tcp(Place::Pod(A1), WEB), Probe::tcp(Client, WEB_VIP)];
+    let from_pod = Probe::tcp(Place::Pod(A1), WEB);
+    let probes = [from_pod, Probe::tcp(Client, WEB_VIP), from_pod.by_packets()];
     let mut held: Vec<_> =
         probes.iter().flat_map(|probe| [A2, B1].map(|pod| (world.hold_by(*probe, pod), pod))).collect();
     world.restart(|| {

@@ -90,11 +90,13 @@ cases! {
         source_ranges_on_the_node,
         terminating,
         terminating_local,
-        affinity;
+        affinity,
+        affinity_per_way;
     live:
         endpoint_added,
         endpoint_removed,
         udp_moves,
+        connected_datagrams_close,
         service_removed,
         service_without_endpoints_gets_one,
         plane_restarts;

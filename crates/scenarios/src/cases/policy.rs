@@ -1,5 +1,7 @@
 //! Traffic policies, refusals, source ranges, terminating backends.
 
+use model::Plane;
+
 use super::reach::{WEB, WEB_VIP, web_node_port};
 use crate::{
     cluster::Service,
@@ -127,4 +129,19 @@ pub(super) fn affinity(world: &mut World) {
     }
     world.program(&[Service::web(&[A1, A2, B1])]);
     world.expect(Probe::tcp(Place::Pod(B2), WEB), own(&[A1, A2, B1]));
+}
+
+/// The planes differ: one remembers what a pod was given by its socket and what its packets were given, one makes no
+/// difference.
+pub(super) fn affinity_per_way(world: &mut World) {
+    world.program(&[Service::web(&[A1, A2, B1]).affinity(600)]);
+    let ways = [Probe::tcp(Place::Pod(B2), WEB), Probe::tcp(Place::Pod(B2), web_node_port(B))];
+    let given =
+        ways.map(|probe| world.count(probe.times(15)).map(|counts| counts.into_keys().collect::<Vec<_>>()));
+    for backends in given.iter().flatten() {
+        assert_eq!(backends.len(), 1, "each way has its own: {given:?}");
+    }
+    if world.plane() == Some(Plane::Iptables) {
+        assert_eq!(given[0], given[1]);
+    }
 }

@@ -33,7 +33,8 @@ pub(super) fn pod_to_cluster_ip_udp(world: &mut World) {
     world.expect(Probe::udp(Place::Pod(A1), To::cluster_ip(2, 53)), own(&[A2, B1]));
 }
 
-/// A pod that is given itself must not see its own address as the client's.
+/// A pod that is given itself must not see its own address as the client's: its packets are masqueraded. The planes differ
+/// where its socket is given itself.
 pub(super) fn hairpin(world: &mut World) {
     world.program(&[Service::web(&[A1])]);
     world.expect(Probe::tcp(Place::Pod(A1), WEB), masqueraded(A, &[A1]));
@@ -45,6 +46,7 @@ pub(super) fn host_to_cluster_ip(world: &mut World) {
     world.program(&[Service::web(&[A1, B1])]);
     world.expect(Probe::tcp(Place::Host(A), WEB), masqueraded(A, &[A1, B1]));
     world.expect(Probe::tcp(Place::Host(B), WEB), masqueraded(B, &[A1, B1]));
+    world.expect(Probe::tcp(Place::Host(B), WEB).by_packets(), masqueraded(B, &[A1, B1]));
 }
 
 pub(super) fn client_to_node_port(world: &mut World) {
@@ -139,7 +141,8 @@ pub(super) fn single_stack(world: &mut World) {
 /// chance once in a million.
 pub(super) fn spread_is_even(world: &mut World) {
     world.program(&[Service::web(&[A1, A2, B1])]);
-    for probe in [Probe::tcp(Client, WEB_VIP), Probe::tcp(Place::Pod(B2), WEB)] {
+    let from_pod = Probe::tcp(Place::Pod(B2), WEB);
+    for probe in [Probe::tcp(Client, WEB_VIP), from_pod, from_pod.by_packets()] {
         if let Some(counts) = world.count(probe.times(300)) {
             assert!(counts.values().all(|count| (59..=141).contains(count)), "{probe:?}: {counts:?}");
         }
@@ -164,9 +167,11 @@ fn intact_from_everywhere(world: &World) {
     for backend in [A2, B1] {
         for probe in [
             Probe::tcp(Place::Pod(A1), WEB),
+            Probe::tcp(Place::Pod(A1), WEB).by_packets(),
             Probe::tcp(Client, WEB_VIP),
             Probe::tcp(Client, web_node_port(B)),
             Probe::tcp(Place::Host(A), WEB),
+            Probe::tcp(Place::Host(A), WEB).by_packets(),
         ] {
             world.hold_by(probe, backend).expect_intact_body(1 << 20);
         }

@@ -17,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::{
     client::DEFAULT_SOCKET,
     daemon,
-    plane::{PlaneConfig, open_plane},
+    plane::{Cgroup, PlaneConfig, open_plane},
     sysctl::Conntrack,
 };
 
@@ -132,6 +132,10 @@ struct PlaneArgs {
     /// all nodes, and a hundred times the backends of the largest Service for even shares (ebpf only)
     #[arg(long, value_name = "PRIME", default_value_t)]
     maglev_table_size: TableSize,
+    /// The cgroup (v2) whose processes get their backends at their sockets: a folder above the node's and its pods', "auto"
+    /// for the root of the hierarchy, or "none" (ebpf only)
+    #[arg(long, value_name = "PATH", default_value = "auto")]
+    cgroup: Cgroup,
     /// Send load-balancer traffic whose backend is on another node back out before the stack sees it (ebpf only)
     #[arg(long, value_enum, default_value_t)]
     xdp: Xdp,
@@ -233,6 +237,7 @@ impl From<PlaneArgs> for PlaneConfig {
             uplinks: args.uplinks,
             table_size: args.maglev_table_size,
             acceleration: args.xdp.into(),
+            cgroup: args.cgroup,
         }
     }
 }

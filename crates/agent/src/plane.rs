@@ -1,6 +1,6 @@
 //! The choice of a dataplane, in one place.
 
-use std::path::PathBuf;
+use std::{convert::Infallible, path::PathBuf};
 
 use dataplane::Dataplane;
 use dataplane_ebpf::{Acceleration, EbpfDataplane, TableSize};
@@ -19,6 +19,41 @@ pub struct PlaneConfig {
     pub table_size: TableSize,
     /// XDP on the uplinks; ebpf only.
     pub acceleration: Acceleration,
+    /// Whose processes are served at their sockets; ebpf only.
+    pub cgroup: Cgroup,
+}
+
+/// The cgroup (v2) that socket load balancing is attached to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Cgroup {
+    /// The root of the hierarchy, where one is mounted: a node's processes and its pods' are all below it.
+    #[default]
+    Auto,
+    /// No socket load balancing.
+    None,
+    At(PathBuf),
+}
+
+impl std::str::FromStr for Cgroup {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "none" => Self::None,
+            path => Self::At(path.into()),
+        })
+    }
+}
+
+impl Cgroup {
+    fn folder(&self) -> Option<PathBuf> {
+        match self {
+            Self::Auto => dataplane_ebpf::cgroup_root(),
+            Self::None => None,
+            Self::At(path) => Some(path.clone()),
+        }
+    }
 }
 
 /// This machine cannot run the plane that was asked for.
@@ -50,6 +85,7 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Box<dyn Dataplane>, Unsupporte
                 uplinks: config.uplinks.clone(),
                 table_size: config.table_size,
                 acceleration: config.acceleration,
+                cgroup: config.cgroup.folder(),
                 ..dataplane_ebpf::Config::default()
             };
             Ok(Box::new(EbpfDataplane::open(config).map_err(|error| unsupported(error.into()))?))

@@ -21,7 +21,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the node daemon
-    Agent(agent::cli::Args),
+    Agent(Box<agent::cli::Args>),
     /// Run a whole cluster in network namespaces
     Lab(lab::cli::Args),
     /// Trace one Service on both dataplanes, layer by layer
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
     // A daemon says what it does; a command only what is wrong.
     log_to_stderr(if matches!(command, Command::Agent(_)) { "info" } else { "warn" });
     let result = match command {
-        Command::Agent(args) => agent::cli::run(args),
+        Command::Agent(args) => agent::cli::run(*args),
         Command::Lab(args) => lab::cli::run(args),
         Command::Trace(args) => trace::cli::run(args),
         Command::Service(args) => service::run(args),

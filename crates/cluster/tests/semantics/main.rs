@@ -3,6 +3,8 @@
 mod choice;
 mod host_ports;
 mod isolation;
+mod live;
 mod nodes;
 mod objects;
+mod pressure;
 mod support;

@@ -84,3 +84,97 @@ async fn two_ranges_give_two_addresses_to_who_asks() {
     let headless = json!({"metadata": {"name": "h"}, "spec": {"clusterIP": "None", "selector": {"a": "b"}}});
     assert_eq!(api.create(SERVICES, headless).await["spec"]["clusterIPs"], json!(["None"]));
 }
+
+const CIDRS: &str = "/apis/networking.k8s.io/v1/servicecidrs";
+const ADDRESSES: &str = "/apis/networking.k8s.io/v1/ipaddresses";
+
+#[tokio::test]
+async fn fact_127_services_get_addresses_of_an_added_range_and_hold_it() {
+    // Of a /30 the API's own Service has one address, another Service the other.
+    let api = Api::with(|config| config.service_cidrs = vec!["10.24.0.0/30".parse().unwrap()]);
+    let service = |name: &str| json!({"metadata": {"name": name}, "spec": {"ports": [{"port": 80}]}});
+    api.create(SERVICES, service("a")).await;
+    let (status, full) = api.json("POST", SERVICES, service("b")).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(full["message"].as_str().unwrap().contains("range is full"), "{full}");
+
+    let cidr = json!({"metadata": {"name": "more"}, "spec": {"cidrs": ["10.25.0.0/28"]}});
+    let cidr = api.create(CIDRS, cidr).await;
+    assert_eq!(cidr["status"]["conditions"][0]["type"], "Ready");
+    let b = api.create(SERVICES, service("b")).await;
+    let ip = b["spec"]["clusterIP"].as_str().unwrap().to_owned();
+    assert!(ip.starts_with("10.25.0."), "{ip}");
+    let (_, address) = api.get(&format!("{ADDRESSES}/{ip}")).await;
+    let parent = json!({"group": "", "resource": "services", "namespace": "default", "name": "b"});
+    assert_eq!(address["spec"]["parentRef"], parent);
+
+    let (_, marked) = api.json("DELETE", &format!("{CIDRS}/more"), json!({})).await;
+    assert!(marked["metadata"]["deletionTimestamp"].is_string(), "a Service has an address of it: {marked}");
+    let (status, _) = api.json("POST", SERVICES, service("c")).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "it gives out no more");
+    api.json("DELETE", &format!("{SERVICES}/b"), json!({})).await;
+    assert_eq!(api.get(&format!("{CIDRS}/more")).await.0, StatusCode::NOT_FOUND, "it goes with the last one");
+    assert_eq!(api.get(&format!("{ADDRESSES}/{ip}")).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn fact_127_ranges_and_addresses_have_a_life_of_their_own() {
+    let api = Api::new();
+    let cidr = |cidrs: &[&str]| json!({"metadata": {"name": "more"}, "spec": {"cidrs": cidrs}});
+    for wrong in [&[][..], &["10.25.0.1/28"], &["10.25.0.0"], &["10.25.0.0/28", "10.26.0.0/28"]] {
+        let (status, answer) = api.json("POST", CIDRS, cidr(wrong)).await;
+        assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "{wrong:?}: {answer}");
+    }
+    api.create(CIDRS, cidr(&["10.25.0.0/28"])).await;
+    let merge = "application/merge-patch+json";
+    let patch =
+        |body: &'static str| api.send("PATCH", "/apis/networking.k8s.io/v1/servicecidrs/more", merge, body);
+    assert_eq!(patch(r#"{"spec":{"cidrs":["10.26.0.0/28"]}}"#).await.0, StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(patch(r#"{"metadata":{"labels":{"a":"b"}}}"#).await.0, StatusCode::OK);
+    api.json("DELETE", &format!("{CIDRS}/more"), json!({})).await;
+    assert_eq!(api.get(&format!("{CIDRS}/more")).await.0, StatusCode::NOT_FOUND, "nobody needs it");
+
+    let address = |name: &str| json!({"metadata": {"name": name}, "spec": {"parentRef": {"resource": "gateways", "name": "g"}}});
+    assert_eq!(api.json("POST", ADDRESSES, address("10.25.0.01")).await.0, StatusCode::UNPROCESSABLE_ENTITY);
+    api.create(ADDRESSES, address("10.25.0.1")).await;
+    let (_, list) = api.get(ADDRESSES).await;
+    assert_eq!(list["items"].as_array().unwrap().len(), 2, "and the one of default/kubernetes: {list}");
+    api.json("DELETE", &format!("{ADDRESSES}/10.25.0.1"), json!({})).await;
+    assert_eq!(api.get(&format!("{ADDRESSES}/10.25.0.1")).await.0, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn facts_58_59_72_node_ports_are_freed_moved_and_left_out() {
+    let api = Api::with(|config| config.node_port_range = 30000..=30003);
+    let service = |name: &str, port: u16| {
+        json!({"metadata": {"name": name}, "spec": {"type": "NodePort",
+        "ports": [{"port": 80, "nodePort": port}]}})
+    };
+    api.create(SERVICES, service("a", 30000)).await;
+    for (name, port) in [("b", 30000), ("b", 29999), ("b", 30004)] {
+        assert_eq!(
+            api.json("POST", SERVICES, service(name, port)).await.0,
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "{port}"
+        );
+    }
+    let merge = "application/merge-patch+json";
+    let uri = format!("{SERVICES}/a");
+    let (status, _) =
+        api.send("PATCH", &uri, merge, r#"{"spec":{"ports":[{"port":80,"nodePort":40000}]}}"#).await;
+    assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY, "out of range on update");
+    let (status, moved) =
+        api.send("PATCH", &uri, merge, r#"{"spec":{"ports":[{"port":80,"nodePort":30001}]}}"#).await;
+    assert_eq!((status, &moved["spec"]["ports"][0]["nodePort"]), (StatusCode::OK, &json!(30001)));
+    api.create(SERVICES, service("b", 30000)).await;
+    api.json("DELETE", &format!("{SERVICES}/b"), json!({})).await;
+    api.create(SERVICES, service("c", 30000)).await;
+
+    let without = json!({"metadata": {"name": "lb"}, "spec": {"type": "LoadBalancer",
+        "allocateLoadBalancerNodePorts": false, "ports": [{"port": 80}]}});
+    let without = api.create(SERVICES, without).await;
+    assert_eq!(without["spec"]["ports"][0].get("nodePort"), None);
+    let enable = r#"{"spec":{"allocateLoadBalancerNodePorts":true}}"#;
+    let (_, enabled) = api.send("PATCH", &format!("{SERVICES}/lb"), merge, enable).await;
+    assert!(enabled["spec"]["ports"][0]["nodePort"].is_u64(), "{enabled}");
+}

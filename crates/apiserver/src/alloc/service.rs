@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
-use super::{Allocations, host, hosts};
+use super::Allocations;
 use crate::{
     config::Entropy,
     meta::{self, Object, items, text},
@@ -29,7 +29,7 @@ pub(crate) fn assign(
     }
     let asking = Asking { allocations, entropy, owner: Key::of(service) };
     if needs_cluster_ip(service) {
-        families(&allocations.cidrs, service, errors);
+        families(allocations.cidrs(), service, errors);
         if errors.is_empty() {
             asking.cluster_ips(service, errors);
         }
@@ -193,8 +193,13 @@ fn family(address: IpAddr) -> &'static str {
 }
 
 /// Decides `ipFamilies` and `ipFamilyPolicy` from what the cluster has and the Service asks for.
-fn families(cidrs: &[IpNet], service: &mut Object, errors: &mut FieldErrors) {
-    let available: Vec<&str> = cidrs.iter().map(|cidr| family(cidr.addr())).collect();
+fn families<'a>(cidrs: impl Iterator<Item = &'a IpNet>, service: &mut Object, errors: &mut FieldErrors) {
+    let mut available: Vec<&str> = vec![];
+    for family in cidrs.map(|cidr| family(cidr.addr())) {
+        if !available.contains(&family) {
+            available.push(family);
+        }
+    }
     let free_of_cluster = is_headless(service) && meta::is_empty(&service["spec"]["selector"]);
     let given: Vec<String> = strings(&service["spec"]["ipFamilies"]);
     let ips: Vec<IpAddr> =
@@ -255,11 +260,9 @@ impl Asking<'_> {
         let given = strings(&service["spec"]["clusterIPs"]);
         let mut ips = Vec::new();
         for (index, wanted) in families.iter().enumerate() {
-            let cidr = self.allocations.cidrs.iter().find(|cidr| family(cidr.addr()) == wanted);
-            let Some(cidr) = cidr else { continue };
             match given.get(index).map(|text| text.parse::<IpAddr>()) {
                 Some(Ok(ip)) => {
-                    if let Err(problem) = self.allocations.check_address(cidr, ip, &self.owner) {
+                    if let Err(problem) = self.allocations.check_address(ip, &self.owner) {
                         let detail = format!("failed to allocate IP {ip}: {problem}");
                         errors.invalid("spec.clusterIPs", json!(given), detail);
                     }
@@ -267,7 +270,7 @@ impl Asking<'_> {
                 }
                 // Validation names what is no address.
                 Some(Err(_)) => ips.push(given[index].clone()),
-                None => match self.allocations.free_address(cidr, self.entropy) {
+                None => match self.allocations.free_address(wanted == "IPv4", self.entropy) {
                     Some(ip) => ips.push(ip.to_string()),
                     None => {
                         let detail = "failed to allocate a serviceIP: range is full";
@@ -355,43 +358,5 @@ impl Asking<'_> {
                 "failed to allocate a HealthCheck NodePort: range is full",
             ),
         }
-    }
-}
-
-impl Allocations {
-    fn check_address(&self, cidr: &IpNet, ip: IpAddr, owner: &Key) -> Result<(), String> {
-        let in_range = host(cidr, 1) <= ip && ip <= host(cidr, hosts(cidr));
-        if !in_range {
-            return Err(format!(
-                "the provided IP ({ip}) is not in the valid range. The range of valid IPs is {cidr}"
-            ));
-        }
-        match self.addresses.get(&ip) {
-            Some(holder) if holder != owner => Err("provided IP is already allocated".to_owned()),
-            _ => Ok(()),
-        }
-    }
-
-    fn check_port(&self, port: &Value, protocol: &str, owner: &Key) -> Result<u16, String> {
-        let range = &self.port_range;
-        let number = port
-            .as_u64()
-            .and_then(|number| u16::try_from(number).ok())
-            .filter(|number| range.contains(number))
-            .ok_or_else(|| {
-                format!(
-                    "provided port is not in the valid range. The range of valid ports is {}-{}",
-                    range.start(),
-                    range.end()
-                )
-            })?;
-        if self.is_held_by_other(&(number, protocol.to_owned()), owner) {
-            return Err("provided port is already allocated".to_owned());
-        }
-        Ok(number)
-    }
-
-    fn is_held_by_other(&self, port: &(u16, String), owner: &Key) -> bool {
-        self.ports.get(port).is_some_and(|holder| holder != owner)
     }
 }

@@ -32,6 +32,7 @@ pub(crate) fn apply(resource: &Resource, object: &mut Object) {
         Builtin::Node
         | Builtin::ConfigMap
         | Builtin::Endpoints
+        | Builtin::IpAddress
         | Builtin::Lease
         | Builtin::LimitRange
         | Builtin::ResourceQuota
@@ -108,12 +109,19 @@ fn event(object: &mut Object) {
     default_if_absent(object, "type", "Normal");
 }
 
+/// What the controller of ServiceCIDRs would write: ready at once, and held until no Service has an address of it.
 fn service_cidr(object: &mut Object) {
+    if !meta::is_deleting(object) {
+        default_to(meta::metadata(object), "finalizers", json!([SERVICE_CIDR_FINALIZER]));
+    }
     let status = member(object, "status");
     let ready = json!([{"type": "Ready", "status": "True", "reason": "", "message":
         "Kubernetes Service CIDR is ready", "lastTransitionTime": "1970-01-01T00:00:00Z"}]);
     default_to(status, "conditions", ready);
 }
+
+/// Keeps a ServiceCIDR while Services have addresses that only it contains.
+pub(crate) const SERVICE_CIDR_FINALIZER: &str = "networking.k8s.io/service-cidr-finalizer";
 
 /// A definition's names, and the status its controllers would write: established at once.
 fn definition(object: &mut Object) {

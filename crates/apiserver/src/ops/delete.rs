@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{gc, namespace};
 use crate::{
+    defaulting,
     meta::{self, Object, text},
     resource::{Builtin, Resource},
     select::Filter,
@@ -76,7 +77,13 @@ pub(crate) fn delete(
             detail: "this namespace may not be deleted".to_owned(),
         });
     }
-    let marked = mark(state, resource, &current, options);
+    let mut marked = mark(state, resource, &current, options);
+    if resource.is(Builtin::ServiceCidr) && !state.allocations.needs_range(&key.name) {
+        let ours = |entry: &Value| *entry == defaulting::SERVICE_CIDR_FINALIZER;
+        if let Some(Value::Array(finalizers)) = meta::metadata(&mut marked).get_mut("finalizers") {
+            finalizers.retain(|entry| !ours(entry));
+        }
+    }
     if options.dry_run {
         return Ok(Arc::new(marked));
     }

@@ -10,7 +10,7 @@ use k8s_openapi::{
             ServiceAccount,
         },
         discovery::v1::EndpointSlice,
-        networking::v1::{NetworkPolicy, ServiceCIDR},
+        networking::v1::{IPAddress, NetworkPolicy, ServiceCIDR},
     },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
@@ -168,6 +168,7 @@ fn decode(builtin: Builtin, object: &Object) -> Result<Vec<FieldPath>, String> {
         Builtin::EndpointSlice => decode_as::<EndpointSlice>(object),
         Builtin::Endpoints => decode_as::<Endpoints>(object),
         Builtin::Event => decode_as::<Event>(object),
+        Builtin::IpAddress => decode_as::<IPAddress>(object),
         Builtin::Lease => decode_as::<Lease>(object),
         Builtin::LimitRange => decode_as::<LimitRange>(object),
         Builtin::Namespace => decode_as::<Namespace>(object),

@@ -13,6 +13,7 @@ pub(crate) enum Builtin {
     EndpointSlice,
     Endpoints,
     Event,
+    IpAddress,
     Lease,
     LimitRange,
     Namespace,
@@ -79,6 +80,7 @@ const ROWS: &[Row] = &[
         0,
         Builtin::NetworkPolicy,
     ),
+    ("networking.k8s.io", "v1", "IPAddress", "ipaddresses", &["ip"], &[], CLUSTER, Builtin::IpAddress),
     (
         "networking.k8s.io",
         "v1",

@@ -30,6 +30,11 @@ pub(super) fn cells(builtin: Builtin, object: &Object, now: Timestamp) -> Vec<Va
         Builtin::EndpointSlice => endpoint_slice(object, name(), age()),
         Builtin::Endpoints => vec![name(), endpoints(object).into(), age()],
         Builtin::Event => event(object, now),
+        Builtin::IpAddress => {
+            let parent = &object["spec"]["parentRef"];
+            let parts = ["resource", "namespace", "name"].map(|part| text(parent, &[part]));
+            vec![name(), joined(parts.into_iter().filter(|part| !part.is_empty()), "/").into()]
+        }
         Builtin::Lease => vec![name(), text(object, &["spec", "holderIdentity"]).into(), age()],
         Builtin::Namespace => vec![name(), text(object, &["status", "phase"]).into(), age()],
         Builtin::NetworkPolicy => vec![name(), selector(&object["spec"]["podSelector"]).into(), age()],

@@ -119,6 +119,7 @@ fn columns(builtin: Builtin) -> Vec<Column> {
             wide("Selector"),
         ],
         Builtin::ServiceAccount => vec![NAME, number("Secrets"), AGE],
+        Builtin::IpAddress => vec![NAME, text("ParentRef")],
         Builtin::ServiceCidr => vec![NAME, text("CIDRs"), AGE],
     }
 }

@@ -12,6 +12,7 @@ mod pod;
 mod port;
 mod selector;
 mod service;
+mod service_ips;
 mod workload;
 
 pub(crate) use errors::FieldErrors;
@@ -41,6 +42,8 @@ pub(crate) fn update(resource: &Resource, old: &Object, object: &Object, errors:
         Some(Builtin::EndpointSlice) => endpoint_slice::update(old, object, errors),
         Some(Builtin::Deployment | Builtin::ReplicaSet) => workload::update(old, object, errors),
         Some(Builtin::Node) => cluster::node_update(old, object, errors),
+        Some(Builtin::ServiceCidr) => service_ips::cidr_update(old, object, errors),
+        Some(Builtin::IpAddress) => service_ips::address_update(old, object, errors),
         Some(Builtin::CustomResourceDefinition) => cluster::definition_update(old, object, errors),
         _ => {}
     }
@@ -68,14 +71,15 @@ fn values(resource: &Resource, object: &Object, errors: &mut FieldErrors) {
             Builtin::Event => cluster::event(object, errors),
             Builtin::Lease => cluster::lease(object, errors),
             Builtin::CustomResourceDefinition => cluster::definition(object, errors),
+            Builtin::ServiceCidr => service_ips::cidr(object, errors),
+            Builtin::IpAddress => service_ips::address(object, errors),
             Builtin::ConfigMap
             | Builtin::Endpoints
             | Builtin::LimitRange
             | Builtin::Namespace
             | Builtin::ResourceQuota
             | Builtin::Secret
-            | Builtin::ServiceAccount
-            | Builtin::ServiceCidr => {}
+            | Builtin::ServiceAccount => {}
         },
     }
 }

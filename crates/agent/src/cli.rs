@@ -11,14 +11,16 @@ use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use model::{NodePortAddresses, Plane};
+use model::{NodePortAddresses, Plane, Port};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
     client::DEFAULT_SOCKET,
     daemon,
+    network::{self, Routing},
     plane::{Cgroup, PlaneConfig, open_plane},
     sysctl::Conntrack,
+    tunnel::Vxlan,
 };
 
 /// Run the node daemon.
@@ -47,6 +49,15 @@ pub struct Args {
     /// Which addresses of the node serve node ports: prefixes, or "primary" for the first of each family [default: all]
     #[arg(long = "nodeport-addresses", value_name = "CIDR|primary", value_delimiter = ',')]
     nodeport_addresses: Vec<NodePortFilter>,
+    /// How packets get to other nodes' pods
+    #[arg(long, value_enum, value_name = "HOW", default_value = "native")]
+    routing: RoutingName,
+    /// VXLAN network identifier, equal on all nodes
+    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+    vxlan_vni: u32,
+    /// UDP port of VXLAN packets, equal on all nodes
+    #[arg(long, value_name = "PORT", default_value_t = 8472)]
+    vxlan_port: u16,
     /// Where /healthz and /livez are served; "none" for nowhere
     #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:10256")]
     healthz_bind: Bind,
@@ -170,6 +181,14 @@ enum PlaneName {
     Iptables,
 }
 
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum RoutingName {
+    /// The network between the nodes routes pod addresses
+    Native,
+    /// It does not: packets between nodes' pods travel in VXLAN
+    Vxlan,
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Bind(Option<SocketAddr>);
 
@@ -255,7 +274,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Some(Command::Cleanup(plane)) => {
             open_plane(&plane.into())?.clean_up()?;
-            runtime.block_on(daemon::remove_routes())?;
+            runtime.block_on(network::remove())?;
         }
         None => runtime.block_on(serve(args))?,
     }
@@ -265,6 +284,13 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 async fn serve(args: Args) -> anyhow::Result<()> {
     let (Some(plane_args), Some(node)) = (args.plane, args.node) else {
         anyhow::bail!("--node and --dataplane are required");
+    };
+    let routing = match args.routing {
+        RoutingName::Native => Routing::Native,
+        RoutingName::Vxlan => {
+            let port = Port::new(args.vxlan_port).context("read --vxlan-port")?;
+            Routing::Vxlan(Vxlan::new(args.vxlan_vni, port).context("read --vxlan-vni")?)
+        }
     };
     let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
@@ -277,6 +303,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         uplinks: plane_config.uplinks,
         cluster_cidrs: args.cluster_cidrs,
         node_ports: node_ports(&args.nodeport_addresses)?,
+        routing,
         healthz_bind: args.healthz_bind.0,
         metrics_bind: args.metrics_bind.0,
         conntrack: (plane_config.plane == Plane::Iptables).then(|| args.conntrack.into()),

@@ -9,12 +9,11 @@ use std::{
 use cluster::{Index, Problem, watch::Seen};
 use dataplane::{Key, ObjectState, ObjectStatus};
 use futures::{Stream, StreamExt as _};
-use model::{Endpoint, Generation, NodeConfig, Peer, PodName, Update};
+use model::{Endpoint, Generation, NodeConfig, Peer, PodName, Tunnel, Update};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
     health::Checks,
-    routes,
     wire::Interruption,
     worker::{Gone, Worker},
 };
@@ -37,6 +36,7 @@ enum Message {
     SetEndpoint(Endpoint, oneshot::Sender<Result<(), String>>),
     RemoveEndpoint(PodName, oneshot::Sender<Result<(), String>>),
     LocalAddresses(Vec<IpAddr>),
+    Tunnel(Option<Tunnel>),
 }
 
 /// What others may look at.
@@ -51,10 +51,17 @@ struct Shared {
     generation: Generation,
 }
 
+/// Everything that routing depends on.
+#[derive(Clone, Debug)]
+pub(crate) struct Nodes {
+    pub(crate) own: NodeConfig,
+    pub(crate) peers: BTreeMap<String, Arc<Peer>>,
+}
+
 /// Where the task sends what moved.
 #[derive(Debug)]
 pub(crate) struct Outlets {
-    pub(crate) routes: watch::Sender<Arc<routes::Wanted>>,
+    pub(crate) nodes: watch::Sender<Option<Arc<Nodes>>>,
     pub(crate) checks: watch::Sender<Checks>,
     /// Problems that were not there before.
     pub(crate) problems: mpsc::UnboundedSender<Problem>,
@@ -109,6 +116,11 @@ impl Controller {
     pub(crate) fn set_local_addresses(&self, addresses: Vec<IpAddr>) {
         // The task only ends with the agent.
         let _ = self.inbox.send(Message::LocalAddresses(addresses));
+    }
+
+    pub(crate) fn set_tunnel(&self, tunnel: Option<Tunnel>) {
+        // The task only ends with the agent.
+        let _ = self.inbox.send(Message::Tunnel(tunnel));
     }
 
     pub(crate) fn set_route_problems(&self, problems: Vec<ObjectStatus>) {
@@ -220,6 +232,7 @@ impl Task {
                 self.waiting.push((Key::Endpoint(pod), answer));
             }
             Message::LocalAddresses(addresses) => self.index.set_local_addresses(addresses),
+            Message::Tunnel(tunnel) => self.index.set_tunnel(tunnel),
         }
     }
 
@@ -227,7 +240,7 @@ impl Task {
         let update = self.index.take_update();
         self.publish_shared(update.as_ref());
         if let Some(update) = update {
-            self.publish_routes(&update);
+            self.publish_nodes(&update);
             if self.checks.advance(&update) {
                 self.outlets.checks.send_replace(self.checks.clone());
             }
@@ -267,7 +280,7 @@ impl Task {
         }
     }
 
-    fn publish_routes(&mut self, update: &Update) {
+    fn publish_nodes(&mut self, update: &Update) {
         if update.node.is_none() && update.peers.is_empty() {
             return;
         }
@@ -278,8 +291,8 @@ impl Task {
             }
         }
         if let Some(node) = self.index.node_config() {
-            let wanted = routes::wanted(node, self.peers.values().map(|peer| &**peer));
-            self.outlets.routes.send_replace(Arc::new(wanted));
+            let nodes = Nodes { own: node.clone(), peers: self.peers.clone() };
+            self.outlets.nodes.send_replace(Some(Arc::new(nodes)));
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Puts the parts together and runs them until told to stop.
 
-use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc};
 
 use anyhow::Context as _;
 use cluster::{Index, Problem, Settings};
@@ -21,17 +21,13 @@ use crate::{
     health_server::{self, Probe},
     metrics::Metrics,
     metrics_server,
-    netlink::Netlink,
+    netlink::{self, Netlink},
+    network::{Network, Routing},
     pods::{self, Pods},
-    routes::{Routes, Wanted},
     server,
     sysctl::{self, Conntrack},
     worker::Worker,
 };
-
-/// Routes and addresses are looked at again this often, and sooner while something is wrong with them.
-const VERIFY_EVERY: Duration = Duration::from_secs(60);
-const RETRY_EVERY: Duration = Duration::from_secs(5);
 
 /// What an agent is run with, its plane and its API server aside.
 #[derive(Clone, Debug)]
@@ -46,6 +42,8 @@ pub struct Config {
     pub cluster_cidrs: Vec<IpNet>,
     /// Which of the node's addresses serve node ports and health-check node ports.
     pub node_ports: NodePortAddresses,
+    /// How packets get to other nodes' pods.
+    pub routing: Routing,
     /// Where `/healthz` and `/livez` are served; nowhere if `None`.
     pub healthz_bind: Option<SocketAddr>,
     /// Where `/metrics` and `/proxyMode` are served; nowhere if `None`.
@@ -83,7 +81,7 @@ pub async fn run(
     let (plane_name, metrics) = (plane.plane(), Metrics::default());
     let worker =
         Worker::start(plane, config.timing, metrics.clone()).context("start the dataplane thread")?;
-    let (routes, wanted_routes) = watch::channel(Arc::default());
+    let (nodes, known_nodes) = watch::channel(None);
     let (checks, wanted_checks) = watch::channel(Checks::default());
     let (problems, new_problems) = mpsc::unbounded_channel();
     let (notices, to_write) = mpsc::unbounded_channel();
@@ -92,15 +90,18 @@ pub async fn run(
         cluster_cidrs: config.cluster_cidrs.clone(),
         node_ports: config.node_ports.clone(),
     });
-    let (controller, task) = Controller::new(index, worker.clone(), Outlets { routes, checks, problems });
-    controller.set_local_addresses(netlink.addresses_of(&config.uplinks).await.unwrap_or_default());
-    let pods = Pods::open(pods::state_path(&config.socket), netlink.clone(), controller.clone()).await?;
+    let (controller, task) = Controller::new(index, worker.clone(), Outlets { nodes, checks, problems });
+    // Before the first look, so that nothing changes unseen.
+    let changes = netlink::changes().context("watch links, addresses and routes")?;
+    let network = Network::open(netlink.clone(), controller.clone(), config.routing).await;
+    let pods =
+        Pods::open(pods::state_path(&config.socket), netlink, controller.clone(), config.routing).await?;
 
     let probe = Probe { controller: controller.clone(), worker: worker.clone() };
     let mut tasks = JoinSet::new();
     let watches = cluster::watch::watch(&client, &config.node);
     tasks.spawn(async move { anyhow::Error::from(task.run(watches).await) });
-    spawn(&mut tasks, "routes", keep_routes(wanted_routes, netlink, controller.clone(), config.uplinks));
+    spawn(&mut tasks, "network", network.keep(known_nodes, changes));
     spawn(&mut tasks, "events", events::write(client, config.node.clone(), to_write));
     spawn(&mut tasks, "problems", forward(new_problems, notices.clone(), config.node.clone()));
     spawn(&mut tasks, "health checks", health_server::serve_services(wanted_checks, probe.clone(), notices));
@@ -161,45 +162,5 @@ async fn forward(
             // Events are written for as long as the agent runs.
             let _ = notices.send(notice);
         }
-    }
-}
-
-/// Keeps routes in step with the nodes, and the node's addresses with its interfaces.
-async fn keep_routes(
-    mut wanted: watch::Receiver<Arc<Wanted>>,
-    netlink: Netlink,
-    controller: Controller,
-    uplinks: Vec<String>,
-) {
-    let routes = Routes::new(netlink.clone());
-    // Until the cluster is known, the routes of an earlier run stay.
-    if wanted.changed().await.is_err() {
-        return;
-    }
-    loop {
-        let current = Arc::clone(&wanted.borrow_and_update());
-        let problems = routes.sync(&current).await;
-        let pause = if problems.is_empty() { VERIFY_EVERY } else { RETRY_EVERY };
-        controller.set_route_problems(problems);
-        match tokio::time::timeout(pause, wanted.changed()).await {
-            Ok(Ok(())) => {}
-            Ok(Err(_)) => return,
-            Err(_) => match netlink.addresses_of(&uplinks).await {
-                Ok(addresses) => controller.set_local_addresses(addresses),
-                Err(error) => tracing::warn!(%error, "cannot look at the node's addresses"),
-            },
-        }
-    }
-}
-
-/// Removes the routes that an agent made for other nodes' pods.
-///
-/// # Errors
-/// The kernel refuses.
-pub(crate) async fn remove_routes() -> anyhow::Result<()> {
-    let problems = Routes::new(Netlink::open()?).sync(&Wanted::default()).await;
-    match problems.into_iter().next() {
-        Some(problem) => anyhow::bail!(problem.reason.unwrap_or_default()),
-        None => Ok(()),
     }
 }

@@ -1,8 +1,8 @@
-//! The node daemon: wiring, local API socket, pods' interfaces, routes, health checks.
+//! The node daemon: wiring, local API socket, pods' interfaces, routes and tunnel, health checks.
 //!
 //! ```text
 //!  kube API ─watches─▶ controller (Index) ─Update─▶ worker thread (Reconciler, Dataplane)
-//!                        ▲      │  └──▶ routes       ▲
+//!                        ▲      │  └──▶ network      ▲
 //!  CNI plugin ─▶ server ─▶ pods │  └──▶ health       │ questions, waits
 //!                        └──────┴────────────────────┘
 //! ```
@@ -20,14 +20,18 @@ mod health_server;
 mod metrics;
 mod metrics_server;
 mod netlink;
+mod network;
 mod plane;
 mod pods;
 mod routes;
 mod server;
 mod sysctl;
+mod tunnel;
 pub mod wire;
 mod worker;
 
 pub use daemon::{Config, run};
+pub use network::Routing;
 pub use plane::{PlaneConfig, Unsupported, open_plane};
 pub use sysctl::Conntrack;
+pub use tunnel::{InvalidVni, Vxlan};

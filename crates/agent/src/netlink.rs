@@ -1,19 +1,26 @@
 //! Links, neighbours, addresses and routes of one network namespace, by rtnetlink. Decides nothing.
 
+mod addresses;
+mod vxlan;
+mod watch;
+
 use std::{future::Future, io, net::IpAddr, pin::pin};
 
 use futures::StreamExt as _;
 use ipnet::IpNet;
 use model::MacAddress;
 use rtnetlink::{
-    Handle, LinkUnspec, LinkVeth, RouteMessageBuilder,
+    Handle, LinkGetRequest, LinkUnspec, LinkVeth, RouteMessageBuilder,
     packet_route::{
         AddressFamily,
-        address::{AddressAttribute, AddressFlags},
-        link::{InfoData, InfoVeth, LinkAttribute, LinkMessage},
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType},
+        link::{InfoData, InfoVeth, LinkAttribute, LinkFlags, LinkMessage},
+        route::{
+            RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteProtocol, RouteScope, RouteType,
+        },
     },
 };
+
+pub(crate) use self::{addresses::GlobalAddress, vxlan::VxlanDevice, watch::changes};
 
 /// Marks the routes that the agent made, so that it touches no others ("T"; free in iproute2's rt_protos).
 pub(crate) const ROUTE_PROTOCOL: u8 = 84;
@@ -38,6 +45,10 @@ pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
     pub(crate) mac: MacAddress,
+    pub(crate) mtu: u32,
+    pub(crate) up: bool,
+    /// Set where it is a VXLAN device.
+    pub(crate) vxlan: Option<VxlanDevice>,
 }
 
 /// Where a route of the agent leads.
@@ -65,15 +76,12 @@ impl Netlink {
 
     /// The interface of that name, where there is one.
     pub(crate) async fn link(&self, name: &str) -> Result<Option<Link>, Error> {
-        let mut links = pin!(self.0.link().get().match_name(name).execute());
-        match links.next().await {
-            Some(Ok(message)) => Ok(Some(read_link(&message))),
-            None => Ok(None),
-            Some(Err(error)) => match cause(error) {
-                error if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
-                source => Err(Error { operation: "look up interface", object: name.to_owned(), source }),
-            },
-        }
+        one_link(self.0.link().get().match_name(name), name).await
+    }
+
+    /// The interface of that index, where there is one.
+    pub(crate) async fn link_at(&self, index: u32) -> Result<Option<Link>, Error> {
+        one_link(self.0.link().get().match_index(index), &format!("number {index}")).await
     }
 
     /// Creates a veth pair, the other end in the namespace behind the descriptor `peer_netns`.
@@ -111,13 +119,9 @@ impl Netlink {
         done("bring up interface", link.name.clone(), self.0.link().set(message).execute()).await
     }
 
-    pub(crate) async fn add_address(&self, link: &Link, address: IpNet) -> Result<(), Error> {
-        let mut request = self.0.address().add(link.index, address.addr(), address.prefix_len());
-        if address.addr().is_ipv6() {
-            // The address is ours by allocation; without this it is unusable for its first second.
-            request.message_mut().attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
-        }
-        done("add address", format!("{address} to {}", link.name), request.execute()).await
+    pub(crate) async fn set_mtu(&self, link: &Link, mtu: u32) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(link.index).mtu(mtu).build();
+        done("set MTU of", link.name.clone(), self.0.link().set(message).execute()).await
     }
 
     /// A neighbour entry that never ages.
@@ -168,41 +172,17 @@ impl Netlink {
         }
         Ok(own)
     }
-
-    /// Addresses of the interfaces named, loopback and link-local ones aside.
-    pub(crate) async fn addresses_of(&self, names: &[String]) -> Result<Vec<IpAddr>, Error> {
-        let mut found = vec![];
-        for name in names {
-            let Some(link) = self.link(name).await? else { continue };
-            let mut addresses = pin!(self.0.address().get().set_link_index_filter(link.index).execute());
-            while let Some(message) = addresses.next().await {
-                let message = message.map_err(|error| Error {
-                    operation: "list addresses of",
-                    object: name.clone(),
-                    source: cause(error),
-                })?;
-                // IPv4 has its own address in Local, IPv6 in Address.
-                let local = message.attributes.iter().find_map(|attribute| match attribute {
-                    AddressAttribute::Local(address) => Some(*address),
-                    _ => None,
-                });
-                let address = local.or_else(|| {
-                    message.attributes.iter().find_map(|attribute| match attribute {
-                        AddressAttribute::Address(address) => Some(*address),
-                        _ => None,
-                    })
-                });
-                found.extend(address.filter(|address| !is_link_local(*address)));
-            }
-        }
-        Ok(found)
-    }
 }
 
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local() || address.is_loopback(),
-        IpAddr::V6(address) => address.is_unicast_link_local() || address.is_loopback(),
+async fn one_link(request: LinkGetRequest, object: &str) -> Result<Option<Link>, Error> {
+    let mut links = pin!(request.execute());
+    match links.next().await {
+        Some(Ok(message)) => Ok(Some(read_link(&message))),
+        None => Ok(None),
+        Some(Err(error)) => match cause(error) {
+            error if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
+            source => Err(Error { operation: "look up interface", object: object.to_owned(), source }),
+        },
     }
 }
 
@@ -223,13 +203,22 @@ fn cause(error: rtnetlink::Error) -> io::Error {
 }
 
 fn read_link(message: &LinkMessage) -> Link {
-    let mut link = Link { index: message.header.index, name: String::new(), mac: MacAddress::default() };
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mac: MacAddress::default(),
+        mtu: 0,
+        up: message.header.flags.contains(LinkFlags::Up),
+        vxlan: None,
+    };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Address(bytes) => {
                 link.mac = bytes.as_slice().try_into().map(MacAddress).unwrap_or_default();
             }
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::LinkInfo(infos) => link.vxlan = vxlan::read(infos),
             _ => {}
         }
     }
@@ -278,8 +267,10 @@ fn read_route(message: &RouteMessage) -> Option<(IpNet, Via)> {
         RouteAttribute::Oif(index) => Some(*index),
         _ => None,
     });
+    let onlink = message.header.flags.contains(RouteFlags::Onlink);
     let via = match (message.header.kind, gateway, interface) {
         (RouteType::Unreachable, ..) => Via::Unreachable,
+        (_, Some(gateway), Some(index)) if onlink => Via::OnLink(gateway, index),
         (_, Some(gateway), _) => Via::Gateway(gateway),
         (_, None, Some(index)) => Via::Link(index),
         (_, None, None) => return None,

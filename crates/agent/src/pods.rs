@@ -26,6 +26,7 @@ use self::{
 use crate::{
     controller::Controller,
     netlink::Netlink,
+    network::{self, Routing},
     wire::{AddRequest, Added, AddedAddress, Attachment, CheckRequest, Failure, FailureKind},
 };
 
@@ -40,6 +41,7 @@ pub(crate) struct Pods {
     path: PathBuf,
     netlink: Netlink,
     controller: Controller,
+    routing: Routing,
     /// One change at a time: addresses and the file belong together.
     state: Mutex<State>,
 }
@@ -54,6 +56,7 @@ impl Pods {
         path: PathBuf,
         netlink: Netlink,
         controller: Controller,
+        routing: Routing,
     ) -> anyhow::Result<Self> {
         let mut state = store::load(&path)?;
         let mut kept = BTreeMap::new();
@@ -74,7 +77,7 @@ impl Pods {
         state.pods = kept;
         store::save(&path, &state)?;
         tracing::info!(pods = state.pods.len(), "took over the node's pods");
-        Ok(Self { path, netlink, controller, state: Mutex::new(state) })
+        Ok(Self { path, netlink, controller, routing, state: Mutex::new(state) })
     }
 
     /// The pods that are attached.
@@ -100,9 +103,9 @@ impl Pods {
             return repeated(&request, record);
         }
         let addresses = allocate(&mut state, &node)?;
-        let attached = self.attach(&request, &addresses).await;
-        let endpoint = attached.inspect_err(|_| free(&mut state.pools, &addresses))?;
-        let record = Record { netns: request.netns, endpoint: endpoint.clone() };
+        let attached = self.attach(&request, &addresses, &node).await;
+        let (endpoint, mtu) = attached.inspect_err(|_| free(&mut state.pools, &addresses))?;
+        let record = Record { netns: request.netns, endpoint: endpoint.clone(), mtu: Some(mtu) };
         state.pods.insert(request.attachment.clone(), record);
         let settled = match self.save(&state) {
             Ok(()) => self.program(&endpoint).await,
@@ -113,7 +116,7 @@ impl Pods {
             return Err(failure);
         }
         tracing::info!(pod = %endpoint.pod, interface = endpoint.interface, ?addresses, "attached");
-        Ok(added(endpoint))
+        Ok(added(endpoint, Some(mtu)))
     }
 
     /// Detaches a pod; one that is not attached is fine.
@@ -157,17 +160,30 @@ impl Pods {
         self.save(&state)
     }
 
-    async fn attach(&self, request: &AddRequest, addresses: &[IpAddr]) -> Result<Endpoint, Failure> {
+    /// The pod as the dataplane knows it, and its MTU: what the runtime asks for, or what the way to other pods takes.
+    async fn attach(
+        &self,
+        request: &AddRequest,
+        addresses: &[IpAddr],
+        node: &NodeConfig,
+    ) -> Result<(Endpoint, u32), Failure> {
+        let mtu = match request.mtu {
+            Some(mtu) => Some(mtu),
+            None => {
+                network::pod_mtu(&self.netlink, node, self.routing).await.map_err(|error| internal(&error))?
+            }
+        };
         let host_name = link::host_name(&request.attachment);
         let wish = link::Wish {
             host_name: &host_name,
             pod_name: &request.attachment.ifname,
             netns: &request.netns,
             addresses,
-            mtu: request.mtu,
+            mtu,
         };
         let pair = link::attach(&self.netlink, wish).await.map_err(|error| internal(&error))?;
-        Ok(Endpoint {
+        let mtu = pair.host.mtu;
+        let endpoint = Endpoint {
             pod: request.pod.clone(),
             addresses: addresses.to_vec(),
             interface: pair.host.name,
@@ -175,7 +191,8 @@ impl Pods {
             mac: pair.pod.mac,
             host_mac: pair.host.mac,
             netns: Some(request.netns.clone()),
-        })
+        };
+        Ok((endpoint, mtu))
     }
 
     async fn program(&self, endpoint: &Endpoint) -> Result<(), Failure> {
@@ -257,7 +274,7 @@ fn free(pools: &mut [Pool], addresses: &[IpAddr]) {
 /// The runtime may ask twice; but an attachment never changes its pod or its namespace.
 fn repeated(request: &AddRequest, record: &Record) -> Result<Added, Failure> {
     if record.endpoint.pod == request.pod && record.netns == request.netns {
-        return Ok(added(record.endpoint.clone()));
+        return Ok(added(record.endpoint.clone(), record.mtu));
     }
     let Attachment { container_id, ifname } = &request.attachment;
     let message =
@@ -265,12 +282,12 @@ fn repeated(request: &AddRequest, record: &Record) -> Result<Added, Failure> {
     Err(failure(FailureKind::Invalid, message))
 }
 
-fn added(endpoint: Endpoint) -> Added {
+fn added(endpoint: Endpoint, mtu: Option<u32>) -> Added {
     let address = |address: &IpAddr| AddedAddress {
         address: IpNet::from(*address),
         gateway: link::gateway(Family::of(*address)),
     };
-    Added { addresses: endpoint.addresses.iter().map(address).collect(), endpoint }
+    Added { addresses: endpoint.addresses.iter().map(address).collect(), endpoint, mtu }
 }
 
 fn failure(kind: FailureKind, message: String) -> Failure {

@@ -1,4 +1,5 @@
-//! Routes to the other nodes' pods, and the one that stops packets to pods of this node that do not exist.
+//! Routes to the other nodes' pods, by their nodes or through a tunnel, and the one that stops packets to pods of this
+//! node that do not exist.
 //!
 //! [`wanted`] and [`plan`] are pure; [`Routes`] keeps the kernel in step with them. Only routes with the
 //! agent's own protocol number are ever changed or removed.
@@ -12,7 +13,10 @@ use dataplane::{ObjectState, ObjectStatus};
 use ipnet::IpNet;
 use model::{Family, Generation, NodeConfig, Peer};
 
-use crate::netlink::{Netlink, Via};
+use crate::{
+    netlink::{Netlink, Via},
+    tunnel,
+};
 
 /// What the routing table should hold, and what cannot be routed.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -35,10 +39,14 @@ pub(crate) enum Operation {
     Add(IpNet, Via),
 }
 
-/// Every peer's pod prefixes by way of its first address of the same family, and this node's own as
-/// unreachable: more specific routes lead to the pods that exist, and a packet to one that does not must not
-/// wander off by the default route.
-pub(crate) fn wanted<'a>(node: &NodeConfig, peers: impl Iterator<Item = &'a Peer>) -> Wanted {
+/// Every peer's pod prefixes by way of its first address of the same family, or of its tunnel's address where this node
+/// has a `tunnel` (an interface index); and this node's own as unreachable: more specific routes lead to the pods that
+/// exist, and a packet to one that does not must not wander off by the default route.
+pub(crate) fn wanted<'a>(
+    node: &NodeConfig,
+    peers: impl Iterator<Item = &'a Peer>,
+    tunnel: Option<u32>,
+) -> Wanted {
     let mut wanted = Wanted::default();
     for cidr in &node.pod_cidrs {
         wanted.routes.insert(*cidr, Route { via: Via::Unreachable, node: node.name.clone() });
@@ -46,18 +54,23 @@ pub(crate) fn wanted<'a>(node: &NodeConfig, peers: impl Iterator<Item = &'a Peer
     for peer in peers {
         for cidr in &peer.pod_cidrs {
             let family = Family::of(cidr.addr());
-            let gateway = peer.addresses.iter().find(|address| Family::of(**address) == family);
-            let taken = wanted.routes.get(cidr).map(|route| route.node.clone());
-            match (taken, gateway) {
+            let via = match tunnel {
+                Some(index) => Some(Via::OnLink(tunnel::address_in(*cidr), index)),
+                None => peer
+                    .addresses
+                    .iter()
+                    .find(|address| Family::of(**address) == family)
+                    .map(|address| Via::Gateway(*address)),
+            };
+            match (wanted.routes.get(cidr).map(|route| route.node.clone()), via) {
                 (Some(other), _) => {
                     wanted.problem(peer, "spec.podCIDRs", format!("{cidr} already belongs to node {other}"))
                 }
                 (None, None) => {
                     wanted.problem(peer, "status.addresses", format!("no InternalIP to route {cidr} to"))
                 }
-                (None, Some(gateway)) => {
-                    let route = Route { via: Via::Gateway(*gateway), node: peer.name.clone() };
-                    wanted.routes.insert(*cidr, route);
+                (None, Some(via)) => {
+                    wanted.routes.insert(*cidr, Route { via, node: peer.name.clone() });
                 }
             }
         }
@@ -75,7 +88,7 @@ impl Wanted {
 pub(crate) fn plan(wanted: &BTreeMap<IpNet, Route>, observed: &[(IpNet, Via)]) -> Vec<Operation> {
     let mut present = BTreeSet::new();
     let mut operations = vec![];
-    for (cidr, via) in observed.iter().filter(|(_, via)| !matches!(via, Via::Link(_) | Via::OnLink(..))) {
+    for (cidr, via) in observed.iter().filter(|(_, via)| !matches!(via, Via::Link(_))) {
         if wanted.get(cidr).is_some_and(|route| route.via == *via) {
             present.insert(*cidr);
         } else {
@@ -125,7 +138,7 @@ impl Routes {
     }
 }
 
-fn failed(node: &str, field: Option<&str>, reason: String, state: ObjectState) -> ObjectStatus {
+pub(crate) fn failed(node: &str, field: Option<&str>, reason: String, state: ObjectState) -> ObjectStatus {
     ObjectStatus {
         kind: "Node".into(),
         name: node.to_owned(),
@@ -136,7 +149,7 @@ fn failed(node: &str, field: Option<&str>, reason: String, state: ObjectState) -
     }
 }
 
-fn with_cause(error: &crate::netlink::Error) -> String {
+pub(crate) fn with_cause(error: &crate::netlink::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |source| format!("{error}: {source}"))
 }
 
@@ -167,7 +180,7 @@ mod tests {
     #[test]
     fn every_prefix_goes_by_an_address_of_its_own_family() {
         let b = peer("b", &["10.128.0.12", "fd00::12"], &["10.20.1.0/24", "fd20:1::/64"]);
-        let wanted = wanted(&own(), [&b].into_iter());
+        let wanted = wanted(&own(), [&b].into_iter(), None);
         let routes: Vec<_> = wanted.routes.iter().map(|(cidr, route)| (*cidr, route.via)).collect();
         assert_eq!(
             routes,
@@ -181,10 +194,29 @@ mod tests {
     }
 
     #[test]
+    fn a_tunnel_takes_every_prefix_and_needs_no_address_of_its_family() {
+        let b = peer("b", &["10.128.0.12"], &["10.20.1.0/24", "fd20:1::/64"]);
+        let wanted = wanted(&own(), [&b].into_iter(), Some(9));
+        let onlink = |text: &str| Via::OnLink(text.parse().expect("address"), 9);
+        assert_eq!(wanted.routes[&cidr("10.20.1.0/24")].via, onlink("10.20.1.0"));
+        assert_eq!(wanted.routes[&cidr("fd20:1::/64")].via, onlink("fd20:1::"));
+        assert_eq!(wanted.problems, []);
+        let native = [(cidr("10.20.1.0/24"), gateway("10.128.0.12"))];
+        assert_eq!(
+            plan(&wanted.routes, &native)[..2],
+            [
+                Operation::Remove(cidr("10.20.1.0/24"), gateway("10.128.0.12")),
+                Operation::Add(cidr("10.20.0.0/24"), Via::Unreachable)
+            ],
+            "a native route makes room for the tunnel's"
+        );
+    }
+
+    #[test]
     fn what_cannot_be_routed_is_named_and_the_rest_is_routed() {
         let b = peer("b", &["10.128.0.12"], &["10.20.1.0/24", "fd20:1::/64"]);
         let c = peer("c", &["10.128.0.13"], &["10.20.1.0/24", "10.20.0.0/24", "10.20.2.0/24"]);
-        let wanted = wanted(&own(), [&b, &c].into_iter());
+        let wanted = wanted(&own(), [&b, &c].into_iter(), None);
         assert_eq!(wanted.routes[&cidr("10.20.1.0/24")].node, "b");
         assert_eq!(wanted.routes[&cidr("10.20.0.0/24")].node, "a");
         assert_eq!(wanted.routes[&cidr("10.20.2.0/24")].node, "c");
@@ -202,7 +234,7 @@ mod tests {
     #[test]
     fn the_plan_changes_only_what_differs_and_never_a_pods_route() {
         let b = peer("b", &["10.128.0.12"], &["10.20.1.0/24"]);
-        let wanted = wanted(&own(), [&b].into_iter());
+        let wanted = wanted(&own(), [&b].into_iter(), None);
         let observed = [
             (cidr("10.20.0.0/24"), Via::Unreachable),
             (cidr("10.20.0.2/32"), Via::Link(7)),

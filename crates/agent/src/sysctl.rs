@@ -106,6 +106,22 @@ pub(crate) fn of_conntrack(conntrack: &Conntrack, cores: u32) -> Vec<Setting> {
     settings
 }
 
+/// What a tunnel needs.
+pub(crate) fn of_tunnel(interface: &str) -> Vec<Setting> {
+    vec![
+        setting(
+            format!("net/ipv4/conf/{interface}/rp_filter"),
+            "0",
+            "replies of services may arrive by another interface than requests leave by",
+        ),
+        setting(
+            format!("net/ipv4/conf/{interface}/send_redirects"),
+            "0",
+            "no node reaches another's pods by a better way",
+        ),
+    ]
+}
+
 /// Writes `setting` where it differs; returns whether it did.
 ///
 /// # Errors

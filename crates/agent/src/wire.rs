@@ -75,7 +75,7 @@ pub struct AddRequest {
     pub attachment: Attachment,
     pub netns: PathBuf,
     pub pod: PodName,
-    /// Of both ends of the veth pair; the kernel's default where none is given.
+    /// Of both ends of the veth pair; where none is given, what the way to other nodes' pods takes.
     pub mtu: Option<u32>,
 }
 
@@ -86,6 +86,9 @@ pub struct Added {
     pub endpoint: Endpoint,
     /// The address with its prefix length, and the gateway that the pod was given for it.
     pub addresses: Vec<AddedAddress>,
+    /// Of both ends of the veth pair.
+    #[serde(default)]
+    pub mtu: Option<u32>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -24,12 +24,17 @@ pub(crate) fn of_add(version: &str, request: &AddRequest, added: &Added) -> Valu
         let destination = if address.gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
         json!({"dst": destination, "gw": address.gateway})
     };
+    let mut interfaces = [
+        json!({"name": endpoint.interface, "mac": endpoint.host_mac}),
+        json!({"name": request.attachment.ifname, "mac": endpoint.mac, "sandbox": request.netns}),
+    ];
+    // Since 1.1 an interface says its MTU (spec 1.1.0, "interfaces").
+    if let (Some(mtu), false) = (added.mtu, old || version.starts_with("1.0.")) {
+        interfaces.iter_mut().for_each(|interface| interface["mtu"] = mtu.into());
+    }
     json!({
         "cniVersion": version,
-        "interfaces": [
-            {"name": endpoint.interface, "mac": endpoint.host_mac},
-            {"name": request.attachment.ifname, "mac": endpoint.mac, "sandbox": request.netns},
-        ],
+        "interfaces": interfaces,
         "ips": added.addresses.iter().map(ip).collect::<Vec<_>>(),
         "routes": added.addresses.iter().map(route).collect::<Vec<_>>(),
         "dns": {},
@@ -86,7 +91,7 @@ mod tests {
             gateway: gateway.parse().expect("address"),
         };
         let addresses = vec![address("10.20.0.2/32", "169.254.1.1"), address("fd20::2/128", "fe80::1")];
-        (request, Added { endpoint, addresses })
+        (request, Added { endpoint, addresses, mtu: Some(1450) })
     }
 
     #[test]
@@ -95,8 +100,8 @@ mod tests {
         let expected = json!({
             "cniVersion": "1.1.0",
             "interfaces": [
-                {"name": "tp0", "mac": "02:00:00:00:00:02"},
-                {"name": "eth0", "mac": "02:00:00:00:00:01", "sandbox": "/run/netns/p"},
+                {"name": "tp0", "mac": "02:00:00:00:00:02", "mtu": 1450},
+                {"name": "eth0", "mac": "02:00:00:00:00:01", "sandbox": "/run/netns/p", "mtu": 1450},
             ],
             "ips": [
                 {"address": "10.20.0.2/32", "gateway": "169.254.1.1", "interface": 1},
@@ -113,8 +118,9 @@ mod tests {
     }
 
     #[test]
-    fn old_versions_name_the_family_of_every_address() {
+    fn old_versions_name_the_family_of_every_address_and_no_mtu() {
         let (request, added) = example();
+        assert_eq!(of_add("1.0.0", &request, &added)["interfaces"][1]["mtu"], Value::Null);
         let result = of_add("0.4.0", &request, &added);
         assert_eq!(result["ips"][0]["version"], "4");
         assert_eq!(result["ips"][1]["version"], "6");

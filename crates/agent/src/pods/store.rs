@@ -28,6 +28,9 @@ pub(crate) struct State {
 pub(crate) struct Record {
     pub(crate) netns: PathBuf,
     pub(crate) endpoint: Endpoint,
+    /// Of both ends of the pair; unknown of pods that an older agent attached.
+    #[serde(default)]
+    pub(crate) mtu: Option<u32>,
 }
 
 /// The file as it is written. A map with structured keys is no JSON, so pods are a list.
@@ -111,7 +114,7 @@ mod tests {
         };
         let attachment = Attachment { container_id: "c".into(), ifname: "eth0".into() };
         let state = State {
-            pods: [(attachment, Record { netns: "/run/netns/x".into(), endpoint })].into(),
+            pods: [(attachment, Record { netns: "/run/netns/x".into(), endpoint, mtu: Some(1450) })].into(),
             pools: vec![Pool::new("10.20.0.0/24".parse().expect("prefix"))],
         };
         save(&path, &state).expect("save");

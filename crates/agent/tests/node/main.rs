@@ -3,6 +3,7 @@
 //! Needs root. Every test has its own namespaces, and leaves none.
 
 mod health;
+mod network;
 mod pods;
 mod services;
 mod support;

@@ -2,7 +2,10 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use agent::wire::{AddRequest, Attachment, CheckRequest, CollectRequest, FailureKind};
+use agent::{
+    Routing, Vxlan,
+    wire::{AddRequest, Attachment, CheckRequest, CollectRequest, FailureKind},
+};
 use dataplane::Key;
 use model::PodName;
 use netns::Owned;
@@ -63,6 +66,25 @@ fn two_pods_get_addresses_and_reach_each_other_and_their_node() {
     }
     assert!(!pods[0].ip("neigh show").contains("FAILED"));
     run(node.namespace.command("ping").args(["-c", "1", "-W", "5", "10.20.0.2"]));
+}
+
+#[test]
+fn a_pod_gets_the_mtu_of_the_way_to_other_pods() {
+    for (routing, expected) in [(Routing::Native, 9000), (Routing::Vxlan(Vxlan::default()), 8950)] {
+        let mut node = Node::without_agent();
+        run(node.namespace.command("ip").args(["link", "set", "up0", "mtu", "9000"]));
+        node.config.routing = routing;
+        node.start_agent();
+        node.create_nodes();
+        let mut pod = Pod::new("a");
+        pod.request.mtu = None;
+        let added = node.wait(node.client.cni_add(&pod.request)).expect("added");
+        assert_eq!(added.mtu, Some(expected));
+        assert!(pod.ip("link show eth0").contains(&format!("mtu {expected} ")));
+        let host = run(node.namespace.command("ip").args(["link", "show", &added.endpoint.interface]));
+        assert!(host.contains(&format!("mtu {expected} ")));
+        assert_eq!(node.wait(node.client.cni_add(&pod.request)).expect("the same again"), added);
+    }
 }
 
 #[test]

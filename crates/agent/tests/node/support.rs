@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent::{Config, client::Client};
+use agent::{Config, Routing, client::Client};
 use apiserver::ApiServer;
 use dataplane::{Backoff, Timing, fake::Fake};
 use netns::Owned;
@@ -96,6 +96,7 @@ impl Node {
                 "fd20::/48".parse().expect("prefix"),
             ],
             node_ports: model::NodePortAddresses::All,
+            routing: Routing::Native,
             metrics_bind: Some(([127, 0, 0, 1], 10249).into()),
             conntrack: Some(agent::Conntrack::default()),
             healthz_bind: Some(([127, 0, 0, 1], 10256).into()),

@@ -105,6 +105,8 @@ pub trait Family: Sized + 'static {
     fn direct_next_hop(destination: Self::Address) -> [u32; 5];
     /// The address that masquerades; zero: none.
     fn node_address(config: &abi::Config) -> Self::Address;
+    /// The address that masquerades what leaves through the tunnel; zero: none.
+    fn tunnel_address(config: &abi::Config) -> Self::Address;
 
     fn flows() -> &'static LruHashMap<Tuple<Self::Address>, Flow<Self::Address>, FLOW_ROWS>;
     fn frontends() -> &'static HashMap<FrontendKey<Self::Address>, Frontend, FRONTEND_ROWS, GROWS>;

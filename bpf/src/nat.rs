@@ -194,7 +194,7 @@ pub fn open<F: Family>(
     flow.source = key.source;
     flow.flags = flow_flags::TRANSLATED;
     if masquerade {
-        flow.source = F::node_address(config);
+        flow.source = masquerade_address::<F>(config, flow.interface);
         flow.flags |= flow_flags::MASQUERADED;
         if flow.source == F::Address::default() {
             return Err(Reason::DroppedNoNodeAddress);
@@ -227,6 +227,15 @@ pub fn open<F: Family>(
         return Err(Reason::DroppedTableFull);
     }
     Ok(())
+}
+
+/// The address of the device that the packet leaves by, so that answers come back the same way: as the kernel's
+/// MASQUERADE chooses it (`net/netfilter/nf_nat_masquerade.c`).
+#[inline(always)]
+fn masquerade_address<F: Family>(config: &Config, interface: u32) -> F::Address {
+    let address = F::tunnel_address(config);
+    let through_tunnel = config.tunnel != 0 && interface == config.tunnel;
+    if through_tunnel && address != F::Address::default() { address } else { F::node_address(config) }
 }
 
 /// Finds a source port under which the reply's tuple is free, and enters it.

@@ -186,6 +186,11 @@ impl Family for Ipv4 {
         config.node_v4
     }
 
+    #[inline(always)]
+    fn tunnel_address(config: &Config) -> V4 {
+        config.tunnel_v4
+    }
+
     family_maps!(
         V4,
         FLOWS_V4,

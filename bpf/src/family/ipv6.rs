@@ -199,6 +199,11 @@ impl Family for Ipv6 {
         config.node_v6
     }
 
+    #[inline(always)]
+    fn tunnel_address(config: &Config) -> V6 {
+        config.tunnel_v6
+    }
+
     family_maps!(
         V6,
         FLOWS_V6,

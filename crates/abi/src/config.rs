@@ -20,6 +20,11 @@ pub struct Config {
     /// The address that masquerades; all zero where the node has none in the family.
     pub node_v4: V4,
     pub node_v6: V6,
+    /// Interface index of the tunnel to other nodes' pods; 0: there is none.
+    pub tunnel: u32,
+    /// The address that masquerades what leaves through the tunnel; all zero where the node's does.
+    pub tunnel_v4: V4,
+    pub tunnel_v6: V6,
     pub timeouts: Timeouts,
 }
 
@@ -47,5 +52,5 @@ impl Config {
     }
 }
 
-const _: () = assert!(size_of::<Config>() == 4 * (4 + 1 + 4 + 6));
+const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 6));
 plain!(Config);

@@ -1,6 +1,7 @@
 //! [`EbpfDataplane`]: opens the plane, and drives tables and links by what changed.
 
 mod inspect;
+mod node;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,7 +10,6 @@ use std::{
     path::PathBuf,
 };
 
-use abi::Timeouts;
 use aya::Ebpf;
 use dataplane::{Applied, Connection, Dataplane, Error, Feature, Key, PlaneStatus, ServiceRow};
 use model::{Changed, Endpoint, Family, Plane, PodName, ServicePortId, Snapshot};
@@ -20,21 +20,12 @@ use crate::{
     maglev::TableSize,
     objects::{self, Checksums, Object, Summed},
     ports, report,
-    rows::{Options, node_address},
+    rows::Options,
     sizes::Sizes,
     sock::Sockets,
     tables::Tables,
     xdp::{self, Acceleration, Accelerator},
 };
-
-/// Idle seconds after which a connection is forgotten. Established TCP as Cilium has it; the rest as the kernel's own
-/// connection tracking (`net/netfilter/nf_conntrack_proto_*.c`).
-const TCP_OPENING: u32 = 60;
-const TCP_ESTABLISHED: u32 = 6 * 3600;
-const TCP_HALF_CLOSED: u32 = 120;
-const TCP_CLOSED: u32 = 10;
-const UDP_UNANSWERED: u32 = 60;
-const UDP: u32 = 180;
 
 /// How the plane is set up on a node.
 #[derive(Clone, Debug)]
@@ -89,6 +80,10 @@ pub struct EbpfDataplane {
     summed: Summed,
     sizes: Vec<(&'static str, u32)>,
     uplinks: BTreeSet<Device>,
+    /// The tunnel that the programs are on.
+    tunnel: Option<Device>,
+    /// What masquerading may use where no tunnel needs one of them.
+    masquerade_ports: RangeInclusive<u16>,
     hz: u32,
     options: Options,
     /// The devices and addresses of the local pods that are programmed.
@@ -145,12 +140,14 @@ impl EbpfDataplane {
             summed,
             sizes,
             uplinks: BTreeSet::new(),
+            tunnel: None,
+            masquerade_ports: config.masquerade_ports.unwrap_or_else(ports::masquerade_range),
             hz,
             options: Options { table_size: config.table_size },
             endpoints: BTreeMap::new(),
             adopted: false,
         };
-        this.configure(config.masquerade_ports.unwrap_or_else(ports::masquerade_range))?;
+        this.configure()?;
         for name in config.uplinks {
             let index =
                 links::index(&name).ok_or_else(|| Error::new("find uplink", &name, "no such device"))?;
@@ -168,32 +165,6 @@ impl EbpfDataplane {
             None => xdp::detach(&self.pins.links(), device)
                 .map_err(|source| Error::new("detach xdp program from", &device.name, source)),
         }
-    }
-
-    fn configure(&self, ports: RangeInclusive<u16>) -> Result<(), Error> {
-        let mut config = self.tables.config()?;
-        config.revision = next_revision(config.revision);
-        config.hz = self.hz;
-        config.masquerade_first = (*ports.start()).into();
-        config.masquerade_ports = u32::from(*ports.end()) - u32::from(*ports.start()) + 1;
-        config.timeouts = Timeouts {
-            tcp_opening: TCP_OPENING * self.hz,
-            tcp_established: TCP_ESTABLISHED * self.hz,
-            tcp_half_closed: TCP_HALF_CLOSED * self.hz,
-            tcp_closed: TCP_CLOSED * self.hz,
-            udp_unanswered: UDP_UNANSWERED * self.hz,
-            udp: UDP * self.hz,
-        };
-        self.tables.set_config(&config)
-    }
-
-    /// Sends every flow through the slow path once, so that it meets what was just programmed.
-    fn advance(&self, snapshot: &Snapshot) -> Result<(), Error> {
-        let mut config = self.tables.config()?;
-        config.revision = next_revision(config.revision);
-        config.node_v4 = node_address(&snapshot.node).unwrap_or_default();
-        config.node_v6 = node_address(&snapshot.node).unwrap_or_default();
-        self.tables.set_config(&config)
     }
 
     fn apply_service(&mut self, id: &ServicePortId, snapshot: &Snapshot) -> Result<(), Error> {
@@ -253,7 +224,7 @@ impl EbpfDataplane {
         }
         let any = PodName { namespace: String::new(), name: "of a former agent".into() };
         self.drop_stale_addresses(&any)?;
-        let keep = self.endpoints.values().map(|(device, _)| device).chain(&self.uplinks).cloned().collect();
+        let keep = self.devices().cloned().collect();
         self.links.retain(&keep).map_err(|source| Error::new("remove stale", "links", source))
     }
 
@@ -286,7 +257,8 @@ impl Dataplane for EbpfDataplane {
         };
         if changed.node {
             let result = self.tables.v4.apply_node(&snapshot.node);
-            note(Key::Node, result.and_then(|()| self.tables.v6.apply_node(&snapshot.node)));
+            let result = result.and_then(|()| self.tables.v6.apply_node(&snapshot.node));
+            note(Key::Node, result.and_then(|()| self.apply_tunnel(snapshot.node.tunnel.as_ref())));
         }
         for name in &changed.endpoints {
             let endpoint = snapshot.endpoints.get(name).map(|endpoint| &**endpoint);
@@ -363,8 +335,7 @@ impl Dataplane for EbpfDataplane {
 
     fn clean_up(&mut self) -> Result<(), Error> {
         let mut errors: Vec<String> = vec![];
-        let devices = self.endpoints.values().map(|(device, _)| device).chain(&self.uplinks);
-        for device in devices {
+        for device in self.devices() {
             if let Err(error) = self.links.detach(device) {
                 errors.push(format!("detach from {}: {error}", device.name));
             }
@@ -378,17 +349,13 @@ impl Dataplane for EbpfDataplane {
         errors.extend(self.pins.remove().iter().map(|error| format!("remove pins: {error}")));
         self.endpoints.clear();
         self.uplinks.clear();
+        self.tunnel = None;
         if errors.is_empty() {
             Ok(())
         } else {
             Err(Error::new("clean up", "ebpf dataplane", errors.join("; ")))
         }
     }
-}
-
-/// 0 marks a flow that was not validated yet.
-fn next_revision(revision: u32) -> u32 {
-    revision.wrapping_add(1).max(1)
 }
 
 /// Kernels before 5.11 count maps against the locked-memory limit.

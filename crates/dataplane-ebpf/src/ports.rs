@@ -39,6 +39,15 @@ fn largest_gap(local: RangeInclusive<u16>) -> RangeInclusive<u16> {
     if best == (0..=0) { NODE_PORTS } else { best }
 }
 
+/// The larger part of `range` without `port`; where `port` is all of it, `range` itself.
+pub(crate) fn without(range: RangeInclusive<u16>, port: u16) -> RangeInclusive<u16> {
+    if !range.contains(&port) || range.start() == range.end() {
+        return range;
+    }
+    let (first, last) = range.into_inner();
+    if port - first > last - port { first..=port - 1 } else { port + 1..=last }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -49,6 +58,16 @@ mod tests {
         assert_eq!(largest_gap(1024..=40_000), 40_001..=65_534);
         assert_eq!(largest_gap(10_000..=60_999), 1024..=9_999);
         assert_eq!(largest_gap(1024..=65_535), NODE_PORTS);
+    }
+
+    #[test]
+    fn a_port_is_left_out_by_taking_the_larger_side() {
+        assert_eq!(without(1024..=29_999, 8472), 8473..=29_999);
+        assert_eq!(without(1024..=29_999, 29_000), 1024..=28_999);
+        assert_eq!(without(1024..=29_999, 1024), 1025..=29_999);
+        assert_eq!(without(1024..=29_999, 29_999), 1024..=29_998);
+        assert_eq!(without(1024..=29_999, 40_000), 1024..=29_999);
+        assert_eq!(without(7..=7, 7), 7..=7);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! of the node, whose packets to its own addresses come back in by loopback.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -76,23 +76,60 @@ enum Verdict {
     Reject,
 }
 
-/// Walks the first packet of a flow through the nat and filter tables. Its source tells whether the node sends it.
+/// Walks one packet; see [`Terrain::walk`].
 pub fn walk(saved: &Saved, journey: &Journey) -> Walk {
-    let mut walker = Walker {
-        saved,
-        journey,
-        destination: journey.packet.destination,
-        mark: 0,
-        masqueraded: false,
-        steps: vec![],
-        leads: leads_to(saved, journey.endpoint),
-        remembered: journey.remembered.map(|endpoint| leads_to(saved, endpoint)).unwrap_or_default(),
-    };
-    let end = walker.cross().unwrap_or(match walker.destination {
-        to if to == journey.packet.destination => End::Untranslated,
-        to => End::Translated { to, masqueraded: walker.masqueraded },
-    });
-    Walk { steps: walker.steps, end }
+    Terrain::of(saved).walk(journey)
+}
+
+/// A rule as it is read, `None` where it is not one of ours, and as the kernel has it.
+type Ground<'a> = (Option<Rule>, &'a SavedRule);
+
+/// Rules as they are walked through: read once, for many packets.
+#[derive(Debug)]
+pub struct Terrain<'a> {
+    chains: HashMap<(Table, &'a str), Vec<Ground<'a>>>,
+    /// The chains that translate to an endpoint.
+    leads: HashMap<SocketAddr, HashSet<&'a str>>,
+}
+
+impl<'a> Terrain<'a> {
+    pub fn of(saved: &'a Saved) -> Self {
+        let mut terrain = Self { chains: HashMap::new(), leads: HashMap::new() };
+        for table in [Table::Filter, Table::Nat] {
+            for (name, rules) in saved.chains(table) {
+                let rules: Vec<_> = rules.iter().map(|rule| (rule.rule().ok(), rule)).collect();
+                for target in rules.iter().filter_map(|(rule, _)| rule.as_ref()?.target.as_ref()) {
+                    if let Target::Dnat(endpoint) = target {
+                        terrain.leads.entry(*endpoint).or_default().insert(name.as_str());
+                    }
+                }
+                terrain.chains.insert((table, name.as_str()), rules);
+            }
+        }
+        terrain
+    }
+
+    /// Walks the first packet of a flow through the nat and filter tables. Its source tells whether the node sends it.
+    pub fn walk(&self, journey: &Journey) -> Walk {
+        let mut walker = Walker {
+            terrain: self,
+            journey,
+            destination: journey.packet.destination,
+            mark: 0,
+            masqueraded: false,
+            steps: vec![],
+        };
+        let end = walker.cross().unwrap_or(match walker.destination {
+            to if to == journey.packet.destination => End::Untranslated,
+            to => End::Translated { to, masqueraded: walker.masqueraded },
+        });
+        Walk { steps: walker.steps, end }
+    }
+
+    /// Whether `chain` translates to `endpoint`.
+    fn leads(&self, chain: &str, endpoint: SocketAddr) -> bool {
+        self.leads.get(&endpoint).is_some_and(|chains| chains.contains(chain))
+    }
 }
 
 impl Walk {
@@ -108,16 +145,12 @@ impl Walk {
 }
 
 struct Walker<'a> {
-    saved: &'a Saved,
+    terrain: &'a Terrain<'a>,
     journey: &'a Journey,
     destination: SocketAddr,
     mark: u32,
     masqueraded: bool,
     steps: Vec<Step>,
-    /// Chains that translate to the endpoint.
-    leads: BTreeSet<&'a str>,
-    /// Chains that translate to the endpoint that affinity remembers.
-    remembered: BTreeSet<&'a str>,
 }
 
 impl Walker<'_> {
@@ -158,12 +191,13 @@ impl Walker<'_> {
     }
 
     fn chain(&mut self, table: Table, chain: &str, depth: usize) -> Verdict {
-        let rules = self.saved.chain(table, chain).unwrap_or_default();
-        for (number, saved) in (1..).zip(rules) {
-            let rule = saved.rule().ok();
+        let terrain = self.terrain;
+        let rules = terrain.chains.get(&(table, chain)).map(Vec::as_slice).unwrap_or_default();
+        for (number, (rule, saved)) in (1..).zip(rules) {
             let matched = rule.as_ref().is_some_and(|rule| self.matches(rule));
             self.note(table, chain, number, saved, matched);
-            let Some(target) = rule.filter(|_| matched).and_then(|rule| rule.target) else { continue };
+            let target = rule.as_ref().filter(|_| matched).and_then(|rule| rule.target.as_ref());
+            let Some(target) = target else { continue };
             if let Some(verdict) = self.execute(table, target, depth) {
                 return verdict;
             }
@@ -172,7 +206,7 @@ impl Walker<'_> {
     }
 
     /// `None`: the next rule.
-    fn execute(&mut self, table: Table, target: Target, depth: usize) -> Option<Verdict> {
+    fn execute(&mut self, table: Table, target: &Target, depth: usize) -> Option<Verdict> {
         match target {
             Target::Jump(chain) if depth < MAX_DEPTH => match self.chain(table, chain.as_str(), depth + 1) {
                 Verdict::Continue => None,
@@ -193,7 +227,7 @@ impl Walker<'_> {
                 Some(Verdict::Accept)
             }
             Target::Dnat(to) => {
-                self.destination = to;
+                self.destination = *to;
                 Some(Verdict::Accept)
             }
         }
@@ -220,8 +254,12 @@ impl Walker<'_> {
             Match::Mark { negated, value, mask } => (self.mark & mask == *value) != *negated,
             Match::SourceLocal => self.is_local(self.journey.packet.source.ip()),
             Match::DestinationLocal => self.is_local(self.destination.ip()),
-            Match::Statistic(_) => rule.jumps_to().is_some_and(|chain| self.leads.contains(chain.as_str())),
-            Match::RecentCheck { list, .. } => self.remembered.contains(list.as_str()),
+            Match::Statistic(_) => {
+                rule.jumps_to().is_some_and(|chain| self.terrain.leads(chain.as_str(), self.journey.endpoint))
+            }
+            Match::RecentCheck { list, .. } => {
+                self.journey.remembered.is_some_and(|had| self.terrain.leads(list.as_str(), had))
+            }
         }
     }
 
@@ -235,14 +273,6 @@ impl Walker<'_> {
             matched,
         });
     }
-}
-
-/// The chains that translate to an endpoint.
-fn leads_to(saved: &Saved, endpoint: SocketAddr) -> BTreeSet<&str> {
-    let translates =
-        |rule: &SavedRule| rule.rule().is_ok_and(|rule| rule.target == Some(Target::Dnat(endpoint)));
-    let chains = saved.chains(Table::Nat).filter(|(_, rules)| rules.iter().any(translates));
-    chains.map(|(name, _)| name.as_str()).collect()
 }
 
 /// The rules of one service port in the kernel: its lines in shared chains, then its own chains.

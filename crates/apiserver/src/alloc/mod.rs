@@ -167,10 +167,11 @@ fn draw(size: u64, band: u64, entropy: &dyn Entropy, is_free: impl Fn(u64) -> bo
 /// Addresses that Services may have: not the network's first, and in IPv4 not its broadcast address.
 fn hosts(cidr: &IpNet) -> u64 {
     let bits = u32::from(cidr.max_prefix_len() - cidr.prefix_len());
-    // As the real server: of a larger range only the first 65,536 addresses are given out.
-    let size = 1u64 << bits.min(16);
-    let unusable = if cidr.addr().is_ipv4() && bits <= 16 { 2 } else { 1 };
-    size.saturating_sub(unusable)
+    if cidr.addr().is_ipv4() {
+        return (1u64 << bits).saturating_sub(2);
+    }
+    // As the real server: of a larger IPv6 range only the first 65,536 addresses are given out.
+    (1u64 << bits.min(16)).saturating_sub(1)
 }
 
 /// The address at an offset from the network's first.

@@ -7,9 +7,8 @@ use std::{
 };
 
 use dataplane_iptables::{
-    parse::Saved,
     render::{Options, render},
-    walk::{End, Journey, walk},
+    walk::{End, Journey, Terrain},
 };
 use model::{
     Family, FrontendAddress, FrontendKind, Masquerade, NodeConfig, Protocol, ServicePort, Snapshot,
@@ -142,14 +141,14 @@ fn local(packet: &Packet, node: &NodeConfig) -> BTreeSet<IpAddr> {
 
 /// Where the rules lead the packet, chance and affinity taking every way there is.
 pub(crate) fn walked(
-    saved: &Saved,
+    terrain: &Terrain<'_>,
     packet: &Packet,
     snapshot: &Snapshot,
     remembered: Option<SocketAddr>,
 ) -> Seen {
     let end = |endpoint| {
         let local = local(packet, &snapshot.node);
-        walk(saved, &Journey { packet: *packet, endpoint, remembered, local }).end
+        terrain.walk(&Journey { packet: *packet, endpoint, remembered, local }).end
     };
     match end(packet.destination) {
         End::Untranslated => return Seen::Untouched,
@@ -216,9 +215,10 @@ proptest! {
         let (set, refused) = render(&snapshot, family, options);
         prop_assert!(refused.is_empty(), "{refused:?}");
         let saved = set.saved();
+        let terrain = Terrain::of(&saved);
         for packet in packets.into_iter().map(|at| packet(at, &snapshot, family)) {
             let want = wanted(&packet, &snapshot, options);
-            prop_assert_eq!(walked(&saved, &packet, &snapshot, None), want, "{:?}\n{}", packet, set);
+            prop_assert_eq!(walked(&terrain, &packet, &snapshot, None), want, "{:?}\n{}", packet, set);
         }
     }
 
@@ -233,8 +233,9 @@ proptest! {
         prop_assume!(!known.is_empty());
         let had = *had.get(&known);
         let saved = render(&snapshot, family, Options::default()).0.saved();
+        let terrain = Terrain::of(&saved);
         for packet in packets.into_iter().map(|at| packet(at, &snapshot, family)) {
-            let Seen::To(choices) = walked(&saved, &packet, &snapshot, None) else { continue };
+            let Seen::To(choices) = walked(&terrain, &packet, &snapshot, None) else { continue };
             let remembers = snapshot.services.values().any(|service| {
                 service.affinity_seconds.is_some()
                     && frontends_of(service, &snapshot.node).contains(&(packet.protocol, packet.destination))
@@ -243,7 +244,7 @@ proptest! {
                 Some(choice) if remembers => [*choice].into(),
                 _ => choices,
             };
-            prop_assert_eq!(walked(&saved, &packet, &snapshot, Some(had)), Seen::To(want), "{:?}", packet);
+            prop_assert_eq!(walked(&terrain, &packet, &snapshot, Some(had)), Seen::To(want), "{:?}", packet);
         }
     }
 

@@ -7,6 +7,7 @@ use dataplane_iptables::{
     parse::Saved,
     render::{Options, render},
     ruleset::Table,
+    walk::Terrain,
 };
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
@@ -202,10 +203,15 @@ impl World {
         for family in Family::ALL {
             let snapshot = self.snapshot(family);
             let saved = self.saved(family);
+            let terrain = Terrain::of(&saved);
             for (source, destination, want) in cases {
                 let packet = packet(family, source, destination);
                 let context = format!("{family:?} {source} to {destination}");
-                assert_eq!(text(family, walked(&saved, &packet, &snapshot, None)), *want, "rules: {context}");
+                assert_eq!(
+                    text(family, walked(&terrain, &packet, &snapshot, None)),
+                    *want,
+                    "rules: {context}"
+                );
                 assert_eq!(
                     text(family, wanted(&packet, &snapshot, self.options)),
                     *want,

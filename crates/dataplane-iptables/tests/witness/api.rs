@@ -1,6 +1,9 @@
 //! The embedded API in a namespace of its own, where a proxy reaches it over loopback.
 
-use std::sync::mpsc;
+use std::sync::{
+    atomic::{AtomicU32, Ordering},
+    mpsc,
+};
 
 use apiserver::{ApiServer, Config};
 use axum::{Router, body::Body};
@@ -26,7 +29,9 @@ pub(crate) struct Api {
 
 /// A namespace with the node's addresses on a device of its own.
 pub(crate) fn node_namespace(tag: &str) -> netns::Owned {
-    let name = format!("tp-wit-{}-{tag}", std::process::id());
+    static COUNTER: AtomicU32 = AtomicU32::new(0);
+    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("tp-wit-{}-{number}-{tag}", std::process::id());
     let namespace = netns::Owned::create(&name).expect("create namespace");
     let up = ["link add uplink type veth peer name wire", "link set wire up", "link set uplink up"];
     let addresses = NODE_ADDRESSES.map(|address| {

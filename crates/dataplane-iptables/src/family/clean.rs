@@ -5,6 +5,7 @@ use super::{
     text::{Line, Unit, batches},
 };
 use crate::{
+    counts::Counts,
     kernel::{Refusal, Rules},
     names::{self, ChainName},
     parse::Saved,
@@ -22,6 +23,8 @@ impl<R: Rules> FamilyRules<R> {
         for batch in units.into_iter().flat_map(batches) {
             self.kernel.restore(&batch.text)?;
         }
+        self.kernel.forget();
+        self.counts = Counts::default();
         self.programmed.clear();
         self.stale.clear();
         self.endpoints = 0;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    kernel::{Refusal, Rules},
+    kernel::{Refusal, Rules, account::Count},
     names::ChainName,
     parse::{Saved, SavedRule},
     ruleset::Table,
@@ -21,6 +21,7 @@ pub(crate) struct Fake {
     pub last: String,
     /// Every rule with this text is refused.
     pub poison: Option<&'static str>,
+    pub kept: BTreeMap<String, Count>,
 }
 
 impl Default for Fake {
@@ -31,7 +32,13 @@ impl Default for Fake {
         let filter = built_in(&["INPUT", "FORWARD", "OUTPUT"]);
         let nat = built_in(&["PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"]);
         let tables = [(Table::Mangle, mangle), (Table::Filter, filter), (Table::Nat, nat)];
-        Self { saved: Saved { tables: tables.into() }, restores: 0, last: String::new(), poison: None }
+        Self {
+            saved: Saved { tables: tables.into() },
+            restores: 0,
+            last: String::new(),
+            poison: None,
+            kept: BTreeMap::new(),
+        }
     }
 }
 
@@ -64,6 +71,18 @@ impl Rules for Fake {
         }
         assert!(table.is_none(), "text must end with COMMIT");
         Ok(())
+    }
+
+    fn kept(&self) -> Vec<Count> {
+        self.kept.values().cloned().collect()
+    }
+
+    fn keep(&mut self, counts: &[Count]) {
+        self.kept.extend(counts.iter().map(|count| (count.name.clone(), count.clone())));
+    }
+
+    fn forget(&mut self) {
+        self.kept.clear();
     }
 }
 

@@ -36,7 +36,7 @@ pub(crate) struct FamilyRules<R> {
     comments: bool,
     /// Chains that nothing leads to any more.
     stale: BTreeSet<ChainName>,
-    /// What rules had counted before they were rewritten.
+    /// What rules had counted before they were rewritten, in this run or an earlier one.
     counts: Counts,
     /// The kernel is known to have what `programmed` says.
     in_step: bool,
@@ -65,6 +65,7 @@ type Delta = BTreeMap<ServicePortId, Option<Next>>;
 impl<R: Rules> FamilyRules<R> {
     pub(crate) fn new(family: Family, kernel: R, options: Options) -> Self {
         Self {
+            counts: Counts::resume(kernel.kept()),
             family,
             kernel,
             options,
@@ -72,7 +73,6 @@ impl<R: Rules> FamilyRules<R> {
             endpoints: 0,
             comments: true,
             stale: BTreeSet::new(),
-            counts: Counts::default(),
             in_step: false,
         }
     }

@@ -92,12 +92,13 @@ impl<R: Rules> FamilyRules<R> {
             .into_iter()
             .filter(|portal| portal.table() == Table::Filter)
             .collect();
-        if portals.is_empty() || self.programmed.is_empty() {
+        if portals.is_empty() {
             return;
         }
         match self.kernel.save(Some(Table::Filter)) {
             Ok(saved) => {
-                self.counts.add(&saved, |chain| portals.iter().any(|portal| portal.chain() == chain))
+                self.counts.add(&saved, |chain| portals.iter().any(|portal| portal.chain() == chain));
+                self.kernel.keep(&self.counts.to_keep());
             }
             Err(error) => tracing::warn!(%error, "cannot read the counters of rules that are rewritten"),
         }

@@ -36,6 +36,19 @@ pub(crate) fn ensure(name: &str) -> io::Result<()> {
     }
 }
 
+/// Makes the counter `count.name` say what `count` does.
+///
+/// # Errors
+/// The kernel has no accounting, or a rule uses the counter.
+pub(crate) fn set(count: &Count) -> io::Result<()> {
+    // The kernel takes a value for a new counter only (`nfnl_acct_new`).
+    remove(&count.name)?;
+    let value = |kind, number: u64| attribute(kind, &number.to_be_bytes());
+    let request = Request { kind: NEW, flags: ACK | CREATE, family: AF_UNSPEC };
+    let attributes = [named(&count.name), value(PACKETS, count.packets), value(BYTES, count.bytes)].concat();
+    Netfilter::open()?.request(request, &attributes, |_| true).map(|_| ())
+}
+
 /// Removes the counter `name`; one that does not exist is no error.
 ///
 /// # Errors

@@ -19,6 +19,15 @@ pub(crate) trait Rules {
 
     /// Executes restore text without flushing what it does not name; a table's part is taken whole or not at all.
     fn restore(&mut self, text: &str) -> Result<(), Refusal>;
+
+    /// What [`Self::keep`] was told, in this run or an earlier one.
+    fn kept(&self) -> Vec<account::Count>;
+
+    /// Remembers counts beyond the life of this process, as far as the kernel can; replaces those of equal name.
+    fn keep(&mut self, counts: &[account::Count]);
+
+    /// Forgets everything that [`Self::keep`] was told.
+    fn forget(&mut self);
 }
 
 /// Rules could not be read or changed.

@@ -7,7 +7,10 @@ use std::{
 
 use model::Family;
 
-use super::{Refusal, Rules};
+use super::{
+    Refusal, Rules,
+    account::{self, Count},
+};
 use crate::{parse::Saved, ruleset::Table};
 
 /// Seconds to wait for another program's lock on the rules, as kube-proxy does.
@@ -22,6 +25,14 @@ pub(crate) struct Programs {
 impl Programs {
     pub(crate) const fn new(family: Family) -> Self {
         Self { family }
+    }
+
+    /// Begins the names of counters that hold counts of rules that are no more. No rule uses them.
+    const fn ledger(self) -> &'static str {
+        match self.family {
+            Family::V4 => "tp4_",
+            Family::V6 => "tp6_",
+        }
     }
 
     fn name(self, tool: &str) -> String {
@@ -64,6 +75,29 @@ impl Rules for Programs {
             return Err(refusal(program, &output.stderr));
         }
         written.transpose().map(|_| ()).map_err(|error| cannot_run(&program, &error))
+    }
+
+    fn kept(&self) -> Vec<Count> {
+        let prefix = self.ledger();
+        let own = |count: Count| Some(Count { name: count.name.strip_prefix(prefix)?.to_owned(), ..count });
+        account::all().unwrap_or_default().into_iter().filter_map(own).collect()
+    }
+
+    fn keep(&mut self, counts: &[Count]) {
+        for count in counts {
+            let named = Count { name: format!("{}{}", self.ledger(), count.name), ..count.clone() };
+            if let Err(error) = account::set(&named) {
+                tracing::debug!(%error, name = named.name, "cannot keep a count beyond a restart");
+            }
+        }
+    }
+
+    fn forget(&mut self) {
+        for count in self.kept() {
+            if let Err(error) = account::remove(&format!("{}{}", self.ledger(), count.name)) {
+                tracing::debug!(%error, name = count.name, "cannot remove a count");
+            }
+        }
     }
 }
 

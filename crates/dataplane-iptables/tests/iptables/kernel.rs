@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use dataplane::{Dataplane, Key, ServiceRow};
-use dataplane_iptables::{IptablesDataplane, walk::End};
+use dataplane_iptables::{Config, IptablesDataplane, walk::End};
 use model::{Changed, Family, FrontendKind, Protocol, TrafficPolicy, oracle::Packet};
 
 use crate::{
@@ -106,6 +106,40 @@ fn without_endpoints_clients_are_refused_and_counted() {
         assert_eq!(rejected(plane), before, "what a rule had counted outlives it");
         let rows = plane.services().expect("services");
         assert!(rows.iter().all(|row| addresses(row) == [ONE]), "{rows:?}");
+    });
+}
+
+/// What was counted before a rule was rewritten outlives the agent, too.
+#[test]
+fn counts_go_on_after_a_restart() {
+    on_a_node("recount", |plane| {
+        let (empty, full) =
+            (snapshot(node(), [web(Protocol::Tcp, &[])]), snapshot(node(), [web(Protocol::Tcp, &[ONE])]));
+        let rejected = |plane: &IptablesDataplane| {
+            let counters = plane.status().counters;
+            counters.into_iter().find(|c| c.name == "rejected_no_endpoints").map_or(0, |c| c.packets)
+        };
+        apply(plane, &empty);
+        ask(WEB).expect_err("refused");
+        let before = rejected(plane);
+        assert!(before >= 1, "{before}");
+        plane.apply(&full, &full.changed_since(&empty)).expect("apply");
+        let mut next = IptablesDataplane::open(Config::default()).expect("open");
+        apply(&mut next, &full);
+        assert_eq!(rejected(&next), before);
+        // The rule comes again and counts on; a third agent starts while it stands, and rewrites it.
+        next.apply(&empty, &empty.changed_since(&full)).expect("apply");
+        ask(WEB).expect_err("refused");
+        let more = rejected(&next);
+        assert!(more > before, "{more}");
+        let mut third = IptablesDataplane::open(Config::default()).expect("open");
+        apply(&mut third, &full);
+        assert_eq!(rejected(&third), more);
+        third.clean_up().expect("clean up");
+        let mut fresh = IptablesDataplane::open(Config::default()).expect("open");
+        apply(&mut fresh, &full);
+        assert_eq!(rejected(&fresh), 0, "nothing is left of what was cleaned up");
+        fresh.clean_up().expect("clean up");
     });
 }
 

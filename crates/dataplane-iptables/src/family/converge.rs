@@ -99,7 +99,9 @@ impl<R: Rules> FamilyRules<R> {
         let chains = saved.chains(Table::Nat).map(|(name, _)| name);
         let stale: Vec<_> =
             chains.filter(|name| name.is_temporary() && !used.contains(name)).cloned().collect();
-        differences.extend(stale.iter().map(|chain| format!("deleted unused {chain} in table nat")));
+        // Those that wait for their deletion have not drifted.
+        let drifted = stale.iter().filter(|chain| !self.stale.contains(*chain));
+        differences.extend(drifted.map(|chain| format!("deleted unused {chain} in table nat")));
         self.stale.extend(stale);
     }
 }

@@ -82,7 +82,11 @@ impl<R: Rules> FamilyRules<R> {
         run(&mut self.kernel, &plan).map_err(|(error, _)| error)?;
         self.commit(delta);
         self.in_step = true;
-        self.delete_stale();
+        // In a large cluster a run of its own for each change is dear: unused chains wait for the next comparison, as
+        // kube-proxy's wait for its sync period.
+        if self.comments {
+            self.delete_stale();
+        }
         Ok(())
     }
 

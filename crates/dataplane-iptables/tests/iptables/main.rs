@@ -9,4 +9,5 @@ mod kernel;
 mod legal;
 mod node;
 mod property;
+mod sctp;
 mod udp;

@@ -6,6 +6,7 @@ mod equivalence;
 mod flows;
 mod golden;
 mod kernel;
+mod legacy;
 mod legal;
 mod node;
 mod property;

@@ -2,19 +2,14 @@
 
 use abi::{Address, Config, Flow, Lookup, State, Tuple, flow_flags, protocol};
 
-use crate::{
-    counters,
-    family::Family,
-    kernel,
-    parse::{Packet, tcp},
-};
+use crate::{counters, family::Family, kernel, parse::tcp};
 
 /// The fast path's question: nothing about this flow can have changed, and this packet changes nothing.
 #[inline(always)]
-pub fn is_steady<F: Family>(packet: &Packet<F>, flow: &Flow<F::Address>, config: &Config, now: u32) -> bool {
+pub fn is_steady<A>(flags: u8, flow: &Flow<A>, config: &Config, now: u32) -> bool {
     flow.revision == config.revision
         && flow.state >= State::FIRST_STEADY
-        && packet.flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
+        && flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
         && now.wrapping_sub(flow.last_seen) < flow.timeout
 }
 
@@ -48,7 +43,7 @@ pub fn remove<F: Family>(key: &Tuple<F::Address>, reply_key: &Tuple<F::Address>)
 /// The state that a flow starts in.
 #[inline(always)]
 pub fn initial(number: u8) -> State {
-    if number == protocol::TCP { State::Opening } else { State::Unanswered }
+    if has_handshake(number) { State::Opening } else { State::Unanswered }
 }
 
 /// What this packet does to both directions.
@@ -60,8 +55,8 @@ pub fn track<A: Address>(
     flags: u8,
     number: u8,
 ) {
-    let next = if number == protocol::TCP {
-        tcp_state(flow, pair.as_deref(), flags)
+    let next = if has_handshake(number) {
+        handshake_state(flow, pair.as_deref(), flags)
     } else if flow.has(flow_flags::REPLY) {
         Some(State::Answered)
     } else {
@@ -71,7 +66,7 @@ pub fn track<A: Address>(
     if flags & tcp::FIN != 0 {
         flow.flags |= flow_flags::FIN;
     }
-    let timeout = timeout(config, state);
+    let timeout = timeout(config, number, state);
     flow.state = state as u8;
     flow.timeout = timeout;
     if let Some(pair) = pair {
@@ -80,9 +75,15 @@ pub fn track<A: Address>(
     }
 }
 
+/// SCTP's chunks count as the TCP flags that say the same ([`crate::inspect`]).
+#[inline(always)]
+fn has_handshake(number: u8) -> bool {
+    number == protocol::TCP || number == protocol::SCTP
+}
+
 /// `None`: unchanged.
 #[inline(always)]
-fn tcp_state<A: Address>(flow: &Flow<A>, pair: Option<&Flow<A>>, flags: u8) -> Option<State> {
+fn handshake_state<A: Address>(flow: &Flow<A>, pair: Option<&Flow<A>>, flags: u8) -> Option<State> {
     if flags & tcp::RST != 0 {
         return Some(State::Closed);
     }
@@ -96,9 +97,13 @@ fn tcp_state<A: Address>(flow: &Flow<A>, pair: Option<&Flow<A>>, flags: u8) -> O
 }
 
 #[inline(always)]
-pub fn timeout(config: &Config, state: State) -> u32 {
+pub fn timeout(config: &Config, number: u8, state: State) -> u32 {
     let timeouts = &config.timeouts;
     match state {
+        State::Established if number == protocol::SCTP => timeouts.sctp_established,
+        State::Opening | State::HalfClosed | State::Closed if number == protocol::SCTP => {
+            timeouts.sctp_unsettled
+        }
         State::Opening => timeouts.tcp_opening,
         State::Established => timeouts.tcp_established,
         State::HalfClosed => timeouts.tcp_half_closed,

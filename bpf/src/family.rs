@@ -5,7 +5,7 @@ mod ipv6;
 
 use abi::{
     Address, AffinityKey, AffinityValue, Backend, BackendKey, Endpoint, Flow, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, MaglevChunk, MaglevKey, MemberKey, Origin, RangeKey, Tuple,
+    Frontend, FrontendKey, MaglevChunk, MaglevKey, MemberKey, Origin, RangeKey, Reason, Tuple,
 };
 use aya_ebpf::{
     bindings::bpf_fib_lookup,
@@ -15,7 +15,8 @@ use aya_ebpf::{
 pub use self::{ipv4::Ipv4, ipv6::Ipv6};
 use crate::{
     checksum::Delta,
-    kernel::{ETHERNET, Frame},
+    headers::{BUFFER_WORDS, Headers},
+    kernel::{Context, ETHERNET, Frame},
     maps::{
         AFFINITY_ROWS, BACKEND_ROWS, ENDPOINT_ROWS, FLOW_ROWS, FRAGMENT_ROWS, FRONTEND_ROWS, GROWS,
         MAGLEV_ROWS, ORIGIN_ROWS, RANGE_ROWS,
@@ -23,8 +24,10 @@ use crate::{
     parse::Bytes,
 };
 
-/// `u32` words of the longest message that this node composes: IPv6 and ICMPv6 headers, quoted IPv6 and UDP headers.
-pub const MESSAGE_WORDS: usize = 24;
+/// `u32` words of the longest message that this node composes: IPv6 and ICMPv6 headers, and what is quoted.
+pub const MESSAGE_WORDS: usize = 12 + QUOTE_WORDS;
+/// `u32` words that an ICMP error quotes at most.
+pub const QUOTE_WORDS: usize = 32;
 
 /// Big values of one run of a program: the stack has 512 bytes.
 #[repr(C)]
@@ -36,6 +39,16 @@ pub struct Scratch<A> {
     pub flow: Flow<A>,
     pub reply: Flow<A>,
     pub backend: Backend<A>,
+    /// The packet's own.
+    pub headers: Headers,
+    /// Of the packet that it quotes, and its tuple.
+    pub quoted: Headers,
+    pub inner: Tuple<A>,
+    /// Under what the packet counts once it is sent. Here and not in a register: the verifier would look at all that follows
+    /// once per reason.
+    pub reason: Reason,
+    /// Headers as they lie in the packet, while they are read.
+    pub words: [u32; BUFFER_WORDS],
 }
 
 /// What differs between IPv4 and IPv6.
@@ -53,31 +66,41 @@ pub trait Family: Sized + 'static {
     const ICMP: u8;
     /// First word of a port-unreachable message.
     const PORT_UNREACHABLE: u32;
-    /// `u32` words of network header and UDP header: what an error quotes.
-    const QUOTE_WORDS: usize;
     /// Its addresses are part of the ICMP checksum.
     const ICMP_SUMS_ADDRESSES: bool;
+    /// Every fragment says what is in the datagram.
+    const FRAGMENTS_NAME_PROTOCOL: bool;
 
     /// The frame's headers, up to the ports.
     fn headers(frame: impl Frame) -> Option<(Bytes<ETHERNET>, Self::Header, Bytes<8>)>;
-    /// The packet that an ICMP error quotes, up to its ports.
-    fn quoted(frame: impl Frame) -> Option<(Self::Header, Bytes<8>)>;
+    /// The frame's headers, up to the addresses.
+    fn network(frame: impl Frame) -> Option<(Bytes<ETHERNET>, Self::Header)>;
+    /// Reads the packet at `at` up to its transport header, by way of `words`. The tuple has no ports yet, and that of a later
+    /// fragment no protocol either where `FRAGMENTS_NAME_PROTOCOL` is false.
+    fn walk(
+        ctx: Context,
+        at: u32,
+        words: &mut [u32; BUFFER_WORDS],
+        headers: &mut Headers,
+        tuple: &mut Tuple<Self::Address>,
+    ) -> Result<(), Reason>;
 
-    /// Of this version, without options.
+    /// Of this version, without options, not a fragment.
     fn is_plain(header: Self::Header) -> bool;
-    fn is_first_fragment(header: Self::Header) -> bool;
-    fn is_later_fragment(header: Self::Header) -> bool;
-    fn identification(header: Self::Header) -> u16;
-    fn is_extension(protocol: u8) -> bool;
     fn is_icmp_error(kind: u8) -> bool;
     fn protocol(header: Self::Header) -> u8;
     /// Bytes behind the network header, by its own word.
     fn payload(header: Self::Header) -> u32;
     fn time_to_live(header: Self::Header) -> u8;
     fn addresses(header: Self::Header) -> (Self::Address, Self::Address);
+    /// May be a host's, and an answer's destination (RFC 1122, section 3.2.2; RFC 4443, section 2.4 (e)). A network's own
+    /// broadcast address cannot be told from here.
+    fn is_unicast(address: Self::Address) -> bool;
 
     /// Replaces the addresses and takes `step` from the time to live; `delta` is [`Self::header_delta`] of both.
     fn rewrite(header: Self::Header, addresses: (Self::Address, Self::Address), step: u8, delta: u16);
+    /// Replaces the addresses of a packet that is quoted at `at`.
+    fn rewrite_quoted(ctx: Context, at: u32, addresses: (Self::Address, Self::Address), delta: u16) -> bool;
     /// Like [`Self::rewrite`], with a fresh time to live.
     fn turn_around(header: Self::Header);
     /// For the header's own checksum; 0 where it has none.

@@ -5,11 +5,9 @@ use abi::{Config, Reason, Tuple};
 use crate::{
     conntrack, counters,
     family::{Family, Ipv4, Ipv6},
-    icmp,
+    icmp, inspect,
     kernel::{Context, DROP, NEXT, jiffies},
-    maps, nat,
-    parse::{self, Irregular},
-    reject, slow,
+    maps, nat, parse, reject, send, slow,
 };
 
 /// Note on packets that one of our programs sent out of a device: the egress program there lets them go.
@@ -35,15 +33,36 @@ impl Outcome {
         Self { reason, verdict: DROP }
     }
 
-    /// To be refused by [`reject`], once this program's stack is free again: all of a call chain's frames share 512 bytes.
+    /// To be refused by [`reject`].
     #[inline(always)]
     pub fn refuse() -> Self {
         Self { reason: Reason::RefusedTcp, verdict: TO_BE_REFUSED }
     }
+
+    /// To be sent by the entry of its tuple ([`send`]).
+    #[inline(always)]
+    pub fn send(reason: Reason) -> Self {
+        Self { reason, verdict: TO_BE_SENT }
+    }
+
+    /// Read in full: the scratch has its tuple and headers.
+    #[inline(always)]
+    pub fn known() -> Self {
+        Self { reason: Reason::DroppedInternal, verdict: TO_BE_LOOKED_UP }
+    }
+
+    /// An ICMP message ([`icmp`]); the scratch has its headers.
+    #[inline(always)]
+    pub fn message() -> Self {
+        Self { reason: Reason::DroppedInternal, verdict: A_MESSAGE }
+    }
 }
 
-/// No verdict of the kernel's.
+/// No verdicts of the kernel's: what is to be done next, by a function with a stack of its own.
 const TO_BE_REFUSED: i32 = i32::MIN;
+const TO_BE_SENT: i32 = i32::MIN + 1;
+const TO_BE_LOOKED_UP: i32 = i32::MIN + 2;
+const A_MESSAGE: i32 = i32::MIN + 3;
 
 /// Where a program runs.
 pub trait Hook {
@@ -127,32 +146,50 @@ pub fn run<H: Hook>(ctx: Context) -> i32 {
     finish::<H>(ctx, outcome, length)
 }
 
+/// Each step of the slow path runs after the one before has given back its stack: all of a call chain's frames share 512
+/// bytes.
 #[inline(always)]
 fn handle<F: Family, H: Hook>(ctx: Context) -> Outcome {
-    let outcome = fast::<F, H>(ctx);
-    if outcome.verdict == TO_BE_REFUSED { reject::run::<F, H>(ctx) } else { outcome }
+    if let Some(outcome) = fast::<F, H>(ctx) {
+        return outcome;
+    }
+    let mut outcome = inspect::run::<F, H>(ctx);
+    if outcome.verdict == A_MESSAGE {
+        return match icmp::read::<F>(ctx) {
+            Ok(()) => icmp::run::<F, H>(ctx),
+            Err(reason) => Outcome::pass(reason),
+        };
+    }
+    if outcome.verdict == TO_BE_LOOKED_UP {
+        outcome = slow::run::<F, H>(ctx);
+    }
+    match outcome.verdict {
+        TO_BE_SENT => {
+            let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };
+            scratch.reason = outcome.reason;
+            send::run::<F, H>(ctx)
+        }
+        TO_BE_REFUSED => reject::run::<F, H>(ctx),
+        _ => outcome,
+    }
 }
 
-/// One lookup for a packet of a known, steady flow.
+/// One lookup for a plain packet of a known, steady flow; `None` for the slow path.
 #[inline(always)]
-fn fast<F: Family, H: Hook>(ctx: Context) -> Outcome {
-    let Some(config) = maps::config() else { return Outcome::pass(Reason::PassedUnrelated) };
-    let packet = match parse::packet::<F>(ctx) {
-        Ok(packet) => packet,
-        Err(Irregular::Icmp) => return icmp::run::<F, H>(ctx),
-        Err(Irregular::Pass(reason)) => return Outcome::pass(reason),
-    };
+fn fast<F: Family, H: Hook>(ctx: Context) -> Option<Outcome> {
+    let Some(config) = maps::config() else { return Some(Outcome::pass(Reason::PassedUnrelated)) };
+    let packet = parse::packet::<F>(ctx)?;
     if !H::concerns::<F>(config, &packet.tuple) {
-        return Outcome::pass(Reason::PassedUnrelated);
+        return Some(Outcome::pass(Reason::PassedUnrelated));
     }
     if let Some(flow) = F::flows().get_ptr_mut(&packet.tuple) {
         // SAFETY: as in `conntrack::find`.
         let flow = unsafe { &mut *flow };
-        if conntrack::is_steady(&packet, flow, config, jiffies()) {
-            return nat::forward::<F, H>(ctx, &packet, flow, Reason::ForwardedEstablished);
+        if conntrack::is_steady(packet.flags, flow, config, jiffies()) {
+            return Some(nat::forward::<F, H>(ctx, &packet, flow, Reason::ForwardedEstablished));
         }
     }
-    slow::run::<F, H>(ctx)
+    None
 }
 
 /// Outcome to action and count. The one place that returns to the kernel.
@@ -166,7 +203,8 @@ fn finish<H: Hook>(ctx: Context, outcome: Outcome, length: u32) -> i32 {
         | Reason::ForwardedUpdated
         | Reason::ForwardedIcmpError
         | Reason::RefusedTcp
-        | Reason::RefusedUdp => outcome.verdict,
+        | Reason::RefusedUdp
+        | Reason::RefusedSctp => outcome.verdict,
         Reason::PassedProtocol
         | Reason::PassedUnparsed
         | Reason::PassedFragment
@@ -174,7 +212,20 @@ fn finish<H: Hook>(ctx: Context, outcome: Outcome, length: u32) -> i32 {
         | Reason::PassedHandled
         | Reason::PassedTimeToLive
         | Reason::PassedTooBig => NEXT,
-        Reason::DroppedReset
+        Reason::DroppedTruncated
+        | Reason::DroppedVersion
+        | Reason::DroppedHeaderLength
+        | Reason::DroppedHeaderChecksum
+        | Reason::DroppedLength
+        | Reason::DroppedDataOffset
+        | Reason::DroppedExtensionChain
+        | Reason::DroppedSourceRoute
+        | Reason::DroppedFragment
+        | Reason::DroppedZeroPort
+        | Reason::DroppedSource
+        | Reason::DroppedLand
+        | Reason::DroppedUnanswerable
+        | Reason::DroppedReset
         | Reason::DroppedSourceRange
         | Reason::DroppedNoPort
         | Reason::DroppedNoNodeAddress

@@ -4,7 +4,7 @@ use core::{ffi::c_void, mem, ptr};
 
 use abi::CAST_TO_KERN_CTX;
 use aya_ebpf::{
-    bindings::{__sk_buff, BPF_F_INGRESS},
+    bindings::{__sk_buff, BPF_F_INGRESS, BPF_F_RECOMPUTE_CSUM},
     helpers::generated as helper,
 };
 
@@ -57,6 +57,16 @@ pub fn jiffies() -> u32 {
 pub fn random() -> u32 {
     // SAFETY: takes nothing.
     unsafe { helper::bpf_get_prandom_u32() }
+}
+
+/// The unfolded one's-complement sum of `bytes`, a multiple of four, from the word at `first` on.
+#[inline(always)]
+pub fn sum_behind<const N: usize>(words: &mut [u32; N], first: usize, bytes: u32) -> u32 {
+    if first > N || bytes > 4 * (N - first) as u32 {
+        return 0;
+    }
+    // SAFETY: at most as long as what is left of the words.
+    unsafe { helper::bpf_csum_diff(ptr::null_mut(), 0, words.as_mut_ptr().add(first), bytes, 0) as u32 }
 }
 
 impl Frame for Context {
@@ -162,6 +172,13 @@ impl Context {
         unsafe { helper::bpf_l4_csum_replace(self.0, offset as u32, 0, delta as u64, flags) == 0 }
     }
 
+    /// Like [`Self::replace_checksum`], for an IPv4 header.
+    #[inline(always)]
+    pub fn replace_header_checksum(self, offset: u32, delta: u16) -> bool {
+        // SAFETY: as in `replace_checksum`.
+        unsafe { helper::bpf_l3_csum_replace(self.0, offset, 0, delta as u64, 0) == 0 }
+    }
+
     #[inline(always)]
     pub fn change_tail(self, len: u32) -> bool {
         // SAFETY: the helper checks the length.
@@ -190,12 +207,45 @@ impl Context {
             }
     }
 
+    /// Like [`Self::load`], into `words` from the one at `first` on.
+    #[inline(always)]
+    pub fn load_behind<const N: usize>(
+        self,
+        offset: usize,
+        words: &mut [u32; N],
+        first: usize,
+        bytes: u32,
+    ) -> bool {
+        // SAFETY: at most as long as what is left of the destination.
+        first <= N
+            && bytes <= 4 * (N - first) as u32
+            && unsafe {
+                helper::bpf_skb_load_bytes(
+                    self.0.cast_const().cast(),
+                    offset as u32,
+                    words.as_mut_ptr().add(first).cast::<c_void>(),
+                    bytes,
+                ) == 0
+            }
+    }
+
     #[inline(always)]
     pub fn store<const N: usize>(self, offset: usize, words: &[u32; N], bytes: u32) -> bool {
         // SAFETY: at most as long as the source.
         bytes <= 4 * N as u32
             && unsafe {
                 helper::bpf_skb_store_bytes(self.0, offset as u32, words.as_ptr().cast(), bytes, 0) == 0
+            }
+    }
+
+    /// Like [`Self::store`], and keeps a checksum that the device has computed over the packet right.
+    #[inline(always)]
+    pub fn store_summed<const N: usize>(self, offset: usize, words: &[u32; N], bytes: u32) -> bool {
+        // SAFETY: as in `store`.
+        bytes <= 4 * N as u32
+            && unsafe {
+                let flags = BPF_F_RECOMPUTE_CSUM as u64;
+                helper::bpf_skb_store_bytes(self.0, offset as u32, words.as_ptr().cast(), bytes, flags) == 0
             }
     }
 

@@ -1,17 +1,17 @@
 //! The datapath: what every packet of a node's pods and uplinks goes through.
 //!
 //! A packet enters at a [`hook`], is read by [`parse`], looked up once in [`conntrack`], rewritten by [`nat`] and sent on.
-//! That is the fast path, for flows that are known and steady. Everything else is [`slow`]: choose a backend
-//! ([`service`]), find the way ([`route`]), open the flow ([`nat`]), or refuse ([`reject`]). ICMP errors are translated by
-//! the packet they quote ([`icmp`]). [`hook::finish`] turns every outcome into an action and a count.
+//! That is the fast path, for plain packets of flows that are known and steady. Everything else, options, extension headers,
+//! fragments and SCTP among it, is read in full by [`inspect`], which drops what is broken, and goes on to [`slow`]: choose a
+//! backend ([`service`]), find the way ([`route`]), open the flow ([`nat`]), then [`send`] it or refuse it ([`reject`]).
+//! ICMP errors are translated by the packet they quote ([`icmp`]). [`hook::finish`] turns every outcome into an action and a count.
 //!
 //! Written once for both address families, generic over [`family::Family`]. Both objects (`bin/pod.rs`, `bin/uplink.rs`) hold
 //! the same maps and share them by their pinned names.
 //!
 //! Beside packets, [`sock`] serves sockets (`bin/sock.rs`) by the same tables and the same choice. Only there: a process of the
 //! node that calls an address of the node itself (its own node port, a VIP with a local route), whose packets go over `lo` and
-//! never meet these hooks. IPv4 options and IPv6 extension headers
-//! (IPv6 fragments among them) are left to the stack and counted.
+//! never meet these hooks.
 //!
 //! Invariant: no packet is lost without a count, and no path here blocks on user space.
 
@@ -22,14 +22,18 @@ pub mod conntrack;
 pub mod counters;
 pub mod family;
 pub mod fragments;
+pub mod headers;
 pub mod hook;
 pub mod icmp;
+pub mod inspect;
 pub mod kernel;
 pub mod maps;
 pub mod nat;
 pub mod parse;
 pub mod reject;
 pub mod route;
+pub mod sctp;
+pub mod send;
 pub mod service;
 pub mod slow;
 pub mod sock;

@@ -25,7 +25,6 @@ pub static PREFILTER: Array<u64, { prefilter::WORDS }> = Array::new();
 pub struct Space {
     pub query: bpf_fib_lookup,
     pub message: [u32; MESSAGE_WORDS],
-    pub quote: [u32; MESSAGE_WORDS],
 }
 
 #[btf_map]

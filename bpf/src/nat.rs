@@ -2,7 +2,7 @@
 
 use core::ptr;
 
-use abi::{Address, Be16, Config, Flow, Lookup, Reason, Route, State, Tuple, flow_flags};
+use abi::{Address, Be16, Config, Flow, Lookup, Reason, Route, State, Tuple, flow_flags, protocol};
 use aya_ebpf::{
     bindings::{BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_NOEXIST},
     helpers::generated as helper,
@@ -14,7 +14,8 @@ use crate::{
     family::{Family, Scratch},
     hook::{HANDLED, Hook, Outcome},
     kernel::{self, Context, ETHERNET, NEXT, Summed},
-    parse::{Packet, Transport},
+    parse::{Bytes, Far, Packet, Transport},
+    sctp, send,
 };
 
 /// Ports tried before giving up. With three quarters of the range taken towards one backend, one new flow in 100 is dropped,
@@ -34,6 +35,9 @@ fn is_too_big<F: Family>(ctx: Context, packet: &Packet<F>, mtu: u32, length: u32
     }
     let transport = match packet.transport {
         Transport::Tcp(header) => (header.read::<u8, 12>() >> 4) as u32 * 4,
+        // SCTP's are cut where its chunks end (`GSO_BY_FRAGS`): its sender knows the path.
+        Transport::Far(far) if far.protocol == protocol::SCTP => return false,
+        Transport::Far(far) => return send::network_length(far) + far.header + payload > mtu,
         Transport::Udp(_) | Transport::Fragment => 8,
     };
     (F::TRANSPORT - ETHERNET) as u32 + transport + payload > mtu
@@ -57,7 +61,7 @@ pub fn forward<F: Family, H: Hook>(
     F::rewrite(packet.network, (flow.source, flow.destination), flow.ttl_step, flow.l3_delta);
     conntrack::account(flow, length);
     if flow.route == Route::Peer as u8 {
-        set_link_addresses(packet, flow);
+        set_link_addresses(packet.ethernet, flow);
     }
     if flow.has(flow_flags::TRANSLATED) && !rewrite_transport::<F>(ctx, packet, flow) {
         return Outcome::drop(Reason::DroppedInternal);
@@ -67,10 +71,17 @@ pub fn forward<F: Family, H: Hook>(
 
 /// The receiver must find its own address in the frame, and the host's as the sender.
 #[inline(always)]
-fn set_link_addresses<F: Family>(packet: &Packet<F>, flow: &Flow<F::Address>) {
-    packet.ethernet.write::<u32, 0>(flow.next_hop[0]);
-    packet.ethernet.write::<u32, 4>(flow.next_hop[1]);
-    packet.ethernet.write::<u32, 8>(flow.next_hop[2]);
+pub fn set_link_addresses<A>(ethernet: Bytes<ETHERNET>, flow: &Flow<A>) {
+    ethernet.write::<u32, 0>(flow.next_hop[0]);
+    ethernet.write::<u32, 4>(flow.next_hop[1]);
+    ethernet.write::<u32, 8>(flow.next_hop[2]);
+}
+
+/// Both ports as they lie in a packet.
+#[inline(always)]
+pub fn port_word(source: abi::Be16, destination: abi::Be16) -> u32 {
+    let ([a, b], [c, d]) = (source.raw().to_ne_bytes(), destination.raw().to_ne_bytes());
+    u32::from_ne_bytes([a, b, c, d])
 }
 
 /// Ports and the transport checksum. Must be last: the helpers move the packet.
@@ -79,6 +90,7 @@ fn rewrite_transport<F: Family>(ctx: Context, packet: &Packet<F>, flow: &Flow<F:
     let (addresses, ports) = (flow.address_delta, flow.port_delta);
     let summed = match packet.transport {
         Transport::Fragment => return true,
+        Transport::Far(far) => return rewrite_far::<F>(ctx, far, flow),
         // The sender computed none (RFC 768).
         Transport::Udp(header) if header.read::<u16, 6>() == 0 => Summed::Whole,
         Transport::Tcp(_) | Transport::Udp(_) => ctx.summed(),
@@ -97,8 +109,8 @@ fn rewrite_transport<F: Family>(ctx: Context, packet: &Packet<F>, flow: &Flow<F:
             header.write::<u16, 6>(fold(header.read::<u16, 6>() as u32 + addresses as u32));
             true
         }
-        (Transport::Tcp(_), _) => replace::<F>(ctx, 16, addresses, ports, 0),
-        _ => replace::<F>(ctx, 6, addresses, ports, BPF_F_MARK_MANGLED_0 as u64),
+        (Transport::Tcp(_), _) => replace(ctx, F::TRANSPORT + 16, addresses, ports, 0),
+        _ => replace(ctx, F::TRANSPORT + 6, addresses, ports, BPF_F_MARK_MANGLED_0 as u64),
     }
 }
 
@@ -116,7 +128,7 @@ pub fn rewrite_whole<A: Address>(transport: Transport, flow: &Flow<A>) {
                 header.write::<u16, 6>(if field == 0 { 0xffff } else { field });
             }
         }
-        Transport::Fragment => {}
+        Transport::Far(_) | Transport::Fragment => {}
     }
 }
 
@@ -131,13 +143,35 @@ fn set_ports<A: Address>(transport: Transport, flow: &Flow<A>) {
             header.write::<u16, 0>(flow.source_port.raw());
             header.write::<u16, 2>(flow.destination_port.raw());
         }
-        Transport::Fragment => {}
+        Transport::Far(_) | Transport::Fragment => {}
     }
 }
 
+/// Ports and checksum wherever they are.
 #[inline(always)]
-fn replace<F: Family>(ctx: Context, field: usize, addresses: u16, ports: u16, flags: u64) -> bool {
-    let offset = F::TRANSPORT + field;
+fn rewrite_far<F: Family>(ctx: Context, far: Far, flow: &Flow<F::Address>) -> bool {
+    let Some(scratch) = F::scratch() else { return false };
+    let ports = port_word(flow.source_port, flow.destination_port);
+    let (field, flags) = match far.protocol {
+        protocol::TCP => (16, 0),
+        protocol::UDP => (6, BPF_F_MARK_MANGLED_0 as u64),
+        _ => return sctp::rewrite(ctx, far, &mut scratch.words, ports),
+    };
+    let at = far.offset as usize;
+    if far.protocol == protocol::UDP {
+        if !ctx.load(at, &mut scratch.words, 8) {
+            return false;
+        }
+        let [_, _, a, b] = scratch.words[1].to_ne_bytes();
+        if u16::from_ne_bytes([a, b]) == 0 {
+            return ctx.store(at, &[ports], 4);
+        }
+    }
+    ctx.store(at, &[ports], 4) && replace(ctx, at + field, flow.address_delta, flow.port_delta, flags)
+}
+
+#[inline(always)]
+fn replace(ctx: Context, offset: usize, addresses: u16, ports: u16, flags: u64) -> bool {
     (addresses == 0 || ctx.replace_checksum(offset, addresses, flags | BPF_F_PSEUDO_HDR as u64))
         && (ports == 0 || ctx.replace_checksum(offset, ports, flags))
 }
@@ -203,7 +237,7 @@ pub fn open<F: Family>(
     let state = conntrack::initial(key.protocol);
     let now = kernel::jiffies();
     flow.state = state as u8;
-    flow.timeout = conntrack::timeout(config, state);
+    flow.timeout = conntrack::timeout(config, key.protocol, state);
     flow.last_seen = now;
     flow.revision = config.revision;
     (flow.packets, flow.bytes, flow.padding) = (0, 0, 0);

@@ -1,11 +1,11 @@
-//! Reads a packet's headers. The only way into packet bytes: every access is checked, here or at compile time.
+//! Reads a plain packet's headers in place. The only way to packet bytes without a helper: every access is checked, here or
+//! at compile time.
 
-use abi::{Be16, Reason, Tuple, protocol};
+use abi::{Be16, Tuple, protocol};
 
 use crate::{
     family::Family,
-    fragments,
-    kernel::{Context, ETHERNET, Frame},
+    kernel::{ETHERNET, Frame},
 };
 
 /// `N` bytes of a packet that lie before its end. Good until a helper moves the packet.
@@ -64,8 +64,22 @@ pub struct Packet<F: Family> {
 pub enum Transport {
     Tcp(Bytes<20>),
     Udp(Bytes<8>),
+    /// Behind options or extension headers, or SCTP: only helpers reach it.
+    Far(Far),
     /// A later fragment: addresses change, nothing else is there.
     Fragment,
+}
+
+/// A transport header somewhere in the packet.
+#[derive(Clone, Copy)]
+pub struct Far {
+    pub protocol: u8,
+    /// From the start of the frame.
+    pub offset: u32,
+    /// Bytes of the header, options included.
+    pub header: u32,
+    /// Bytes from its start to the packet's end.
+    pub length: u32,
 }
 
 /// TCP flags (RFC 9293, section 3.1).
@@ -76,58 +90,31 @@ pub mod tcp {
     pub const ACK: u8 = 16;
 }
 
-/// A packet that is not simply one with ports.
-pub enum Irregular {
-    Icmp,
-    Pass(Reason),
-}
-
-/// Reads the headers, making them linear first where they are not.
+/// Reads a plain packet in place: TCP or UDP right behind the network header, not a fragment, its headers linear. Anything
+/// else is for [`crate::inspect`].
 #[inline(always)]
-pub fn packet<F: Family>(ctx: Context) -> Result<Packet<F>, Irregular> {
-    match read::<F>(ctx) {
-        Err(Irregular::Pass(Reason::PassedUnparsed)) if ctx.pull(F::TRANSPORT as u32 + 20) => read::<F>(ctx),
-        other => other,
-    }
-}
-
-#[inline(always)]
-fn read<F: Family>(ctx: Context) -> Result<Packet<F>, Irregular> {
-    const UNPARSED: Irregular = Irregular::Pass(Reason::PassedUnparsed);
-    let Some((ethernet, network, ports)) = F::headers(ctx) else { return Err(UNPARSED) };
+pub fn packet<F: Family>(frame: impl Frame) -> Option<Packet<F>> {
+    let (ethernet, network, ports) = F::headers(frame)?;
     if !F::is_plain(network) {
-        return Err(UNPARSED);
+        return None;
     }
     let protocol = F::protocol(network);
-    let (source, destination) = F::addresses(network);
-    let mut tuple = Tuple {
-        source,
-        destination,
-        source_port: Be16::default(),
-        destination_port: Be16::default(),
-        protocol,
-        padding: [0; 3],
-    };
-    if F::is_later_fragment(network) && (protocol == protocol::TCP || protocol == protocol::UDP) {
-        return match fragments::recall::<F>(network, &mut tuple) {
-            true => Ok(Packet { ethernet, network, transport: Transport::Fragment, tuple, flags: 0 }),
-            false => Err(Irregular::Pass(Reason::PassedFragment)),
-        };
-    }
     let (transport, flags) = match protocol {
         protocol::TCP => {
-            let Some(header) = Bytes::<20>::at(ctx, F::TRANSPORT) else { return Err(UNPARSED) };
+            let header = Bytes::<20>::at(frame, F::TRANSPORT)?;
             (Transport::Tcp(header), header.read::<u8, 13>())
         }
         protocol::UDP => (Transport::Udp(ports), 0),
-        number if number == F::ICMP => return Err(Irregular::Icmp),
-        number if F::is_extension(number) => return Err(UNPARSED),
-        _ => return Err(Irregular::Pass(Reason::PassedProtocol)),
+        _ => return None,
     };
-    tuple.source_port = Be16::from_raw(ports.read::<u16, 0>());
-    tuple.destination_port = Be16::from_raw(ports.read::<u16, 2>());
-    if F::is_first_fragment(network) {
-        fragments::remember::<F>(network, &tuple);
-    }
-    Ok(Packet { ethernet, network, transport, tuple, flags })
+    let (source, destination) = F::addresses(network);
+    let tuple = Tuple {
+        source,
+        destination,
+        source_port: Be16::from_raw(ports.read::<u16, 0>()),
+        destination_port: Be16::from_raw(ports.read::<u16, 2>()),
+        protocol,
+        padding: [0; 3],
+    };
+    Some(Packet { ethernet, network, transport, tuple, flags })
 }

@@ -1,31 +1,48 @@
-//! Refuses at once: a reset for TCP, port unreachable for UDP, back out of the device the packet came from.
+//! Refuses at once: a reset for TCP, port unreachable for UDP and SCTP, back out of the device the packet came from.
 //!
 //! A message is composed in place of the packet. Its checksum state must be known for that, also where the packet came
 //! with a partial checksum: see [`replace`].
 
-use abi::{Be16, Reason, Tuple};
+use abi::{Reason, Tuple, protocol};
 
 use crate::{
     checksum::{Delta, fold, sum},
-    family::{Family, MESSAGE_WORDS},
+    family::{Family, MESSAGE_WORDS, QUOTE_WORDS, Scratch},
+    headers::{BUFFER_WORDS, Headers, Shape},
     hook::{HANDLED, Hook, Outcome},
-    kernel::{Context, ETHERNET},
+    kernel::{self, Context, ETHERNET},
     maps::{self, Space},
+    nat,
     parse::{self, Bytes, Packet, Transport, tcp},
 };
 
 const TCP_HEADER: u16 = 20;
 const ICMP_HEADER: u16 = 8;
+/// Bytes quoted of a transport header.
+const QUOTED: u32 = 8;
 
 #[inline(never)]
 pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
-    let Ok(packet) = parse::packet::<F>(ctx) else { return Outcome::drop(Reason::DroppedInternal) };
-    let (reason, done) = match packet.transport {
-        Transport::Tcp(_) if packet.flags & tcp::RST != 0 => return Outcome::drop(Reason::DroppedReset),
-        Transport::Tcp(header) => (Reason::RefusedTcp, reset::<F>(ctx, &packet, header)),
-        Transport::Udp(_) => (Reason::RefusedUdp, unreachable::<F>(ctx, &packet)),
+    let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };
+    let Scratch { key, headers, words, .. } = scratch;
+    let reason = match key.protocol {
+        protocol::TCP => Reason::RefusedTcp,
+        protocol::UDP => Reason::RefusedUdp,
+        _ => Reason::RefusedSctp,
+    };
+    if headers.shape == Shape::Later {
         // The first fragment is answered.
-        Transport::Fragment => return Outcome::drop(Reason::RefusedUdp),
+        return Outcome::drop(reason);
+    }
+    if headers.flags & tcp::RST != 0 {
+        return Outcome::drop(Reason::DroppedReset);
+    }
+    if !is_answerable::<F>(ctx, key) {
+        return Outcome::drop(Reason::DroppedUnanswerable);
+    }
+    let done = match key.protocol {
+        protocol::TCP => reset::<F>(ctx, key, headers, words),
+        _ => unreachable::<F>(ctx, key, headers),
     };
     if !done || !swap_link_addresses(ctx) {
         return Outcome::drop(Reason::DroppedInternal);
@@ -33,6 +50,15 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
     ctx.set_note(HANDLED);
     // A process of this node hears the answer as if it had come from the network.
     Outcome { reason, verdict: ctx.bounce(!H::INGRESS) }
+}
+
+/// One sender, and one receiver: nothing is answered that was sent to many, or that would be answered to many (RFC 1122,
+/// section 3.2.2; RFC 9293, section 3.10.7.2).
+#[inline(always)]
+fn is_answerable<F: Family>(ctx: Context, key: &Tuple<F::Address>) -> bool {
+    const GROUP: u8 = 1;
+    let to_one = Bytes::<ETHERNET>::at(ctx, 0).is_some_and(|header| header.read::<u8, 0>() & GROUP == 0);
+    to_one && F::is_unicast(key.source) && F::is_unicast(key.destination)
 }
 
 /// What a reset carries (RFC 9293, section 3.10.7.1), in network order.
@@ -45,25 +71,37 @@ struct Reset {
 
 impl Reset {
     #[inline(always)]
-    fn to(header: Bytes<20>, flags: u8, payload: u32) -> Self {
+    fn to(header: &[u32; BUFFER_WORDS], flags: u8, payload: u32) -> Self {
         if flags & tcp::ACK != 0 {
-            return Self { sequence: header.read::<u32, 8>(), acknowledgment: 0, flags: tcp::RST };
+            return Self { sequence: header[2], acknowledgment: 0, flags: tcp::RST };
         }
         let length = payload + (flags & tcp::SYN != 0) as u32 + (flags & tcp::FIN != 0) as u32;
-        let next = u32::from_be(header.read::<u32, 4>()).wrapping_add(length);
+        let next = u32::from_be(header[1]).wrapping_add(length);
         Self { sequence: 0, acknowledgment: next.to_be(), flags: tcp::RST | tcp::ACK }
     }
 }
 
 #[inline(always)]
-fn reset<F: Family>(ctx: Context, packet: &Packet<F>, header: Bytes<20>) -> bool {
+fn reset<F: Family>(
+    ctx: Context,
+    key: &Tuple<F::Address>,
+    headers: &Headers,
+    words: &mut [u32; BUFFER_WORDS],
+) -> bool {
+    if !ctx.load(headers.transport as usize, words, TCP_HEADER as u32) {
+        return false;
+    }
     // By the header's word, not the frame's length: short frames are padded.
-    let payload = F::payload(packet.network).wrapping_sub((header.read::<u8, 12>() >> 4) as u32 * 4);
-    let reset = Reset::to(header, packet.flags, payload);
-    if payload == 0 {
-        reset_in_place(ctx, packet, header, reset)
+    let payload = headers.length.wrapping_sub(headers.transport_header);
+    let reset = Reset::to(words, headers.flags, payload);
+    if headers.shape == Shape::Plain
+        && payload == 0
+        && let Some(packet) = parse::packet::<F>(ctx)
+        && let Transport::Tcp(header) = packet.transport
+    {
+        reset_in_place(ctx, &packet, header, reset)
     } else {
-        compose_reset::<F>(ctx, packet, reset)
+        compose_reset::<F>(ctx, key, headers, reset)
     }
 }
 
@@ -88,44 +126,43 @@ fn reset_in_place<F: Family>(ctx: Context, packet: &Packet<F>, header: Bytes<20>
 }
 
 #[inline(always)]
-fn compose_reset<F: Family>(ctx: Context, packet: &Packet<F>, reset: Reset) -> bool {
-    let answer = packet.tuple.reversed();
+fn compose_reset<F: Family>(ctx: Context, key: &Tuple<F::Address>, headers: &Headers, reset: Reset) -> bool {
+    let answer = key.reversed();
     let Some(Space { message, .. }) = maps::space() else { return false };
-    let at = F::compose(message, &answer, packet.tuple.protocol, TCP_HEADER);
-    message[at] = ports(answer.source_port, answer.destination_port);
+    let at = F::compose(message, &answer, protocol::TCP, TCP_HEADER);
+    message[at] = nat::port_word(answer.source_port, answer.destination_port);
     message[at + 1] = reset.sequence;
     message[at + 2] = reset.acknowledgment;
     message[at + 3] = u32::from_ne_bytes([0x50, reset.flags, 0, 0]);
     message[at + 4] = 0;
-    let total = F::pseudo_sum(&answer, packet.tuple.protocol, TCP_HEADER) + sum(&message[at..at + 5]);
+    let total = F::pseudo_sum(&answer, protocol::TCP, TCP_HEADER) + sum(&message[at..at + 5]);
     let [low, high] = (!fold(total)).to_ne_bytes();
     message[at + 4] = u32::from_ne_bytes([low, high, 0, 0]);
-    replace::<F>(ctx, TCP_HEADER as u32) && store::<F>(ctx, message, TCP_HEADER)
+    replace::<F>(ctx, headers, TCP_HEADER as u32) && store::<F>(ctx, message, TCP_HEADER)
 }
 
-/// Quotes network and UDP header, the least that RFC 792 asks for.
+/// Quotes everything up to the ports and what identifies a packet, the least that RFC 792 asks for.
 #[inline(always)]
-fn unreachable<F: Family>(ctx: Context, packet: &Packet<F>) -> bool {
-    let answer: Tuple<F::Address> = packet.tuple.reversed();
-    let Some(Space { message, quote, .. }) = maps::space() else { return false };
-    let payload = ICMP_HEADER + 4 * F::QUOTE_WORDS as u16;
+fn unreachable<F: Family>(ctx: Context, key: &Tuple<F::Address>, headers: &Headers) -> bool {
+    let answer = key.reversed();
+    let Some(Space { message, .. }) = maps::space() else { return false };
+    let wanted = headers.transport - ETHERNET as u32 + QUOTED;
+    let bytes = if wanted < 4 * QUOTE_WORDS as u32 { wanted } else { 4 * QUOTE_WORDS as u32 };
+    let payload = ICMP_HEADER + bytes as u16;
     let at = F::compose(message, &answer, F::ICMP, payload);
-    if !ctx.load(ETHERNET, quote, 4 * F::QUOTE_WORDS as u32) {
-        return false;
-    }
     message[at] = F::PORT_UNREACHABLE;
     message[at + 1] = 0;
-    for word in 0..F::QUOTE_WORDS {
-        message[at + 2 + word] = quote[word];
+    if bytes == 0 || !ctx.load_behind(ETHERNET, message, at + 2, bytes) {
+        return false;
     }
-    let mut total = sum(&message[at..at + 2 + F::QUOTE_WORDS]);
+    let mut total = fold(kernel::sum_behind(message, at, payload as u32)) as u32;
     if F::ICMP_SUMS_ADDRESSES {
         total += F::pseudo_sum(&answer, F::ICMP, payload);
     }
     let [low, high] = (!fold(total)).to_ne_bytes();
     let [kind, code, ..] = F::PORT_UNREACHABLE.to_ne_bytes();
     message[at] = u32::from_ne_bytes([kind, code, low, high]);
-    replace::<F>(ctx, payload as u32) && store::<F>(ctx, message, payload)
+    replace::<F>(ctx, headers, payload as u32) && store::<F>(ctx, message, payload)
 }
 
 /// Turns the packet into an empty one with room for `payload` bytes behind the network header.
@@ -133,20 +170,14 @@ fn unreachable<F: Family>(ctx: Context, packet: &Packet<F>) -> bool {
 /// Growing the tail and cutting as much from the front moves the data past where a partial checksum would start, at which
 /// the kernel takes the packet for one without (`skb_postpull_rcsum`): what we write then goes out as we wrote it.
 #[inline(always)]
-fn replace<F: Family>(ctx: Context, payload: u32) -> bool {
-    let spare = F::TRANSPORT as u32 + 2;
+fn replace<F: Family>(ctx: Context, headers: &Headers, payload: u32) -> bool {
+    let spare = headers.transport + 2;
     ctx.change_tail(F::TRANSPORT as u32 + payload + spare) && ctx.cut_front(spare as i32)
 }
 
 #[inline(always)]
 fn store<F: Family>(ctx: Context, message: &[u32; MESSAGE_WORDS], payload: u16) -> bool {
     ctx.store(ETHERNET, message, (F::TRANSPORT - ETHERNET) as u32 + payload as u32)
-}
-
-#[inline(always)]
-fn ports(source: Be16, destination: Be16) -> u32 {
-    let ([a, b], [c, d]) = (source.raw().to_ne_bytes(), destination.raw().to_ne_bytes());
-    u32::from_ne_bytes([a, b, c, d])
 }
 
 #[inline(always)]

@@ -6,41 +6,42 @@ use crate::{
     conntrack,
     family::{Family, Scratch, origin},
     hook::{Hook, Outcome},
+    inspect,
     kernel::{self, Context},
-    maps, nat, parse,
-    parse::Irregular,
+    maps, nat,
     route::{self, Way},
     service::{self, Choice, Review},
 };
 
 /// What is known of the packet's flow, after bringing it up to date.
 enum Known {
+    Steady,
     Yes,
     No,
     Refused,
 }
 
-/// Never inlined, so that the fast path stays small.
+/// Takes the tuple and the headers from the scratch, as [`inspect`] left them. Never inlined, so that the fast path stays
+/// small.
 #[inline(never)]
 pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
     let (Some(config), Some(scratch)) = (maps::config(), F::scratch()) else {
         return Outcome::drop(Reason::DroppedInternal);
     };
-    let flags = match parse::packet::<F>(ctx) {
-        Ok(packet) => {
-            scratch.key = packet.tuple;
-            packet.flags
-        }
-        Err(Irregular::Pass(reason)) => return Outcome::pass(reason),
-        Err(Irregular::Icmp) => return Outcome::pass(Reason::PassedProtocol),
-    };
-    match update::<F, H>(ctx, scratch, config, flags) {
-        Known::Yes => return send::<F, H>(ctx, scratch, Reason::ForwardedUpdated),
+    match update::<F, H>(ctx, scratch, config) {
+        Known::Steady => return Outcome::send(Reason::ForwardedEstablished),
+        Known::Yes => return Outcome::send(Reason::ForwardedUpdated),
         Known::Refused => return Outcome::refuse(),
         Known::No if !H::OPENS => return Outcome::pass(Reason::PassedUnrelated),
         Known::No => {}
     }
-    match service::choose::<F, H>(&scratch.key, config, &mut scratch.backend) {
+    let choice = service::choose::<F, H>(&scratch.key, config, &mut scratch.backend);
+    if !matches!(choice, Choice::None)
+        && let Some(reason) = inspect::denied::<F, H>(&scratch.key)
+    {
+        return Outcome::drop(reason);
+    }
+    match choice {
         Choice::Backend { masquerade } => open_translated::<F, H>(ctx, scratch, config, masquerade),
         Choice::None => open_plain::<F, H>(ctx, scratch, config),
         Choice::Refused => Outcome::refuse(),
@@ -49,26 +50,14 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
     }
 }
 
-/// Sends the packet by the entry of its own tuple.
-#[inline(always)]
-fn send<F: Family, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, reason: Reason) -> Outcome {
-    // Read again: pointers into the packet do not outlive what came between.
-    let Ok(packet) = parse::packet::<F>(ctx) else { return Outcome::drop(Reason::DroppedInternal) };
-    match conntrack::find::<F>(&scratch.key) {
-        Some(flow) => nat::forward::<F, H>(ctx, &packet, flow, reason),
-        None => Outcome::drop(Reason::DroppedTableFull),
-    }
-}
-
 /// Finds the packet's entry, if it has a live one, validates it, and moves its state.
 #[inline(always)]
-fn update<F: Family, H: Hook>(
-    ctx: Context,
-    scratch: &mut Scratch<F::Address>,
-    config: &Config,
-    flags: u8,
-) -> Known {
+fn update<F: Family, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, config: &Config) -> Known {
+    let flags = scratch.headers.flags;
     let Some(flow) = conntrack::find::<F>(&scratch.key) else { return Known::No };
+    if conntrack::is_steady(flags, flow, config, kernel::jiffies()) {
+        return Known::Steady;
+    }
     scratch.reply_key = flow.reply_key(scratch.key.protocol);
     let pair = conntrack::find::<F>(&scratch.reply_key);
     if !conntrack::is_alive(flow, pair.as_deref(), flags, kernel::jiffies()) {
@@ -114,7 +103,7 @@ fn open_translated<F: Family, H: Hook>(
     // stack drops as a martian; its answers pass this node in any case.
     let masquerade = (masquerade || scratch.key.source == scratch.backend.address) && way != Way::Node;
     match nat::open::<F>(scratch, config, masquerade) {
-        Ok(()) => send::<F, H>(ctx, scratch, Reason::ForwardedNew),
+        Ok(()) => Outcome::send(Reason::ForwardedNew),
         Err(reason) => Outcome::drop(reason),
     }
 }
@@ -144,7 +133,7 @@ fn open_plain<F: Family, H: Hook>(
     }
     let state = conntrack::initial(key.protocol);
     flow.state = state as u8;
-    flow.timeout = conntrack::timeout(config, state);
+    flow.timeout = conntrack::timeout(config, key.protocol, state);
     flow.last_seen = kernel::jiffies();
     flow.revision = config.revision;
     (flow.packets, flow.bytes, flow.padding) = (0, 0, 0);
@@ -153,5 +142,5 @@ fn open_plain<F: Family, H: Hook>(
         // The stack delivers as well, only slower.
         return Outcome::pass(Reason::PassedUnrelated);
     }
-    send::<F, H>(ctx, scratch, Reason::ForwardedNew)
+    Outcome::send(Reason::ForwardedNew)
 }

@@ -8,7 +8,7 @@
 
 use core::{mem, ptr};
 
-use abi::{Be16, Config, Flow, Reason, Route, Tuple, protocol};
+use abi::{Config, Flow, Reason, Route};
 use aya_ebpf::{
     bindings::{BPF_FIB_LKUP_RET_SUCCESS, bpf_fib_lookup, xdp_action, xdp_md},
     helpers::generated as helper,
@@ -22,7 +22,7 @@ use crate::{
     kernel::{ETHERNET, Frame, jiffies},
     maps::{self, Space},
     nat,
-    parse::{Bytes, Packet, Transport},
+    parse::{self, Bytes, Packet, Transport},
 };
 
 /// A received frame, before the stack has made a packet of it.
@@ -94,14 +94,15 @@ fn send_back(frame: Received) -> u32 {
 /// Rewrites the frame and says how long it is; `None`: it is as it came, and not for this program.
 #[inline(always)]
 fn forward<F: Family>(frame: Received) -> Option<u32> {
+    // First, while there are registers: the verifier lets no half of a packet pointer be put aside.
+    let length = (frame.data_end() - frame.data()) as u32;
     let config = maps::config()?;
-    let packet = read::<F>(frame)?;
+    let packet = read::<F>(frame, length)?;
     if !FromWire::concerns::<F>(config, &packet.tuple) {
         return None;
     }
     // SAFETY: as in `conntrack::find`.
     let flow = unsafe { &mut *F::flows().get_ptr_mut(&packet.tuple)? };
-    let length = (frame.data_end() - frame.data()) as u32;
     let may = is_ours(frame, &packet, flow, config)
         && length - ETHERNET as u32 <= flow.mtu
         && F::time_to_live(packet.network) > 1
@@ -121,31 +122,10 @@ fn forward<F: Family>(frame: Received) -> Option<u32> {
 
 /// Headers without options or extensions, no fragment, and as long as they say.
 #[inline(always)]
-fn read<F: Family>(frame: Received) -> Option<Packet<F>> {
-    let (ethernet, network, ports) = F::headers(frame)?;
-    let is_whole = F::is_plain(network) && !F::is_first_fragment(network) && !F::is_later_fragment(network);
-    let end = F::TRANSPORT + F::payload(network) as usize;
-    if !is_whole || end > frame.data_end() - frame.data() {
-        return None;
-    }
-    let (transport, flags) = match F::protocol(network) {
-        protocol::TCP => {
-            let header = Bytes::<20>::at(frame, F::TRANSPORT)?;
-            (Transport::Tcp(header), header.read::<u8, 13>())
-        }
-        protocol::UDP => (Transport::Udp(ports), 0),
-        _ => return None,
-    };
-    let (source, destination) = F::addresses(network);
-    let tuple = Tuple {
-        source,
-        destination,
-        source_port: Be16::from_raw(ports.read::<u16, 0>()),
-        destination_port: Be16::from_raw(ports.read::<u16, 2>()),
-        protocol: F::protocol(network),
-        padding: [0; 3],
-    };
-    Some(Packet { ethernet, network, transport, tuple, flags })
+fn read<F: Family>(frame: Received, length: u32) -> Option<Packet<F>> {
+    let packet = parse::packet::<F>(frame)?;
+    let end = F::TRANSPORT as u32 + F::payload(packet.network);
+    if end > length { None } else { Some(packet) }
 }
 
 /// Steady, and out of the device that it came in by.
@@ -153,7 +133,7 @@ fn read<F: Family>(frame: Received) -> Option<Packet<F>> {
 fn is_ours<F: Family>(frame: Received, packet: &Packet<F>, flow: &Flow<F::Address>, config: &Config) -> bool {
     flow.route == Route::Neighbour as u8
         && flow.interface == frame.interface()
-        && conntrack::is_steady(packet, flow, config, jiffies())
+        && conntrack::is_steady(packet.flags, flow, config, jiffies())
 }
 
 /// Whether the checksum is still to be completed by whoever sends the packet out of the machine.

@@ -2,7 +2,7 @@
 
 use abi::{
     AffinityKey, AffinityValue, Backend, BackendKey, Config, Endpoint, Flow, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, MaglevChunk, MaglevKey, MemberKey, RangeKey, Tuple, V4, protocol,
+    Frontend, FrontendKey, MaglevChunk, MaglevKey, MemberKey, RangeKey, Reason, Tuple, V4, protocol,
 };
 use aya_ebpf::{
     bindings::bpf_fib_lookup,
@@ -13,7 +13,8 @@ use aya_ebpf::{
 use super::{Family, MESSAGE_WORDS, Scratch, family_maps};
 use crate::{
     checksum::{Delta, adjust, fold, sum},
-    kernel::{ETHERNET, Frame},
+    headers::{BUFFER_WORDS, Headers, Shape, addressed, length_by_word},
+    kernel::{self, Context, ETHERNET, Frame},
     maps::{
         AFFINITY_ROWS, BACKEND_ROWS, ENDPOINT_ROWS, FLOW_ROWS, FRAGMENT_ROWS, FRONTEND_ROWS, GROWS,
         MAGLEV_ROWS, ORIGIN_ROWS, RANGE_ROWS,
@@ -41,8 +42,8 @@ impl Family for Ipv4 {
     const ICMP: u8 = protocol::ICMP;
     /// Destination unreachable, port unreachable (RFC 792).
     const PORT_UNREACHABLE: u32 = 0x0303_0000u32.to_be();
-    const QUOTE_WORDS: usize = (LENGTH + 8) / 4;
     const ICMP_SUMS_ADDRESSES: bool = false;
+    const FRAGMENTS_NAME_PROTOCOL: bool = true;
 
     #[inline(always)]
     fn headers(frame: impl Frame) -> Option<(Bytes<ETHERNET>, Self::Header, Bytes<8>)> {
@@ -55,34 +56,60 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
-    fn quoted(frame: impl Frame) -> Option<(Self::Header, Bytes<8>)> {
-        let quote = Bytes::<{ LENGTH + 8 }>::at(frame, Self::TRANSPORT + 8)?;
-        Some((quote.part::<0, LENGTH>(), quote.part::<LENGTH, 8>()))
+    fn network(frame: impl Frame) -> Option<(Bytes<ETHERNET>, Self::Header)> {
+        let bytes = Bytes::<{ ETHERNET + LENGTH }>::at(frame, 0)?;
+        Some((bytes.part::<0, ETHERNET>(), bytes.part::<ETHERNET, LENGTH>()))
+    }
+
+    #[inline(always)]
+    fn walk(
+        ctx: Context,
+        at: u32,
+        words: &mut [u32; BUFFER_WORDS],
+        headers: &mut Headers,
+        tuple: &mut Tuple<V4>,
+    ) -> Result<(), Reason> {
+        if !ctx.load(at as usize, words, LENGTH as u32) {
+            return Err(Reason::DroppedTruncated);
+        }
+        let [first, _, high, low] = words[0].to_ne_bytes();
+        let own = (first & 15) as u32 * 4;
+        let total = length_by_word(ctx, at, u16::from_be_bytes([high, low]) as u32, 0);
+        if first >> 4 != 4 {
+            return Err(Reason::DroppedVersion);
+        }
+        if own < LENGTH as u32 {
+            return Err(Reason::DroppedHeaderLength);
+        }
+        if total < own {
+            return Err(Reason::DroppedLength);
+        }
+        let mut header_sum = sum(&[words[0], words[1], words[2], words[3], words[4]]);
+        if own > LENGTH as u32 {
+            if !ctx.load(at as usize, words, own) {
+                return Err(Reason::DroppedTruncated);
+            }
+            header_sum = kernel::sum_behind(words, 0, own);
+            options(words, own)?;
+        }
+        headers.begin(total - own, fold(header_sum));
+        headers.transport = at + own;
+        let [a, b, c, d] = words[1].to_ne_bytes();
+        let place = u16::from_ne_bytes([c, d]);
+        if place & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0 {
+            let offset = u16::from_be(place & FRAGMENT_OFFSET) as u32 * 8;
+            headers.fragment(u16::from_ne_bytes([a, b]) as u32, offset, place & MORE_FRAGMENTS != 0);
+        } else if own > LENGTH as u32 {
+            headers.shape = Shape::Whole;
+        }
+        let [_, number, ..] = words[2].to_ne_bytes();
+        addressed::<Self>(tuple, V4(words[3]), V4(words[4]), number);
+        Ok(())
     }
 
     #[inline(always)]
     fn is_plain(header: Self::Header) -> bool {
-        header.read::<u8, 0>() == 0x45
-    }
-
-    #[inline(always)]
-    fn is_first_fragment(header: Self::Header) -> bool {
-        header.read::<u16, 6>() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == MORE_FRAGMENTS
-    }
-
-    #[inline(always)]
-    fn is_later_fragment(header: Self::Header) -> bool {
-        header.read::<u16, 6>() & FRAGMENT_OFFSET != 0
-    }
-
-    #[inline(always)]
-    fn identification(header: Self::Header) -> u16 {
-        header.read::<u16, 4>()
-    }
-
-    #[inline(always)]
-    fn is_extension(_protocol: u8) -> bool {
-        false
+        header.read::<u8, 0>() == 0x45 && header.read::<u16, 6>() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0
     }
 
     /// Destination unreachable, time exceeded, parameter problem (RFC 792).
@@ -111,6 +138,13 @@ impl Family for Ipv4 {
         (V4(header.read::<u32, 12>()), V4(header.read::<u32, 16>()))
     }
 
+    /// Neither "this" network, nor loopback, nor multicast, nor class E with the broadcast address (RFC 6890).
+    #[inline(always)]
+    fn is_unicast(address: V4) -> bool {
+        let [first, ..] = address.0.to_ne_bytes();
+        first != 0 && first != 127 && first < 224
+    }
+
     #[inline(always)]
     fn rewrite(header: Self::Header, (source, destination): (V4, V4), step: u8, delta: u16) {
         let ttl = header.read::<u8, 8>();
@@ -119,6 +153,12 @@ impl Family for Ipv4 {
         header.write::<u16, 10>(adjust(checksum, delta));
         header.write::<u32, 12>(source.0);
         header.write::<u32, 16>(destination.0);
+    }
+
+    #[inline(always)]
+    fn rewrite_quoted(ctx: Context, at: u32, (source, destination): (V4, V4), delta: u16) -> bool {
+        ctx.replace_header_checksum(at + 10, delta)
+            && ctx.store(at as usize + 12, &[source.0, destination.0], 8)
     }
 
     #[inline(always)]
@@ -205,4 +245,35 @@ impl Family for Ipv4 {
         MAGLEV_V4,
         SCRATCH_V4
     );
+}
+
+/// Looks for what sends a packet elsewhere: loose and strict source routes (RFC 791, section 3.1). No sender has as many
+/// options, filling included, as are looked at: more are broken.
+#[inline(always)]
+fn options(words: &[u32; BUFFER_WORDS], length: u32) -> Result<(), Reason> {
+    const END: u8 = 0;
+    const NOTHING: u8 = 1;
+    const LOOSE: u8 = 131;
+    const STRICT: u8 = 137;
+    const OPTIONS: u32 = 12;
+    let byte = |at: u32| (u32::from_le(words[(at / 4) as usize % BUFFER_WORDS]) >> (at % 4 * 8)) as u8;
+    let mut at = LENGTH as u32;
+    for _ in 0..OPTIONS {
+        if at >= length {
+            return Ok(());
+        }
+        match byte(at) {
+            END => return Ok(()),
+            NOTHING => at += 1,
+            LOOSE | STRICT => return Err(Reason::DroppedSourceRoute),
+            _ => {
+                let own = byte(at + 1) as u32;
+                if own < 2 || at + own > length {
+                    return Err(Reason::DroppedHeaderLength);
+                }
+                at += own;
+            }
+        }
+    }
+    if at >= length { Ok(()) } else { Err(Reason::DroppedHeaderLength) }
 }

@@ -2,7 +2,7 @@
 
 use abi::{
     AffinityKey, AffinityValue, Backend, BackendKey, Config, Endpoint, Flow, FragmentKey, FragmentPorts,
-    Frontend, FrontendKey, MaglevChunk, MaglevKey, MemberKey, RangeKey, Tuple, V6, protocol,
+    Frontend, FrontendKey, MaglevChunk, MaglevKey, MemberKey, RangeKey, Reason, Tuple, V6, protocol,
 };
 use aya_ebpf::{
     bindings::bpf_fib_lookup,
@@ -13,7 +13,8 @@ use aya_ebpf::{
 use super::{Family, MESSAGE_WORDS, Scratch, family_maps};
 use crate::{
     checksum::{Delta, sum},
-    kernel::{ETHERNET, Frame},
+    headers::{BUFFER_WORDS, CHAIN_BYTES, CHAIN_HEADERS, Headers, Shape, addressed, length_by_word},
+    kernel::{Context, ETHERNET, Frame},
     maps::{
         AFFINITY_ROWS, BACKEND_ROWS, ENDPOINT_ROWS, FLOW_ROWS, FRAGMENT_ROWS, FRONTEND_ROWS, GROWS,
         MAGLEV_ROWS, ORIGIN_ROWS, RANGE_ROWS,
@@ -37,8 +38,8 @@ impl Family for Ipv6 {
     const ICMP: u8 = protocol::ICMPV6;
     /// Destination unreachable, port unreachable (RFC 4443).
     const PORT_UNREACHABLE: u32 = 0x0104_0000u32.to_be();
-    const QUOTE_WORDS: usize = (LENGTH + 8) / 4;
     const ICMP_SUMS_ADDRESSES: bool = true;
+    const FRAGMENTS_NAME_PROTOCOL: bool = false;
 
     #[inline(always)]
     fn headers(frame: impl Frame) -> Option<(Bytes<ETHERNET>, Self::Header, Bytes<8>)> {
@@ -51,35 +52,40 @@ impl Family for Ipv6 {
     }
 
     #[inline(always)]
-    fn quoted(frame: impl Frame) -> Option<(Self::Header, Bytes<8>)> {
-        let quote = Bytes::<{ LENGTH + 8 }>::at(frame, Self::TRANSPORT + 8)?;
-        Some((quote.part::<0, LENGTH>(), quote.part::<LENGTH, 8>()))
+    fn network(frame: impl Frame) -> Option<(Bytes<ETHERNET>, Self::Header)> {
+        let bytes = Bytes::<{ ETHERNET + LENGTH }>::at(frame, 0)?;
+        Some((bytes.part::<0, ETHERNET>(), bytes.part::<ETHERNET, LENGTH>()))
+    }
+
+    #[inline(always)]
+    fn walk(
+        ctx: Context,
+        at: u32,
+        words: &mut [u32; BUFFER_WORDS],
+        headers: &mut Headers,
+        tuple: &mut Tuple<V6>,
+    ) -> Result<(), Reason> {
+        if !ctx.load(at as usize, words, LENGTH as u32) {
+            return Err(Reason::DroppedTruncated);
+        }
+        let [first, ..] = words[0].to_ne_bytes();
+        if first >> 4 != 6 {
+            return Err(Reason::DroppedVersion);
+        }
+        let [high, low, next, _] = words[1].to_ne_bytes();
+        let total = length_by_word(ctx, at, u16::from_be_bytes([high, low]) as u32, LENGTH as u32);
+        let [_, _, a, b, c, d, e, f, g, h, ..] = *words;
+        addressed::<Self>(tuple, V6([a, b, c, d]), V6([e, f, g, h]), next);
+        headers.begin(0, 0xffff);
+        let end = at + total;
+        tuple.protocol = chain(ctx, (at + LENGTH as u32, end), next, words, headers)?;
+        headers.length = end - headers.transport;
+        Ok(())
     }
 
     #[inline(always)]
     fn is_plain(header: Self::Header) -> bool {
         header.read::<u8, 0>() >> 4 == 6
-    }
-
-    #[inline(always)]
-    fn is_first_fragment(_header: Self::Header) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    fn is_later_fragment(_header: Self::Header) -> bool {
-        false
-    }
-
-    #[inline(always)]
-    fn identification(_header: Self::Header) -> u16 {
-        0
-    }
-
-    /// Hop-by-hop, routing, fragment, authentication, destination options, mobility (RFC 8200, section 4; RFC 7045).
-    #[inline(always)]
-    fn is_extension(protocol: u8) -> bool {
-        matches!(protocol, 0 | 43 | 44 | 51 | 60 | 135)
     }
 
     /// Error messages have the high bit clear (RFC 4443, section 2.1); neighbour discovery has it set.
@@ -121,6 +127,14 @@ impl Family for Ipv6 {
         )
     }
 
+    /// Neither unspecified, nor loopback, nor multicast (RFC 4291, section 2.4).
+    #[inline(always)]
+    fn is_unicast(address: V6) -> bool {
+        let [a, b, c, d] = address.0;
+        let [first, ..] = a.to_ne_bytes();
+        first != 0xff && (a | b | c != 0 || u32::from_be(d) > 1)
+    }
+
     #[inline(always)]
     fn rewrite(header: Self::Header, (source, destination): (V6, V6), step: u8, _delta: u16) {
         let hop_limit = header.read::<u8, 7>();
@@ -135,6 +149,12 @@ impl Family for Ipv6 {
         header.write::<u32, 28>(b);
         header.write::<u32, 32>(c);
         header.write::<u32, 36>(d);
+    }
+
+    #[inline(always)]
+    fn rewrite_quoted(ctx: Context, at: u32, (source, destination): (V6, V6), _delta: u16) -> bool {
+        let ([a, b, c, d], [e, f, g, h]) = (source.0, destination.0);
+        ctx.store(at as usize + 8, &[a, b, c, d, e, f, g, h], 32)
     }
 
     #[inline(always)]
@@ -218,4 +238,69 @@ impl Family for Ipv6 {
         MAGLEV_V6,
         SCRATCH_V6
     );
+}
+
+/// Follows the extension headers in `from..end`; returns the protocol behind them (RFC 8200, section 4).
+///
+/// A later fragment's ends the walk: what its header names is in the first one.
+#[inline(always)]
+fn chain(
+    ctx: Context,
+    (from, end): (u32, u32),
+    first: u8,
+    words: &mut [u32; BUFFER_WORDS],
+    headers: &mut Headers,
+) -> Result<u8, Reason> {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const AUTHENTICATION: u8 = 51;
+    const DESTINATION_OPTIONS: u8 = 60;
+    let (mut next, mut at, mut fragmented) = (first, from, false);
+    for index in 0..=CHAIN_HEADERS {
+        headers.transport = at;
+        if at > end {
+            return Err(Reason::DroppedLength);
+        }
+        match next {
+            HOP_BY_HOP if index != 0 => return Err(Reason::DroppedExtensionChain),
+            HOP_BY_HOP | ROUTING | FRAGMENT | AUTHENTICATION | DESTINATION_OPTIONS => {}
+            _ => return Ok(next),
+        }
+        if index == CHAIN_HEADERS || at - from > CHAIN_BYTES {
+            return Err(Reason::DroppedExtensionChain);
+        }
+        if at + 8 > end {
+            return Err(Reason::DroppedLength);
+        }
+        if !ctx.load(at as usize, words, 8) {
+            return Err(Reason::DroppedTruncated);
+        }
+        let [following, length, third, fourth] = words[0].to_ne_bytes();
+        if headers.shape == Shape::Plain {
+            headers.shape = Shape::Whole;
+        }
+        match next {
+            FRAGMENT => {
+                if fragmented {
+                    return Err(Reason::DroppedExtensionChain);
+                }
+                fragmented = true;
+                let place = u16::from_be_bytes([third, fourth]);
+                headers.fragment(words[1], (place & 0xfff8) as u32, place & 1 != 0);
+                at += 8;
+            }
+            ROUTING if third == 0 => return Err(Reason::DroppedSourceRoute),
+            // To be sent elsewhere from here, by those who know how.
+            ROUTING if fourth != 0 => return Err(Reason::PassedUnparsed),
+            AUTHENTICATION => at += (length as u32 + 2) * 4,
+            _ => at += (length as u32 + 1) * 8,
+        }
+        next = following;
+        if headers.shape == Shape::Later {
+            headers.transport = at;
+            return Ok(0);
+        }
+    }
+    Err(Reason::DroppedExtensionChain)
 }

@@ -42,6 +42,9 @@ pub struct Timeouts {
     /// UDP, before a reply was seen.
     pub udp_unanswered: u32,
     pub udp: u32,
+    pub sctp_established: u32,
+    /// SCTP, before its handshake is through or once one side has shut down.
+    pub sctp_unsettled: u32,
 }
 
 impl Config {
@@ -52,5 +55,5 @@ impl Config {
     }
 }
 
-const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 6));
+const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 8));
 plain!(Config);

@@ -125,13 +125,13 @@ pub mod flow_flags {
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// TCP before its handshake is through.
+    /// TCP or SCTP before its handshake is through.
     Opening = 0,
-    /// TCP, both sides are done; a SYN starts a new flow.
+    /// TCP or SCTP, both sides are done; a SYN or INIT starts a new flow.
     Closed = 1,
-    /// TCP after its handshake.
+    /// TCP or SCTP after its handshake.
     Established = 2,
-    /// TCP, one side is done.
+    /// TCP or SCTP, one side is done.
     HalfClosed = 3,
     /// UDP, nothing came back yet.
     Unanswered = 4,
@@ -169,9 +169,11 @@ pub enum Route {
 pub struct FragmentKey<A> {
     pub source: A,
     pub destination: A,
-    pub identification: u16,
+    /// As it lies in the packet.
+    pub identification: u32,
+    /// 0 for IPv6.
     pub protocol: u8,
-    pub padding: u8,
+    pub padding: [u8; 3],
 }
 
 #[repr(C)]
@@ -179,13 +181,17 @@ pub struct FragmentKey<A> {
 pub struct FragmentPorts {
     pub source: Be16,
     pub destination: Be16,
+    /// Jiffies, low 32 bits, of the first fragment.
+    pub seen: u32,
+    pub protocol: u8,
+    pub padding: [u8; 3],
 }
 
 const _: () = {
     use crate::{V4, V6};
     assert!(size_of::<Tuple<V4>>() == 16 && size_of::<Tuple<V6>>() == 40);
     assert!(size_of::<Flow<V4>>() == 96 && size_of::<Flow<V6>>() == 120);
-    assert!(size_of::<FragmentKey<V4>>() == 12 && size_of::<FragmentKey<V6>>() == 36);
+    assert!(size_of::<FragmentKey<V4>>() == 16 && size_of::<FragmentKey<V6>>() == 40);
 };
 plain!(FragmentPorts);
 plain!(per family: Tuple, Flow, FragmentKey);

@@ -52,7 +52,7 @@ pub enum Reason {
     ForwardedIcmpError = "forwarded_icmp_error",
     /// Left to the stack: no IP, a protocol without ports, or an ICMP message that is no error.
     PassedProtocol = "passed_protocol",
-    /// Left to the stack: IP options, extension headers or a truncated header.
+    /// Left to the stack: a routing header that leads elsewhere, or an ICMP error that quotes too little.
     PassedUnparsed = "passed_unparsed",
     /// Left to the stack: a fragment whose datagram's first fragment was not seen.
     PassedFragment = "passed_fragment",
@@ -68,6 +68,34 @@ pub enum Reason {
     RefusedTcp = "refused_tcp",
     /// UDP refused with a port-unreachable message: the frontend has no backend for this client.
     RefusedUdp = "refused_udp",
+    /// SCTP refused with a port-unreachable message: the frontend has no backend for this client.
+    RefusedSctp = "refused_sctp",
+    /// Dropped: the frame ends inside a header.
+    DroppedTruncated = "dropped_truncated",
+    /// Dropped: an IP version that is not its EtherType's.
+    DroppedVersion = "dropped_version",
+    /// Dropped: an IPv4 header shorter than five words, or an option that runs over its end.
+    DroppedHeaderLength = "dropped_header_length",
+    /// Dropped: a wrong IPv4 header checksum; on the fast path it stays wrong, for the receiver to see.
+    DroppedHeaderChecksum = "dropped_header_checksum",
+    /// Dropped: a length that is longer than the frame or the packet, or too short for the headers.
+    DroppedLength = "dropped_length",
+    /// Dropped: a TCP data offset below five words or beyond the packet.
+    DroppedDataOffset = "dropped_data_offset",
+    /// Dropped: IPv6 extension headers that are too many, too long, or not in an order that receivers accept.
+    DroppedExtensionChain = "dropped_extension_chain",
+    /// Dropped: a source route, by an IPv4 option or a routing header of type 0.
+    DroppedSourceRoute = "dropped_source_route",
+    /// Dropped: a fragment that cuts or overlaps the transport header, or runs beyond the longest datagram.
+    DroppedFragment = "dropped_fragment",
+    /// Dropped: TCP or SCTP from port 0 to a frontend.
+    DroppedZeroPort = "dropped_zero_port",
+    /// Dropped: to a frontend from an address that is no host's (multicast, broadcast, loopback, none).
+    DroppedSource = "dropped_source",
+    /// Dropped: to a frontend from its own address.
+    DroppedLand = "dropped_land",
+    /// Dropped: refused, and not answered, because it was sent to many.
+    DroppedUnanswerable = "dropped_unanswerable",
     /// Dropped: a reset for a connection that is refused anyway; a reset is never answered.
     DroppedReset = "dropped_reset",
     /// Dropped: outside the frontend's source ranges.

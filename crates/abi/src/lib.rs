@@ -29,12 +29,13 @@ pub use socket::{DatagramKey, DatagramPeer, Socket, datagram_side, socket_flags}
 /// Names the directory of pinned maps: two versions never share a map.
 pub const ABI_VERSION: u32 = 2;
 
-/// IANA protocol numbers (RFC 792, 9293, 768, 4443).
+/// IANA protocol numbers (RFC 792, 9293, 768, 4443, 9260).
 pub mod protocol {
     pub const ICMP: u8 = 1;
     pub const TCP: u8 = 6;
     pub const UDP: u8 = 17;
     pub const ICMPV6: u8 = 58;
+    pub const SCTP: u8 = 132;
 }
 
 /// Made-up helper number of `bpf_cast_to_kern_ctx`: the loader turns calls of it into calls of the kfunc, or

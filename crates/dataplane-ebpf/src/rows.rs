@@ -7,8 +7,8 @@ use abi::{
     backend_flags, frontend_flags,
 };
 use model::{
-    Family, FrontendKind, Masquerade, NodeConfig, Protocol, ServicePort, ServicePortId, Target,
-    TrafficPolicy, oracle::Origin,
+    Family, FrontendKind, Masquerade, NodeConfig, ServicePort, ServicePortId, Target, TrafficPolicy,
+    oracle::Origin,
 };
 
 use crate::{maglev::TableSize, table::Prefix};
@@ -35,8 +35,6 @@ pub(crate) struct Rows<A: Ord> {
 /// Why a Service port cannot be programmed, whatever the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unsupported {
-    #[error("sctp is not supported by the ebpf dataplane")]
-    Sctp,
     #[error("a backend or frontend address is of another family than the service")]
     OtherFamily,
 }
@@ -47,9 +45,6 @@ pub(crate) fn rows<A: Address>(
     node: &NodeConfig,
     options: &Options,
 ) -> Result<Rows<A>, Unsupported> {
-    if service.id.protocol == Protocol::Sctp {
-        return Err(Unsupported::Sctp);
-    }
     let mut rows = Rows::default();
     let cluster = backend_set(&mut rows, &service.id, "cluster", &service.cluster)?;
     let local = backend_set(&mut rows, &service.id, "local", &service.local)?;

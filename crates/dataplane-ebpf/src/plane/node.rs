@@ -21,6 +21,8 @@ const TCP_HALF_CLOSED: u32 = 120;
 const TCP_CLOSED: u32 = 10;
 const UDP_UNANSWERED: u32 = 60;
 const UDP: u32 = 180;
+const SCTP_ESTABLISHED: u32 = 210;
+const SCTP_UNSETTLED: u32 = 10;
 
 impl EbpfDataplane {
     /// Tells the datapath what stays as it is for as long as it is open.
@@ -35,6 +37,8 @@ impl EbpfDataplane {
             tcp_closed: TCP_CLOSED * self.hz,
             udp_unanswered: UDP_UNANSWERED * self.hz,
             udp: UDP * self.hz,
+            sctp_established: SCTP_ESTABLISHED * self.hz,
+            sctp_unsettled: SCTP_UNSETTLED * self.hz,
         };
         self.set_ports(&mut config, None);
         self.tables.set_config(&config)

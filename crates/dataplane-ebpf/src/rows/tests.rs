@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use abi::{V4, V6};
 use model::{
     Backend as ModelBackend, Family, Frontend as ModelFrontend, FrontendAddress, NodePortAddresses, Port,
-    ServiceName,
+    Protocol, ServiceName,
 };
 
 use super::*;
@@ -100,9 +100,6 @@ fn without_local_backends_outside_clients_have_an_empty_set() {
 
 #[test]
 fn what_cannot_be_programmed_is_said_and_nothing_is_made_up() {
-    let mut sctp = service(vec![]);
-    sctp.id.protocol = Protocol::Sctp;
-    assert_eq!(rows::<V4>(&sctp, &node(), &Options::default()), Err(Unsupported::Sctp));
     let mixed = service(vec![frontend(FrontendKind::ClusterIp, ip("10.24.0.10"), TrafficPolicy::Cluster)]);
     assert_eq!(rows::<V6>(&mixed, &node(), &Options::default()), Err(Unsupported::OtherFamily));
 }

@@ -181,14 +181,14 @@ fn drift_is_repaired_and_reported() {
 #[test]
 fn one_services_refusal_leaves_the_others_programmed() {
     on_a_node(|_, pins| {
-        let mut sctp = named("sctp", "10.24.0.12");
-        sctp.id.protocol = Protocol::Sctp;
+        let mut mixed = named("mixed", "10.24.0.12");
+        mixed.frontends.push(cluster_ip(address("fd00:24::12"), 80));
         let taken = named("late", "10.24.0.10");
-        let snapshot = desired(vec![named("early", "10.24.0.10"), sctp.clone(), taken.clone()]);
+        let snapshot = desired(vec![named("early", "10.24.0.10"), mixed.clone(), taken.clone()]);
         let mut plane = open(config(pins));
         let applied = plane.apply(&snapshot, &Changed::all(&snapshot)).expect("apply");
         let failed: Vec<_> = applied.failed.keys().collect();
-        assert_eq!(failed, [&Key::Service(taken.id), &Key::Service(sctp.id)]);
+        assert_eq!(failed, [&Key::Service(taken.id), &Key::Service(mixed.id)]);
         assert_eq!(plane.services().expect("services").len(), 1);
         plane.clean_up().expect("clean up");
     });

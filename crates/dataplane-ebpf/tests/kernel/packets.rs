@@ -2,7 +2,10 @@
 
 mod errors;
 mod flows;
+mod headers;
 mod host;
+mod irregular;
+mod malformed;
 mod maglev;
 mod oracle;
 mod passing;
@@ -10,6 +13,7 @@ mod ports;
 mod pressure;
 mod random;
 mod refusal;
+mod sctp;
 mod translation;
 mod xdp;
 

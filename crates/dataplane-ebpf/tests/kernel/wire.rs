@@ -24,6 +24,8 @@ pub(crate) struct Frame {
 pub(crate) enum Body {
     Tcp { flags: u8, sequence: u32, acknowledgment: u32, payload: Vec<u8> },
     Udp { payload: Vec<u8> },
+    /// One chunk of this type.
+    Sctp { chunk: u8, payload: Vec<u8> },
 }
 
 impl Frame {
@@ -34,6 +36,10 @@ impl Frame {
 
     pub(crate) fn udp(source: SocketAddr, destination: SocketAddr) -> Self {
         Self::new(source, destination, Body::Udp { payload: b"question".to_vec() })
+    }
+
+    pub(crate) fn sctp(source: SocketAddr, destination: SocketAddr, chunk: u8) -> Self {
+        Self::new(source, destination, Body::Sctp { chunk, payload: b"an odd number".to_vec() })
     }
 
     fn new(source: SocketAddr, destination: SocketAddr, body: Body) -> Self {
@@ -82,6 +88,14 @@ impl Frame {
                 bytes.extend([0, 0]);
                 bytes.extend(payload);
                 (17, 6)
+            }
+            Body::Sctp { chunk, payload } => {
+                bytes.extend([0xde, 0xad, 0xbe, 0xef, 0, 0, 0, 0, *chunk, 0]);
+                bytes.extend((4 + payload.len() as u16).to_be_bytes());
+                bytes.extend(payload);
+                let sum = crc32c(&bytes);
+                bytes[8..12].copy_from_slice(&sum.to_le_bytes());
+                return (132, bytes);
             }
         };
         let sum =
@@ -159,6 +173,12 @@ fn checksum(bytes: &[u8], start: u32) -> u16 {
     !(total as u16)
 }
 
+/// RFC 9260, appendix A, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
 /// What a frame's checksum is worth.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Sum {
@@ -196,6 +216,11 @@ pub(crate) fn sums(frame: &[u8]) -> Sums {
     let transport = match place(frame) {
         None => Sum::Unknown,
         Some(place) if place.protocol == 17 && frame[place.field..place.field + 2] == [0, 0] => Sum::None,
+        Some(place) if place.protocol == 132 => {
+            let mut packet = frame[place.start..place.end].to_vec();
+            packet[8..12].fill(0);
+            right(frame[place.field..place.field + 4] == crc32c(&packet).to_le_bytes())
+        }
         Some(place) => right(checksum(&frame[place.start..place.end], place.pseudo) == 0),
     };
     Sums { header, transport }
@@ -215,6 +240,12 @@ pub(crate) fn repair(frame: &mut [u8]) {
         frame[24..26].copy_from_slice(&sum.to_be_bytes());
     }
     if let Some(place) = place(frame) {
+        if place.protocol == 132 {
+            frame[place.field..place.field + 4].fill(0);
+            let sum = crc32c(&frame[place.start..place.end]);
+            frame[place.field..place.field + 4].copy_from_slice(&sum.to_le_bytes());
+            return;
+        }
         frame[place.field..place.field + 2].fill(0);
         let sum = match checksum(&frame[place.start..place.end], place.pseudo) {
             0 if place.protocol == 17 => 0xffff,
@@ -251,6 +282,7 @@ fn place(frame: &[u8]) -> Option<Place> {
     let (offset, shortest) = match (protocol, ends[0]) {
         (6, _) => (16, 20),
         (17, _) => (6, 8),
+        (132, _) => (8, 16),
         (1, IpAddr::V4(_)) | (58, IpAddr::V6(_)) => (2, 8),
         _ => return None,
     };

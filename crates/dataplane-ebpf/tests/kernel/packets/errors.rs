@@ -2,7 +2,7 @@
 
 use model::TrafficPolicy::{Cluster, Local};
 
-use super::{HOST_MAC, MASQUERADE_PORT, NEXT, POD_MAC, REDIRECT, each_way};
+use super::{HOST_MAC, MASQUERADE_PORT, NEXT, POD_MAC, REDIRECT, each_way, irregular::decorations};
 use crate::wire::{ACK, Frame, SYN, icmp_error};
 
 /// Addressed to the pod's own MAC, as everything that is delivered past the stack.
@@ -53,6 +53,32 @@ fn an_error_that_ends_before_the_quoted_ports_passes() {
         let mut cut = icmp_error((backend.ip(), pod.ip()), 60, kind, code, &quoted[..whole - 4]);
         cut.extend([0; 4]);
         bench.wire_brings(&cut).expect(NEXT, &cut, "passed_unparsed");
+    });
+}
+
+/// What is quoted may have options or extension headers, and so may the error.
+#[test]
+fn headers_before_the_quoted_ports_do_not_matter() {
+    each_way(|bench| {
+        let (pod, backend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.remote_pod, 8080));
+        let frontend = bench.at(|p| p.cluster_ip, 80);
+        bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
+        let syn = Frame::tcp(pod, frontend, SYN);
+        bench.pod_sends(&syn.bytes());
+        let (kind, code) = bench.plan.too_big;
+        let router = bench.plan.client;
+        let quotes = |frame: &Frame| {
+            decorations(&frame.bytes()).into_iter().map(|odd| odd[14..odd.len() - 12].to_vec())
+        };
+        let restored = quotes(&syn.translated(pod, frontend));
+        for (quoted, original) in quotes(&syn.translated(pod, backend)).zip(restored) {
+            let error = icmp_error((router, pod.ip()), 60, kind, code, &quoted);
+            let expected = icmp_error((router, pod.ip()), 59, kind, code, &original);
+            let odd = decorations(&error).into_iter().zip(decorations(&delivered(expected.clone())));
+            for (error, expected) in odd.chain([(error.clone(), delivered(expected.clone()))]) {
+                bench.wire_brings(&error).expect(REDIRECT, &expected, "forwarded_icmp_error");
+            }
+        }
     });
 }
 

@@ -69,38 +69,3 @@ fn what_does_not_fit_the_route_is_left_to_the_stack_to_answer() {
         bench.pod_sends(&too_big).expect(NEXT, &too_big, "passed_too_big");
     });
 }
-
-#[test]
-fn ipv4_fragments_follow_their_first_and_strangers_pass() {
-    each(|bench| {
-        if !bench.plan.pod.is_ipv4() {
-            return;
-        }
-        let (pod, backend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.remote_pod, 5353));
-        bench.program(vec![bench.dns(&[(backend, false)])]);
-        let question = Frame::udp(pod, bench.at(|p| p.cluster_ip, 53));
-        let (mut first, mut first_sent) = (question.bytes(), question.translated(pod, backend).bytes());
-        fragment(&mut first, 77, 0x2000);
-        fragment(&mut first_sent, 77, 0x2000);
-        bench.pod_sends(&first).expect(REDIRECT, &first_sent, "forwarded_new");
-        let (mut later, mut later_sent) = (first.clone(), first_sent.clone());
-        // Behind the network header is data that looks like nothing.
-        later[34..].fill(0xee);
-        later_sent[34..].fill(0xee);
-        fragment(&mut later, 77, 2);
-        fragment(&mut later_sent, 77, 2);
-        bench.pod_sends(&later).expect(REDIRECT, &later_sent, "forwarded_established");
-        fragment(&mut later, 78, 2);
-        bench.pod_sends(&later).expect(NEXT, &later, "passed_fragment");
-    });
-}
-
-/// Makes an IPv4 frame a fragment.
-fn fragment(frame: &mut [u8], identification: u16, flags_and_offset: u16) {
-    frame[18..20].copy_from_slice(&identification.to_be_bytes());
-    frame[20..22].copy_from_slice(&flags_and_offset.to_be_bytes());
-    frame[24..26].fill(0);
-    let sum: u32 = frame[14..34].chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    frame[24..26].copy_from_slice(&(!(folded as u16)).to_be_bytes());
-}

@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    alloc,
     config::Config,
     http,
     meta::Object,
@@ -138,7 +139,7 @@ fn bootstrap_objects(config: &Config) -> Vec<(&'static str, &'static str, Option
         Some("default"),
         json!({"kind": "Service", "metadata": {"name": "kubernetes", "labels": labels}, "spec": {
             "type": "ClusterIP",
-            "clusterIP": config.service_cidrs[0].hosts().next().map(|ip| ip.to_string()),
+            "clusterIP": alloc::host(&config.service_cidrs[0], 1).to_string(),
             "ports": [{"name": "https", "port": 443, "protocol": "TCP", "targetPort": port}],
         }}),
     ));

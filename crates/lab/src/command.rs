@@ -5,6 +5,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
+use model::Family;
 use netns::NetNs;
 
 /// A tool that could not be run or refused.
@@ -30,12 +31,16 @@ pub fn ip_batch(namespace: &NetNs, text: &str) -> Result<(), Error> {
     feed(namespace, "ip", &["-batch", "-"], text)
 }
 
-/// Replaces the namespace's filter table by `text`.
+/// Replaces the namespace's filter table of one family by `text`.
 ///
 /// # Errors
 /// `iptables-restore` refuses; nothing has changed then.
-pub fn iptables_restore(namespace: &NetNs, text: &str) -> Result<(), Error> {
-    feed(namespace, "iptables-restore", &["--wait"], text)
+pub fn iptables_restore(namespace: &NetNs, family: Family, text: &str) -> Result<(), Error> {
+    let tool = match family {
+        Family::V4 => "iptables-restore",
+        Family::V6 => "ip6tables-restore",
+    };
+    feed(namespace, tool, &["--wait"], text)
 }
 
 /// Sets `net.ipv4.ip_forward=1` and the like.

@@ -122,7 +122,7 @@ impl Lab {
                 Some(node) => node.namespace.clone(),
                 None => return Err(self.no_such_place(place, &[])),
             },
-            Place::Pod { namespace, name } => self.pod_namespace(place, namespace.as_deref(), name)?,
+            Place::Pod { namespace, name } => self.pod(place, namespace.as_deref(), name)?.netns,
         };
         Ok(NetNs::open(&name)?)
     }
@@ -246,11 +246,25 @@ impl Lab {
         })
     }
 
-    fn pod_namespace(&self, place: &Place, namespace: Option<&str>, name: &str) -> Result<String, Error> {
+    /// The cgroup of the processes of a place: those of a node and of its pods are the node's.
+    ///
+    /// # Errors
+    /// No such place.
+    pub fn cgroup(&self, place: &Place) -> Result<Option<PathBuf>, Error> {
+        Ok(match place {
+            Place::Client | Place::Edge => None,
+            Place::Node(node) => self.state.node_cgroup(node),
+            Place::Pod { namespace, name } => {
+                self.state.node_cgroup(&self.pod(place, namespace.as_deref(), name)?.node)
+            }
+        })
+    }
+
+    fn pod(&self, place: &Place, namespace: Option<&str>, name: &str) -> Result<PodInfo, Error> {
         let pods = self.pods()?;
         let wanted = |pod: &&PodInfo| pod.name == name && namespace.is_none_or(|n| n == pod.namespace);
         match &pods.iter().filter(wanted).collect::<Vec<_>>()[..] {
-            [pod] => Ok(pod.netns.clone()),
+            [pod] => Ok((*pod).clone()),
             [] => Err(self.no_such_place(place, &pods)),
             several => Err(Error::AmbiguousPod {
                 name: name.to_owned(),

@@ -34,5 +34,5 @@ mod up;
 pub use exec::Output;
 pub use lab::{Error, Lab};
 pub use log::Line as LogLine;
-pub use plan::{Addressing, LabName, NodePlan, Place, Topology};
+pub use plan::{Addressing, IpFamilies, LabName, NodePlan, Place, Routing, Topology};
 pub use up::{Error as UpError, Options, Progress, Up};

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::{
     edge::NODE_BRIDGE,
-    plan::{Addressing, NodePlan, Topology},
+    plan::{NodePlan, Topology},
 };
 
 /// What one namespace needs.
@@ -22,9 +22,22 @@ pub(crate) struct Wiring {
     pub(crate) batch: String,
 }
 
-/// Replies take the direct way and the edge is no node's first hop in both directions.
-const NO_REVERSE_PATH_FILTER: [(&str, &str); 2] =
-    [("net.ipv4.conf.all.rp_filter", "0"), ("net.ipv4.conf.default.rp_filter", "0")];
+/// Replies take the direct way and the edge is no node's first hop in both directions. All addresses are known to be
+/// unique: none is unusable for its first second, not the link-local ones either, and nobody asks for a router.
+const BASICS: [(&str, &str); 6] = [
+    ("net.ipv4.conf.all.rp_filter", "0"),
+    ("net.ipv4.conf.default.rp_filter", "0"),
+    ("net.ipv6.conf.all.accept_dad", "0"),
+    ("net.ipv6.conf.default.accept_dad", "0"),
+    ("net.ipv6.conf.all.accept_ra", "0"),
+    ("net.ipv6.conf.default.accept_ra", "0"),
+];
+
+const FORWARDING: [(&str, &str); 3] = [
+    ("net.ipv4.ip_forward", "1"),
+    ("net.ipv6.conf.all.forwarding", "1"),
+    ("net.ipv6.conf.default.forwarding", "1"),
+];
 
 /// Everything to be wired, in the order in which it must be done: the edge makes both ends of each pair.
 pub(crate) fn wiring(topology: &Topology) -> Vec<Wiring> {
@@ -61,14 +74,20 @@ fn edge(topology: &Topology) -> Wiring {
             line(format!("route add {cidr} via {gateway}"));
         }
     }
-    let mut sysctls = NO_REVERSE_PATH_FILTER.to_vec();
+    let mut sysctls = BASICS.to_vec();
+    sysctls.extend(FORWARDING);
     sysctls.extend([
-        ("net.ipv4.ip_forward", "1"),
         // The 5-tuple as it stands in the packet: addresses, protocol, ports (Linux networking/ip-sysctl.rst).
         // Policy 1 would take the hash that the sending socket put beside the packet (net/ipv4/route.c,
         // fib_multipath_hash), which survives a veth pair and changes with every retransmission.
         ("net.ipv4.fib_multipath_hash_policy", "3"),
+        //
+        // ICMP errors about a flow hash by their own addresses: no policy hashes them by the flow's ports (policy 0
+        // looks inside, at addresses only). One that is sent to a load-balancer address may reach another node than
+        // its flow.
         ("net.ipv4.fib_multipath_hash_fields", "55"),
+        ("net.ipv6.fib_multipath_hash_policy", "3"),
+        ("net.ipv6.fib_multipath_hash_fields", "55"),
         // A pod's packet may leave the edge by the interface it came in on: nothing to complain about.
         ("net.ipv4.conf.all.send_redirects", "0"),
         ("net.ipv4.conf.default.send_redirects", "0"),
@@ -82,19 +101,19 @@ fn client(topology: &Topology) -> Wiring {
     let mut batch = String::from("link set eth0 up\n");
     for family in &topology.addressing {
         let _ = writeln!(batch, "{}", address(family.client(), family.clients, "eth0"));
-        let _ = writeln!(batch, "{}", default_route(family, family.client_gateway()));
+        let _ = writeln!(batch, "route add default via {}", family.client_gateway());
     }
-    Wiring { namespace: topology.client_namespace(), sysctls: NO_REVERSE_PATH_FILTER.to_vec(), batch }
+    Wiring { namespace: topology.client_namespace(), sysctls: BASICS.to_vec(), batch }
 }
 
 fn node(topology: &Topology, node: &NodePlan) -> Wiring {
     let mut batch = String::from("link set eth0 up\n");
     for (family, own) in topology.addressing.iter().zip(&node.addresses) {
         let _ = writeln!(batch, "{}", address(*own, family.nodes, "eth0"));
-        let _ = writeln!(batch, "{}", default_route(family, family.node_gateway()));
+        let _ = writeln!(batch, "route add default via {}", family.node_gateway());
     }
-    let mut sysctls = NO_REVERSE_PATH_FILTER.to_vec();
-    sysctls.push(("net.ipv4.ip_forward", "1"));
+    let mut sysctls = BASICS.to_vec();
+    sysctls.extend(FORWARDING);
     Wiring { namespace: node.namespace.clone(), sysctls, batch }
 }
 
@@ -108,11 +127,6 @@ fn address(address: IpAddr, network: IpNet, device: &str) -> String {
     // Without `nodad` an IPv6 address is unusable for a second.
     let flags = if address.is_ipv6() { " nodad" } else { "" };
     format!("addr add {address}/{} dev {device}{flags}", network.prefix_len())
-}
-
-fn default_route(family: &Addressing, gateway: IpAddr) -> String {
-    let option = if family.nodes.addr().is_ipv6() { "-6 " } else { "" };
-    format!("{option}route add default via {gateway}")
 }
 
 /// `42:01` and the IPv4 address, as Google's machines have; for IPv6 its last four bytes.
@@ -159,6 +173,8 @@ mod tests {
 
     #[test]
     fn pods_of_a_node_are_routed_to_it() {
-        assert!(lab(Plane::Ebpf)[0].batch.contains("route add 10.20.1.0/24 via 10.128.0.12\n"));
+        let edge = &lab(Plane::Ebpf)[0];
+        assert!(edge.batch.contains("route add 10.20.1.0/24 via 10.128.0.12\n"));
+        assert!(edge.batch.contains("route add fd00:10:20:1::/64 via fd00:10:128::c\n"));
     }
 }

@@ -3,19 +3,19 @@
 //! Pure: never looks at the machine. Two labs of equal size have equal addresses, so that only the plane differs.
 //!
 //! ```text
-//!  client ──── edge ──┬── node-a ── pods 10.20.0.0/24
-//!  198.51.100.10      ├── node-b ── pods 10.20.1.0/24
-//!                     └── API 10.128.0.2:6443
+//!  client ──── edge ──┬── node-a ── pods 10.20.0.0/24, fd00:10:20::/64
+//!  198.51.100.10      ├── node-b ── pods 10.20.1.0/24, fd00:10:20:1::/64
+//!  2001:db8:198::a    └── API 10.128.0.2:6443
 //! ```
 
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     str::FromStr,
 };
 
 use ipnet::IpNet;
-use model::Plane;
+use model::{Family, Plane};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -55,6 +55,51 @@ pub struct Topology {
     /// One per address family, the primary one first.
     pub addressing: Vec<Addressing>,
     pub nodes: Vec<NodePlan>,
+    /// How packets get from node to node.
+    #[serde(default)]
+    pub routing: Routing,
+}
+
+/// Which address families a lab has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum IpFamilies {
+    /// Both; IPv4 is the primary one
+    #[default]
+    Dual,
+    Ipv4,
+    Ipv6,
+}
+
+/// How packets get to other nodes' pods. What the edge sends to pods, and they to it, is routed natively in any case.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Routing {
+    /// The nodes route each other's pod addresses
+    #[default]
+    Native,
+    /// Packets between nodes' pods travel in VXLAN
+    Vxlan,
+}
+
+impl IpFamilies {
+    fn addressing(self) -> Vec<Addressing> {
+        match self {
+            Self::Dual => vec![Addressing::V4, Addressing::V6],
+            Self::Ipv4 => vec![Addressing::V4],
+            Self::Ipv6 => vec![Addressing::V6],
+        }
+    }
+}
+
+impl Routing {
+    /// As `twinplane agent --routing` takes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Vxlan => "vxlan",
+        }
+    }
 }
 
 /// The prefixes of one address family.
@@ -160,17 +205,30 @@ impl From<LabName> for String {
 }
 
 impl Topology {
-    /// The plan of a lab with `size` nodes.
+    /// The plan of a dual-stack lab with `size` nodes and native routing.
     ///
     /// # Errors
     /// No node, or more than [`MAX_NODES`].
     pub fn new(name: LabName, plane: Plane, size: u8) -> Result<Self, InvalidSize> {
+        Self::with_families(name, plane, size, IpFamilies::default())
+    }
+
+    /// As [`Self::new`], with these address families.
+    ///
+    /// # Errors
+    /// No node, or more than [`MAX_NODES`].
+    pub fn with_families(
+        name: LabName,
+        plane: Plane,
+        size: u8,
+        families: IpFamilies,
+    ) -> Result<Self, InvalidSize> {
         if !(1..=MAX_NODES).contains(&size) {
             return Err(InvalidSize(size));
         }
-        let addressing = vec![Addressing::V4];
+        let addressing = families.addressing();
         let nodes = (0..size).map(|index| NodePlan::new(&name, index, &addressing)).collect();
-        Ok(Self { name, plane, addressing, nodes })
+        Ok(Self { name, plane, addressing, nodes, routing: Routing::default() })
     }
 
     pub fn client_namespace(&self) -> String {
@@ -206,6 +264,11 @@ impl Topology {
     pub fn primary(&self) -> &Addressing {
         &self.addressing[0]
     }
+
+    /// The prefixes of a family, where the lab has it.
+    pub fn of(&self, family: Family) -> Option<&Addressing> {
+        self.addressing.iter().find(|addressing| addressing.family() == family)
+    }
 }
 
 impl Addressing {
@@ -217,6 +280,19 @@ impl Addressing {
         services: v4([10, 24, 0, 0], 20),
         vips: v4([203, 0, 113, 0], 24),
     };
+
+    /// Documentation ranges outside, unique local ones inside (RFC 3849, RFC 4193).
+    pub const V6: Self = Self {
+        clients: v6([0x2001, 0xdb8, 0x198], 64),
+        nodes: v6([0xfd00, 0x10, 0x128], 64),
+        pods: v6([0xfd00, 0x10, 0x20], 56),
+        services: v6([0xfd00, 0x10, 0x24], 112),
+        vips: v6([0x2001, 0xdb8, 0x203], 112),
+    };
+
+    pub fn family(&self) -> Family {
+        Family::of(self.nodes.addr())
+    }
 
     /// The machine outside.
     pub fn client(&self) -> IpAddr {
@@ -267,9 +343,14 @@ impl NodePlan {
         }
     }
 
-    /// The address of the primary family: the node's InternalIP.
+    /// The address of the primary family: the node's first InternalIP.
     pub fn address(&self) -> IpAddr {
         self.addresses[0]
+    }
+
+    /// The address of a family, where the lab has it.
+    pub fn address_of(&self, family: Family) -> Option<IpAddr> {
+        self.addresses.iter().copied().find(|address| Family::of(*address) == family)
     }
 }
 
@@ -311,6 +392,13 @@ const fn v4([a, b, c, d]: [u8; 4], length: u8) -> IpNet {
     }
 }
 
+const fn v6([a, b, c]: [u16; 3], length: u8) -> IpNet {
+    match ipnet::Ipv6Net::new(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), length) {
+        Ok(net) => IpNet::V6(net),
+        Err(_) => panic!("a prefix length within the family"),
+    }
+}
+
 /// The address `offset` above the prefix.
 fn host(net: IpNet, offset: u32) -> IpAddr {
     match net.network() {
@@ -340,6 +428,26 @@ mod tests {
             (b.namespace.as_str(), b.pod_cidrs[0].to_string()),
             ("tpl-x-node-b", "10.20.1.0/24".into())
         );
+    }
+
+    #[test]
+    fn a_lab_has_the_families_that_were_asked_for_the_primary_one_first() {
+        let of = |families| {
+            let name = LabName::new("x").expect("name");
+            let lab = Topology::with_families(name, Plane::Ebpf, 2, families).expect("size");
+            let node = &lab.nodes[1];
+            let addresses: Vec<_> = node.addresses.iter().map(ToString::to_string).collect();
+            let cidrs: Vec<_> = node.pod_cidrs.iter().map(ToString::to_string).collect();
+            (lab.api_url(), addresses.join(" "), cidrs.join(" "))
+        };
+        let own = |url: &str, addresses: &str, cidrs: &str| (url.into(), addresses.into(), cidrs.into());
+        let (v4, v6) = ("http://10.128.0.2:6443", "http://[fd00:10:128::2]:6443");
+        assert_eq!(
+            of(IpFamilies::Dual),
+            own(v4, "10.128.0.12 fd00:10:128::c", "10.20.1.0/24 fd00:10:20:1::/64")
+        );
+        assert_eq!(of(IpFamilies::Ipv4), own(v4, "10.128.0.12", "10.20.1.0/24"));
+        assert_eq!(of(IpFamilies::Ipv6), own(v6, "fd00:10:128::c", "fd00:10:20:1::/64"));
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::{
     lab::Lab,
     log,
     manifest::{Manifest, Problem},
-    plan::{LabName, Topology},
+    plan::{IpFamilies, LabName, Routing, Topology},
     process::{ProcessId, Registry},
     ready, remove,
     state::State,
@@ -36,6 +36,8 @@ pub struct Options {
     pub plane: Plane,
     /// Number of nodes, 1 to 8.
     pub nodes: u8,
+    pub families: IpFamilies,
+    pub routing: Routing,
     /// The name the user gave, where it stands for two labs.
     pub group: Option<LabName>,
     /// Applied once the agents are ready.
@@ -48,12 +50,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// The defaults: two nodes, GKE's health check, a minute's patience, nothing applied, this very program.
+    /// The defaults: two dual-stack nodes with native routing, GKE's health check, a minute's patience, nothing applied, this very program.
     pub fn new(name: LabName, plane: Plane) -> Self {
         Self {
             name,
             plane,
             nodes: 2,
+            families: IpFamilies::default(),
+            routing: Routing::default(),
             group: None,
             manifests: vec![],
             health_check: HealthCheckTiming::default(),
@@ -145,8 +149,9 @@ impl Run<'_> {
 
     fn claim(&mut self) -> Result<State, Failure> {
         self.begin("check this machine")?;
-        let Options { name, plane, nodes, group, health_check, .. } = self.options;
-        let topology = Topology::new(name.clone(), *plane, *nodes)?;
+        let Options { name, plane, nodes, families, routing, group, health_check, .. } = self.options;
+        let mut topology = Topology::with_families(name.clone(), *plane, *nodes, *families)?;
+        topology.routing = *routing;
         system::check(*plane)?;
         let state = State::new(topology, group.clone(), *health_check, system::cgroup_mount());
         state.claim()?;

@@ -175,7 +175,7 @@ fn hosts(cidr: &IpNet) -> u64 {
 }
 
 /// The address at an offset from the network's first.
-fn host(cidr: &IpNet, offset: u64) -> IpAddr {
+pub(crate) fn host(cidr: &IpNet, offset: u64) -> IpAddr {
     match cidr.network() {
         IpAddr::V4(first) => Ipv4Addr::from(u32::from(first).wrapping_add(offset as u32)).into(),
         IpAddr::V6(first) => Ipv6Addr::from(u128::from(first).wrapping_add(u128::from(offset))).into(),

@@ -15,7 +15,7 @@ use super::{
 use crate::{
     edge::HealthCheckTiming,
     manifest::{self, Manifest, Problem, Source},
-    plan::LabName,
+    plan::{IpFamilies, LabName, Routing},
     remove,
     up::{self, Options, Up},
 };
@@ -30,6 +30,12 @@ pub(super) struct Args {
     /// Number of nodes, 1 to 8
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=i64::from(crate::plan::MAX_NODES)))]
     nodes: u8,
+    /// Address families of pods, Services, nodes and the client
+    #[arg(long, value_enum, value_name = "WHICH", default_value = "dual")]
+    ip_family: IpFamilies,
+    /// How packets get to other nodes' pods
+    #[arg(long, value_enum, value_name = "HOW", default_value = "native")]
+    routing: Routing,
     /// Manifests to apply: files, folders or - for standard input; by default three nginx behind a load balancer
     #[arg(short = 'f', long = "filename", value_name = "PATH")]
     manifests: Vec<PathBuf>,
@@ -101,6 +107,8 @@ fn exit(problems: &[Problem]) -> ExitCode {
 fn options(args: &Args, manifests: &[Manifest]) -> anyhow::Result<Vec<Options>> {
     let options = |name: LabName, plane, group| Options {
         nodes: args.nodes,
+        families: args.ip_family,
+        routing: args.routing,
         group,
         manifests: manifests.to_vec(),
         health_check: HealthCheckTiming {

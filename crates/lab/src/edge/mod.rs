@@ -19,7 +19,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use model::ServiceName;
+use model::{Family, ServiceName};
 use netns::NetNs;
 
 pub(crate) use program::NODE_BRIDGE;
@@ -40,6 +40,8 @@ pub enum Error {
     Taken { service: ServiceName, address: IpAddr, owner: ServiceName },
     #[error("give {service} a load-balancer address: all of {range} are taken")]
     Exhausted { service: ServiceName, range: ipnet::IpNet },
+    #[error("give {service} an {} load-balancer address: the lab has none", match family { Family::V4 => "IPv4", Family::V6 => "IPv6" })]
+    NoSuchFamily { service: ServiceName, family: Family },
     #[error("program the load balancer")]
     Program(#[from] command::Error),
     #[error("open a namespace of the load balancer")]
@@ -58,13 +60,16 @@ struct Shared {
     timing: HealthCheckTiming,
     namespace: NetNs,
     nodes: Vec<NetNs>,
-    /// By Service uid. Never locked across an await.
-    pools: Mutex<BTreeMap<String, Pool>>,
+    /// Never locked across an await.
+    pools: Mutex<Pools>,
     /// What the kernels hold.
     applied: Mutex<Table>,
     /// Held while they are programmed, so that steps never interleave.
     programming: tokio::sync::Mutex<()>,
 }
+
+/// By Service uid and family.
+type Pools = BTreeMap<(String, Family), Pool>;
 
 impl Edge {
     /// Prepares the edge of a lab whose namespaces and links exist.
@@ -76,7 +81,10 @@ impl Edge {
         let nodes =
             topology.nodes.iter().map(|node| NetNs::open(&node.namespace)).collect::<Result<_, _>>()?;
         command::ip_batch(&namespace, &program::next_hops(&topology))?;
-        command::iptables_restore(&namespace, &program::filter(&Table::new(), topology.primary().vips))?;
+        for addressing in &topology.addressing {
+            let filter = program::filter(&Table::new(), addressing.vips);
+            command::iptables_restore(&namespace, addressing.family(), &filter)?;
+        }
         let shared = Shared {
             topology,
             timing,
@@ -89,24 +97,25 @@ impl Edge {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Creates or updates the rules and the pool of one Service; returns its address once packets are forwarded.
+    /// Creates or updates the rules and the pools of one Service; returns its addresses, in order of the families asked
+    /// for, once packets are forwarded.
     ///
-    /// Idempotent. A Service keeps its address unless it requests another.
+    /// Idempotent. A Service keeps its addresses unless it requests others.
     ///
     /// # Errors
-    /// The requested address cannot be given, or the kernel refuses; what was there before stays.
-    pub async fn ensure(&self, spec: ForwardingRuleSpec) -> Result<IpAddr, Error> {
-        let address = self.admit(spec)?;
+    /// A requested address cannot be given, or the kernel refuses; what was there before stays.
+    pub async fn ensure(&self, spec: ForwardingRuleSpec) -> Result<Vec<IpAddr>, Error> {
+        let addresses = self.admit(&spec)?;
         self.program().await?;
-        Ok(address)
+        Ok(addresses)
     }
 
-    /// Removes the rules and the pool of the Service with this uid. One that is gone already is no error.
+    /// Removes the rules and the pools of the Service with this uid. One that is gone already is no error.
     ///
     /// # Errors
     /// The kernel refuses.
     pub async fn remove(&self, uid: &str) -> Result<(), Error> {
-        self.pools().remove(uid);
+        self.pools().retain(|(of, _), _| of != uid);
         self.program().await
     }
 
@@ -125,36 +134,42 @@ impl Edge {
     }
 
     /// Records what the Service wants and starts to probe for it.
-    fn admit(&self, spec: ForwardingRuleSpec) -> Result<IpAddr, Error> {
+    fn admit(&self, spec: &ForwardingRuleSpec) -> Result<Vec<IpAddr>, Error> {
         let mut pools = self.pools();
-        let address = self.choose_address(&pools, &spec)?;
-        if let Some(pool) = pools.get_mut(&spec.uid) {
-            pool.update(spec, address);
-            return Ok(address);
+        let choose = |family| self.choose_address(&pools, spec, family);
+        let addresses = spec.families.iter().map(|family| choose(*family)).collect::<Result<Vec<_>, _>>()?;
+        pools.retain(|(uid, family), _| *uid != spec.uid || spec.families.contains(family));
+        for (family, address) in spec.families.iter().zip(&addresses) {
+            let key = (spec.uid.clone(), *family);
+            if let Some(pool) = pools.get_mut(&key) {
+                pool.update(spec.clone(), *address);
+                continue;
+            }
+            let mut pool = Pool::new(spec.clone(), *address, &self.shared.topology.nodes, Timestamp::now());
+            for index in 0..self.shared.topology.nodes.len() {
+                let probing = self.clone().keep_probing(key.clone(), index);
+                pool.own(tokio::spawn(probing).abort_handle());
+            }
+            pools.insert(key, pool);
         }
-        let uid = spec.uid.clone();
-        let now = Timestamp::now();
-        let mut pool = Pool::new(spec, address, &self.shared.topology.nodes, now);
-        for index in 0..self.shared.topology.nodes.len() {
-            let probing = self.clone().keep_probing(uid.clone(), index);
-            pool.own(tokio::spawn(probing).abort_handle());
-        }
-        pools.insert(uid, pool);
-        Ok(address)
+        Ok(addresses)
     }
 
     fn choose_address(
         &self,
-        pools: &BTreeMap<String, Pool>,
+        pools: &Pools,
         spec: &ForwardingRuleSpec,
+        family: Family,
     ) -> Result<IpAddr, Error> {
-        let range = self.shared.topology.primary().vips;
         let service = || spec.service.clone();
+        let range = self.shared.topology.of(family).map(|addressing| addressing.vips);
+        let range = range.ok_or_else(|| Error::NoSuchFamily { service: service(), family })?;
         let owner = |address| {
-            let others = pools.iter().filter(|(uid, _)| **uid != spec.uid);
+            let others = pools.iter().filter(|((uid, _), _)| *uid != spec.uid);
             others.map(|(_, pool)| pool).find(|pool| pool.address() == address).map(Pool::service)
         };
-        match (spec.requested_ip, pools.get(&spec.uid)) {
+        let requested = spec.requested_ips.iter().copied().find(|address| Family::of(*address) == family);
+        match (requested, pools.get(&(spec.uid.clone(), family))) {
             (Some(address), _) if !range.contains(&address) => {
                 Err(Error::OutOfRange { service: service(), address, range })
             }
@@ -165,7 +180,7 @@ impl Edge {
             (None, Some(pool)) => Ok(pool.address()),
             (None, None) => range
                 .hosts()
-                .find(|address| owner(*address).is_none())
+                .find(|address| *address != range.network() && owner(*address).is_none())
                 .ok_or_else(|| Error::Exhausted { service: service(), range }),
         }
     }
@@ -188,14 +203,15 @@ impl Edge {
     }
 
     /// Probes one node for one pool until the pool goes.
-    async fn keep_probing(self, uid: String, index: usize) {
+    async fn keep_probing(self, key: (String, Family), index: usize) {
         let mut ticks = tokio::time::interval(self.shared.timing.interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let node = &self.shared.topology.nodes[index];
         loop {
             ticks.tick().await;
-            let Some(target) = self.pools().get(&uid).map(Pool::health_check) else { return };
-            let address = SocketAddr::new(node.address(), target.port.get());
+            let asked = self.pools().get(&key).map(|pool| (pool.health_check(), pool.member(index)));
+            let Some((target, address)) = asked else { return };
+            let address = SocketAddr::new(address, target.port.get());
             let time = Timestamp::now();
             let (answer, latency) =
                 probe::probe(&self.shared.namespace, address, &target.path, self.shared.timing.timeout).await;
@@ -209,7 +225,7 @@ impl Edge {
             };
             let Some(changed) = self
                 .pools()
-                .get_mut(&uid)
+                .get_mut(&key)
                 .map(|pool| pool.record(index, &target, probe, &self.shared.timing, Timestamp::now()))
             else {
                 return;
@@ -224,7 +240,7 @@ impl Edge {
         }
     }
 
-    fn pools(&self) -> MutexGuard<'_, BTreeMap<String, Pool>> {
+    fn pools(&self) -> MutexGuard<'_, Pools> {
         // Every change below this lock is one assignment: a panic elsewhere leaves nothing half done.
         self.shared.pools.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -237,15 +253,23 @@ impl Shared {
 
     /// Nodes accept an address before the edge sends to it, and as long as it does.
     fn transition(&self, old: &Table, new: &Table) -> Result<(), Error> {
-        let vips = self.topology.primary().vips;
         let mut union = old.clone();
         union.extend(new.iter().map(|(vip, forwarding)| (*vip, forwarding.clone())));
         for node in &self.nodes {
             command::ip_batch(node, &program::node_steps(old, &union))?;
         }
-        command::ip_batch(&self.namespace, &program::edge_steps(old, new, vips))?;
-        if ports(old) != ports(new) {
-            command::iptables_restore(&self.namespace, &program::filter(new, vips))?;
+        for addressing in &self.topology.addressing {
+            let family = addressing.family();
+            let of_family = |table: &Table| -> Table {
+                let own = table.iter().filter(|(vip, _)| Family::of(**vip) == family);
+                own.map(|(vip, forwarding)| (*vip, forwarding.clone())).collect()
+            };
+            let (old, new) = (of_family(old), of_family(new));
+            command::ip_batch(&self.namespace, &program::edge_steps(&old, &new, addressing.vips))?;
+            if ports(&old) != ports(&new) {
+                let filter = program::filter(&new, addressing.vips);
+                command::iptables_restore(&self.namespace, family, &filter)?;
+            }
         }
         for node in &self.nodes {
             command::ip_batch(node, &program::node_steps(&union, new))?;

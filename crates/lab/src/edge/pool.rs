@@ -8,7 +8,7 @@ use std::{
 };
 
 use jiff::Timestamp;
-use model::{Protocol, ServiceName};
+use model::{Family, Protocol, ServiceName};
 use tokio::task::AbortHandle;
 
 use super::{
@@ -42,9 +42,10 @@ struct PoolMember {
 
 impl Pool {
     pub(super) fn new(spec: ForwardingRuleSpec, address: IpAddr, nodes: &[NodePlan], now: Timestamp) -> Self {
+        let family = Family::of(address);
         let member = |node: &NodePlan| PoolMember {
             node: node.name.clone(),
-            address: node.address(),
+            address: node.address_of(family).unwrap_or_else(|| node.address()),
             tracker: Tracker::new(now),
             last: None,
         };
@@ -67,6 +68,20 @@ impl Pool {
 
     pub(super) fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// Where the node of this index is asked and sent packets to: its address of the pool's family.
+    pub(super) fn member(&self, index: usize) -> IpAddr {
+        self.members[index].address
+    }
+
+    /// Of rule and pool. The second family's carry it, so that names are unique.
+    fn name(&self) -> String {
+        let name = load_balancer_name(&self.spec.uid);
+        match Family::of(self.address) {
+            Family::V4 => name,
+            Family::V6 => format!("{name}-ipv6"),
+        }
     }
 
     pub(super) fn service(&self) -> ServiceName {
@@ -111,7 +126,7 @@ impl Pool {
 
     /// One rule per protocol; the first has the pool's name.
     pub(super) fn rules(&self) -> Vec<ForwardingRule> {
-        let name = load_balancer_name(&self.spec.uid);
+        let name = self.name();
         let protocols: BTreeSet<Protocol> = self.spec.ports.iter().map(|(protocol, _)| *protocol).collect();
         let rule = |(index, protocol): (usize, Protocol)| ForwardingRule {
             name: if index == 0 { name.clone() } else { format!("{name}-{}", protocol.lowercase()) },
@@ -136,7 +151,7 @@ impl Pool {
             last_probe: member.last.clone(),
         };
         TargetPool {
-            name: load_balancer_name(&self.spec.uid),
+            name: self.name(),
             region: REGION.to_owned(),
             service: self.service(),
             ip_address: self.address,
@@ -174,7 +189,8 @@ mod tests {
         ForwardingRuleSpec {
             uid: "c973ff85-4367-44bf-a586-378db41283ef".into(),
             service: ServiceName { namespace: "netflow-test".into(), name: "nginx".into() },
-            requested_ip: None,
+            families: vec![Family::V4],
+            requested_ips: vec![],
             ports: vec![tcp(80), tcp(443), (Protocol::Udp, Port::new(53).expect("port"))],
             health_check: target(port),
         }

@@ -13,7 +13,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use model::{Port, Protocol};
+use model::{Family, Port, Protocol};
 
 use super::health::receivers;
 use crate::plan::Topology;
@@ -47,13 +47,24 @@ pub(super) fn receiving(members: impl Iterator<Item = super::Health> + Clone) ->
     receivers(members).iter().enumerate().filter(|(_, receives)| **receives).map(|(index, _)| index).collect()
 }
 
-/// One next hop per node: `ip -batch` text, once per lab.
+/// One next hop per node and family: `ip -batch` text, once per lab.
 pub(super) fn next_hops(topology: &Topology) -> String {
     let mut text = String::new();
     for (index, node) in topology.nodes.iter().enumerate() {
-        let _ = writeln!(text, "nexthop replace id {} via {} dev {NODE_BRIDGE}", index + 1, node.address());
+        for address in &node.addresses {
+            let id = next_hop(Family::of(*address), index);
+            let _ = writeln!(text, "nexthop replace id {id} via {address} dev {NODE_BRIDGE}");
+        }
     }
     text
+}
+
+/// The id of a node's next hop: a group's members are all of one family.
+fn next_hop(family: Family, node: usize) -> usize {
+    match family {
+        Family::V4 => 1 + node,
+        Family::V6 => 101 + node,
+    }
 }
 
 /// Steps for the edge, as `ip -batch` text: new groups before their routes, routes gone before their groups.
@@ -62,7 +73,8 @@ pub(super) fn edge_steps(old: &Table, new: &Table, vips: IpNet) -> String {
     for (vip, forwarding) in new {
         let known = old.get(vip);
         if known.is_none_or(|known| known.nodes != forwarding.nodes) {
-            let nodes: Vec<_> = forwarding.nodes.iter().map(|index| (index + 1).to_string()).collect();
+            let hop = |index: &usize| next_hop(Family::of(*vip), *index).to_string();
+            let nodes: Vec<_> = forwarding.nodes.iter().map(hop).collect();
             let _ = writeln!(
                 text,
                 "nexthop replace id {} group {} type resilient buckets {BUCKETS} idle_timer {IDLE_SECONDS} \
@@ -95,7 +107,7 @@ pub(super) fn node_steps(old: &Table, new: &Table) -> String {
     text
 }
 
-/// The edge's whole filter table, as `iptables-restore` text.
+/// The edge's whole filter table of one family, as `iptables-restore` or `ip6tables-restore` text.
 pub(super) fn filter(table: &Table, vips: IpNet) -> String {
     let mut text =
         String::from("*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n");
@@ -106,17 +118,30 @@ pub(super) fn filter(table: &Table, vips: IpNet) -> String {
             let _ = writeln!(text, "-A FORWARD -d {prefix} -p {protocol} --dport {port} -j ACCEPT");
         }
         // Later fragments carry no port; ICMP errors belong to a flow that passed.
-        let _ = writeln!(text, "-A FORWARD -d {prefix} -f -j ACCEPT");
-        let _ =
-            writeln!(text, "-A FORWARD -d {prefix} -p icmp --icmp-type destination-unreachable -j ACCEPT");
+        let passing: &[&str] = match Family::of(*vip) {
+            Family::V4 => &["-f -j ACCEPT", "-p icmp --icmp-type destination-unreachable -j ACCEPT"],
+            Family::V6 => &[
+                "-m frag --fragid 0:4294967295 --fragfirst -j DROP",
+                "-m frag --fragid 0:4294967295 -j ACCEPT",
+                "-p icmpv6 --icmpv6-type destination-unreachable -j ACCEPT",
+                "-p icmpv6 --icmpv6-type packet-too-big -j ACCEPT",
+            ],
+        };
+        for rule in passing {
+            let _ = writeln!(text, "-A FORWARD -d {prefix} {rule}");
+        }
     }
     let _ = writeln!(text, "-A FORWARD -d {vips} -j DROP\nCOMMIT");
     text
 }
 
-/// A group's id: above every node's, and the same whenever the address is.
+/// A group's id: above every node's, another one in each family, and the same whenever the address is.
 fn group(vip: IpAddr, vips: IpNet) -> u128 {
-    1000 + (number(vip) - number(vips.network()))
+    let first = match Family::of(vip) {
+        Family::V4 => 1000,
+        Family::V6 => 100_000,
+    };
+    first + (number(vip) - number(vips.network()))
 }
 
 fn number(address: IpAddr) -> u128 {
@@ -151,6 +176,19 @@ mod tests {
             "{steps}"
         );
         assert_eq!(lines[1..], ["route replace 203.0.113.1/32 nhid 1001"]);
+    }
+
+    #[test]
+    fn ipv6_has_next_hops_groups_and_a_filter_of_its_own() {
+        let vips = "2001:db8:203::/112".parse().expect("prefix");
+        let new = table(&[("2001:db8:203::1", &[80], &[0, 1])]);
+        let steps = edge_steps(&table(&[]), &new, vips);
+        let lines: Vec<_> = steps.lines().collect();
+        assert!(lines[0].starts_with("nexthop replace id 100001 group 101/102 type resilient "), "{steps}");
+        assert_eq!(lines[1..], ["route replace 2001:db8:203::1/128 nhid 100001"]);
+        let text = filter(&new, vips);
+        assert!(text.contains("-A FORWARD -d 2001:db8:203::1/128 -p tcp --dport 80 -j ACCEPT\n"), "{text}");
+        assert!(text.contains("--icmpv6-type packet-too-big -j ACCEPT\n"), "{text}");
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use jiff::Timestamp;
-use model::{Port, Protocol, ServiceName};
+use model::{Family, Port, Protocol, ServiceName};
 use serde::{Deserialize, Serialize};
 
 /// What a service controller asks for: one load-balanced Service.
@@ -15,8 +15,10 @@ pub struct ForwardingRuleSpec {
     /// The Service's uid: names of rule and pool derive from it, as a cloud's do.
     pub uid: String,
     pub service: ServiceName,
-    /// `spec.loadBalancerIP`; `None`: the edge chooses.
-    pub requested_ip: Option<IpAddr>,
+    /// Each gets an address, a rule and a pool of its own.
+    pub families: Vec<Family>,
+    /// `spec.loadBalancerIP`, or what the Service has; the edge chooses for families that are not among them.
+    pub requested_ips: Vec<IpAddr>,
     /// What is forwarded; everything else to the address is dropped at the edge.
     pub ports: Vec<(Protocol, Port)>,
     pub health_check: HealthCheckTarget,

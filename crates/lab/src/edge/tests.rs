@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{Plane, Port, Protocol};
+use model::{Family, Plane, Port, Protocol};
 
 use super::*;
 use crate::{build, plan::LabName, remove, state::State};
@@ -56,7 +56,7 @@ impl Wires {
         for (node, healthy) in wires.state.topology.nodes.iter().zip(&wires.healthy) {
             let namespace = NetNs::open(&node.namespace).expect("node");
             let listen =
-                |port| namespace.run(|| TcpListener::bind(("0.0.0.0", port))).expect("enter").expect("bind");
+                |port| namespace.run(|| TcpListener::bind(("::", port))).expect("enter").expect("bind");
             let (letter, healthy) = (node.name.as_bytes()[5], Arc::clone(healthy));
             let (health, web) = (listen(HEALTH_PORT), listen(80));
             thread::spawn(move || serve_health(&health, &healthy));
@@ -116,7 +116,8 @@ fn spec() -> ForwardingRuleSpec {
     ForwardingRuleSpec {
         uid: "c973ff85-4367-44bf-a586-378db41283ef".into(),
         service: ServiceName { namespace: "netflow-test".into(), name: "nginx".into() },
-        requested_ip: None,
+        families: vec![Family::V4],
+        requested_ips: vec![],
         ports: vec![(Protocol::Tcp, Port::new(80).expect("port"))],
         health_check: HealthCheckTarget {
             port: Port::new(HEALTH_PORT).expect("port"),
@@ -152,8 +153,8 @@ fn receiving(edge: &Edge) -> Vec<bool> {
 async fn flows_keep_their_node_while_others_leave_and_return() {
     let wires = Wires::new();
     let edge = wires.edge();
-    let vip = SocketAddr::new(edge.ensure(spec()).await.expect("ensure"), 80);
-    assert_eq!(edge.ensure(spec()).await.expect("again"), vip.ip(), "idempotent");
+    let vip = SocketAddr::new(edge.ensure(spec()).await.expect("ensure")[0], 80);
+    assert_eq!(edge.ensure(spec()).await.expect("again"), [vip.ip()], "idempotent");
     settled(&edge).await;
 
     let mut flows: Vec<_> = (0..40).map(|_| wires.connect(vip).expect("connect")).collect();
@@ -187,6 +188,36 @@ async fn flows_keep_their_node_while_others_leave_and_return() {
     until("node-b gets new flows", || ask(&mut wires.connect(vip).expect("connect")) == b'b').await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_of_both_families_has_an_address_a_rule_and_a_pool_in_each() {
+    let wires = Wires::new();
+    let edge = wires.edge();
+    let both = ForwardingRuleSpec { families: vec![Family::V6, Family::V4], ..spec() };
+    let vips = edge.ensure(both.clone()).await.expect("ensure");
+    assert_eq!(vips.iter().map(|vip| Family::of(*vip)).collect::<Vec<_>>(), both.families, "in order");
+    let status = edge.status();
+    let names: Vec<_> = status.target_pools.iter().map(|pool| pool.name.as_str()).collect();
+    assert_eq!(names, ["ac973ff85436744bfa586378db41283e", "ac973ff85436744bfa586378db41283e-ipv6"]);
+    assert_eq!(status.forwarding_rules.len(), 2);
+    until("nodes are asked in both families", || {
+        let healthy = |member: &Member| member.health == Health::Healthy;
+        edge.status().target_pools.iter().all(|pool| pool.members.iter().all(healthy))
+    })
+    .await;
+    for vip in &vips {
+        let mut letters: Vec<_> =
+            (0..40).map(|_| ask(&mut wires.connect(SocketAddr::new(*vip, 80)).expect("connect"))).collect();
+        letters.sort_unstable();
+        letters.dedup();
+        assert_eq!(letters, *b"ab", "{vip}");
+        let silent = wires.connect(SocketAddr::new(*vip, 22)).expect_err("not the Service's");
+        assert_eq!(silent.kind(), ErrorKind::TimedOut, "{vip}");
+    }
+    assert_eq!(edge.ensure(spec()).await.expect("one family less"), vips[1..]);
+    let gone = wires.connect(SocketAddr::new(vips[0], 80)).expect_err("withdrawn");
+    assert_eq!(gone.kind(), ErrorKind::TimedOut);
+}
+
 /// Each socket gives its packets another hash of its own: what the load balancer goes by must be the packet.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_five_tuple_has_one_node_whatever_socket_sends_it() {
@@ -194,7 +225,7 @@ async fn one_five_tuple_has_one_node_whatever_socket_sends_it() {
     let edge = wires.edge();
     let mut wanted = spec();
     wanted.ports = vec![(Protocol::Udp, Port::new(53).expect("port"))];
-    let vip = SocketAddr::new(edge.ensure(wanted).await.expect("ensure"), 53);
+    let vip = SocketAddr::new(edge.ensure(wanted).await.expect("ensure")[0], 53);
     settled(&edge).await;
     for node in &wires.state.topology.nodes {
         let namespace = NetNs::open(&node.namespace).expect("node");
@@ -240,16 +271,16 @@ async fn only_ports_of_a_rule_pass_and_nothing_is_left_of_a_removed_one() {
     let wires = Wires::new();
     let before = wires.routes();
     let edge = wires.edge();
-    let vip = edge.ensure(spec()).await.expect("ensure");
+    let vip = edge.ensure(spec()).await.expect("ensure")[0];
     wires.connect(SocketAddr::new(vip, 80)).expect("the Service's port");
     for port in [HEALTH_PORT, 22] {
         let error = wires.connect(SocketAddr::new(vip, port)).expect_err("not the Service's");
         assert_eq!(error.kind(), ErrorKind::TimedOut, "port {port} is dropped at the edge: {error}");
     }
-    let other = ForwardingRuleSpec { uid: "other".into(), requested_ip: Some(vip), ..spec() };
+    let other = ForwardingRuleSpec { uid: "other".into(), requested_ips: vec![vip], ..spec() };
     assert!(matches!(edge.ensure(other.clone()).await, Err(Error::Taken { address, .. }) if address == vip));
     let outside: IpAddr = "192.0.2.1".parse().expect("address");
-    let outside = ForwardingRuleSpec { requested_ip: Some(outside), ..other };
+    let outside = ForwardingRuleSpec { requested_ips: vec![outside], ..other };
     assert!(matches!(edge.ensure(outside).await, Err(Error::OutOfRange { .. })));
 
     edge.remove(&spec().uid).await.expect("remove");
@@ -269,7 +300,7 @@ async fn a_node_that_does_not_answer_is_unhealthy_and_all_unhealthy_get_everythi
     let edge = wires.edge();
     let mut wanted = spec();
     wanted.health_check.port = Port::new(30001).expect("nobody listens there");
-    let vip = SocketAddr::new(edge.ensure(wanted).await.expect("ensure"), 80);
+    let vip = SocketAddr::new(edge.ensure(wanted).await.expect("ensure")[0], 80);
     until("checks were made", || edge.status().target_pools[0].history.len() >= 4).await;
     let pool = edge.status().target_pools.remove(0);
     assert!(

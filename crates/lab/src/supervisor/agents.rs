@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use model::Family;
 use netns::NetNs;
 use tokio::{process::Child, task::JoinSet};
 
@@ -80,7 +81,12 @@ fn spawn(shared: &Shared, node: &NodePlan, namespace: &NetNs) -> io::Result<Chil
     command.arg("--cgroup").arg(state.node_cgroup(&node.name).unwrap_or_else(|| "none".into()));
     for family in &state.topology.addressing {
         command.args(["--cluster-cidr", &family.pods.to_string()]);
+        if family.family() == Family::V6 {
+            // Takes IPv4 as well (RFC 3493, section 5.3).
+            command.args(["--healthz-bind", "[::]:10256"]);
+        }
     }
+    command.args(["--routing", state.topology.routing.as_str()]);
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
     quiet_environment(&mut command);
     let child = tokio::process::Command::from(command).spawn()?;

@@ -23,11 +23,11 @@ use crate::edge::{Edge, ForwardingRuleSpec, load_balancer_name};
 
 /// What the controller asks of a load balancer.
 pub trait LoadBalancers: Clone + Send + Sync + 'static {
-    /// Creates or updates; returns the address once packets are forwarded. Idempotent.
+    /// Creates or updates; returns one address per family asked for once packets are forwarded. Idempotent.
     fn ensure(
         &self,
         spec: ForwardingRuleSpec,
-    ) -> impl Future<Output = Result<IpAddr, LoadBalancerError>> + Send;
+    ) -> impl Future<Output = Result<Vec<IpAddr>, LoadBalancerError>> + Send;
 
     /// Removes what belongs to the Service with this uid; gone already is a success.
     fn remove(&self, uid: &str) -> impl Future<Output = Result<(), LoadBalancerError>> + Send;
@@ -37,7 +37,7 @@ pub trait LoadBalancers: Clone + Send + Sync + 'static {
 pub type LoadBalancerError = Box<dyn std::error::Error + Send + Sync>;
 
 impl LoadBalancers for Edge {
-    async fn ensure(&self, spec: ForwardingRuleSpec) -> Result<IpAddr, LoadBalancerError> {
+    async fn ensure(&self, spec: ForwardingRuleSpec) -> Result<Vec<IpAddr>, LoadBalancerError> {
         Ok(Self::ensure(self, spec).await?)
     }
 
@@ -110,12 +110,12 @@ impl<L: LoadBalancers> Services<L> {
             self.recorder.record(service, note).await;
         }
         let uid = spec.uid.clone();
-        let address = match self.balancers.ensure(spec.clone()).await {
-            Ok(address) => address,
+        let addresses = match self.balancers.ensure(spec.clone()).await {
+            Ok(addresses) => addresses,
             Err(error) => return self.failed(service, &*error, outcome).await,
         };
-        self.told.insert(uid.clone(), ForwardingRuleSpec { requested_ip: Some(address), ..spec });
-        match self.publish(service, address, &uid).await {
+        self.told.insert(uid.clone(), ForwardingRuleSpec { requested_ips: addresses.clone(), ..spec });
+        match self.publish(service, &addresses, &uid).await {
             Ok(()) if news => {
                 let note = Note::normal("EnsuredLoadBalancer", "Ensured load balancer");
                 self.recorder.record(service, note).await;
@@ -142,8 +142,8 @@ impl<L: LoadBalancers> Services<L> {
         outcome.fail();
     }
 
-    /// Writes the address into the status and the pool's name into an annotation, if they are not there.
-    async fn publish(&self, service: &Service, address: IpAddr, uid: &str) -> Result<(), WriteError> {
+    /// Writes the addresses into the status and the pool's name into an annotation, if they are not there.
+    async fn publish(&self, service: &Service, addresses: &[IpAddr], uid: &str) -> Result<(), WriteError> {
         let services = &self.world.services;
         let pool = load_balancer_name(uid);
         let annotations = service.metadata.annotations.as_ref();
@@ -151,13 +151,13 @@ impl<L: LoadBalancers> Services<L> {
             let patch = json!({"metadata": {"annotations": {plan::TARGET_POOL: pool}}});
             write::merge(&self.client, services, service, patch).await?;
         }
-        if plan::addresses(service) == [address] {
+        if plan::addresses(service) == addresses {
             return Ok(());
         }
         // The annotation moved the version: the status goes onto what the view has by now.
         let (namespace, name) = (service.metadata.namespace.as_deref(), service.metadata.name.as_deref());
         let Some(now) = services.get(namespace, name.unwrap_or_default()) else { return Ok(()) };
-        let written = plan::with_address(&now, Some(address));
+        let written = plan::with_addresses(&now, addresses);
         write::replace_status(&self.client, services, &written).await
     }
 
@@ -180,7 +180,7 @@ impl<L: LoadBalancers> Services<L> {
         let services = &self.world.services;
         let (namespace, name) = (service.metadata.namespace.as_deref(), service.metadata.name.as_deref());
         if !plan::addresses(service).is_empty() {
-            write::replace_status(&self.client, services, &plan::with_address(service, None)).await?;
+            write::replace_status(&self.client, services, &plan::with_addresses(service, &[])).await?;
         }
         let Some(now) = services.get(namespace, name.unwrap_or_default()) else { return Ok(()) };
         let patch = json!({"metadata": {

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Service};
-use model::{Port, Protocol, ServiceName};
+use k8s_openapi::api::core::v1::{LoadBalancerIngress, LoadBalancerStatus, Service, ServiceSpec};
+use model::{Family, Port, Protocol, ServiceName};
 
 use crate::edge::{ForwardingRuleSpec, HealthCheckTarget};
 
@@ -52,7 +52,9 @@ fn rule(service: &Service) -> Option<ForwardingRuleSpec> {
     Some(ForwardingRuleSpec {
         uid: meta.uid.clone()?,
         service: ServiceName { namespace: meta.namespace.clone()?, name: meta.name.clone()? },
-        requested_ip: requested.or_else(|| addresses(service).first().copied()),
+        families: families(spec),
+        // Of a family's two, the first counts.
+        requested_ips: requested.into_iter().chain(addresses(service)).collect(),
         ports: ports.collect(),
         health_check: HealthCheckTarget {
             port: own.or_else(|| Port::new(NODE_HEALTH_PORT))?,
@@ -63,8 +65,24 @@ fn rule(service: &Service) -> Option<ForwardingRuleSpec> {
 
 /// Whether `wanted` asks for nothing but what the load balancer `has`. An address that was given is not news.
 pub(super) fn same(has: &ForwardingRuleSpec, wanted: &ForwardingRuleSpec) -> bool {
-    let requested_ip = wanted.requested_ip.or(has.requested_ip);
-    *has == ForwardingRuleSpec { requested_ip, ..wanted.clone() }
+    let given = |family: &Family| {
+        let of = |spec: &ForwardingRuleSpec| {
+            spec.requested_ips.iter().copied().find(|address| Family::of(*address) == *family)
+        };
+        of(wanted).or_else(|| of(has))
+    };
+    let requested_ips = wanted.families.iter().filter_map(given).collect();
+    *has == ForwardingRuleSpec { requested_ips, ..wanted.clone() }
+}
+
+/// The families that the API server has given the Service.
+fn families(spec: &ServiceSpec) -> Vec<Family> {
+    let listed = spec.ip_families.iter().flatten().filter_map(|family| match family.as_str() {
+        "IPv4" => Some(Family::V4),
+        "IPv6" => Some(Family::V6),
+        _ => None,
+    });
+    listed.collect()
 }
 
 /// The load-balancer addresses in the status.
@@ -74,16 +92,15 @@ pub(super) fn addresses(service: &Service) -> Vec<IpAddr> {
     ingress.into_iter().flatten().filter_map(|entry| entry.ip.as_ref()?.parse().ok()).collect()
 }
 
-/// The Service with its status showing `address`, or none.
-pub(super) fn with_address(service: &Service, address: Option<IpAddr>) -> Service {
+/// The Service with its status showing `addresses`.
+pub(super) fn with_addresses(service: &Service, addresses: &[IpAddr]) -> Service {
     let mut written = service.clone();
-    let ingress = address.map(|address| {
-        vec![LoadBalancerIngress {
-            ip: Some(address.to_string()),
-            ip_mode: Some("VIP".to_owned()),
-            ..LoadBalancerIngress::default()
-        }]
-    });
+    let entry = |address: &IpAddr| LoadBalancerIngress {
+        ip: Some(address.to_string()),
+        ip_mode: Some("VIP".to_owned()),
+        ..LoadBalancerIngress::default()
+    };
+    let ingress = (!addresses.is_empty()).then(|| addresses.iter().map(entry).collect());
     written.status.get_or_insert_default().load_balancer = Some(LoadBalancerStatus { ingress });
     written
 }
@@ -145,25 +162,30 @@ mod tests {
 
     #[test]
     fn an_address_is_asked_for_or_kept() {
-        let spec = json!({"type": "LoadBalancer", "ports": []});
-        assert_eq!(rule_of(&service(spec.clone(), json!({}))).requested_ip, None);
-        let address: IpAddr = "203.0.113.7".parse().expect("address");
-        let kept = with_address(&service(spec, json!({})), Some(address));
-        assert_eq!(rule_of(&kept).requested_ip, Some(address));
-        assert_eq!(addresses(&kept), [address]);
+        let spec = json!({"type": "LoadBalancer", "ports": [], "ipFamilies": ["IPv4", "IPv6"]});
+        assert_eq!(rule_of(&service(spec.clone(), json!({}))).requested_ips, [] as [IpAddr; 0]);
+        assert_eq!(rule_of(&service(spec.clone(), json!({}))).families, [Family::V4, Family::V6]);
+        let given = ["203.0.113.7", "2001:db8:203::7"].map(|text| text.parse::<IpAddr>().expect("address"));
+        let kept = with_addresses(&service(spec, json!({})), &given);
+        assert_eq!(rule_of(&kept).requested_ips, given);
+        assert_eq!(addresses(&kept), given);
         let asked = json!({"type": "LoadBalancer", "ports": [], "loadBalancerIP": "203.0.113.9"});
-        let asked = with_address(&service(asked, json!({})), Some(address));
-        assert_eq!(rule_of(&asked).requested_ip, Some("203.0.113.9".parse().expect("address")));
+        let asked = with_addresses(&service(asked, json!({})), &given);
+        let first = rule_of(&asked).requested_ips[0];
+        assert_eq!(first.to_string(), "203.0.113.9", "of a family's two the one asked for comes first");
     }
 
     #[test]
     fn the_address_that_was_given_is_no_news_and_another_is() {
-        let wanted = rule_of(&service(json!({"type": "LoadBalancer", "ports": [{"port": 80}]}), json!({})));
-        let given = |address: &str| Some(address.parse().expect("address"));
-        let has = ForwardingRuleSpec { requested_ip: given("203.0.113.7"), ..wanted.clone() };
+        let spec = json!({"type": "LoadBalancer", "ports": [{"port": 80}], "ipFamilies": ["IPv4"]});
+        let wanted = rule_of(&service(spec, json!({})));
+        let given = |address: &str| vec![address.parse().expect("address")];
+        let has = ForwardingRuleSpec { requested_ips: given("203.0.113.7"), ..wanted.clone() };
         assert!(same(&has, &wanted));
         assert!(same(&has, &has));
-        assert!(!same(&has, &ForwardingRuleSpec { requested_ip: given("203.0.113.8"), ..wanted.clone() }));
+        assert!(!same(&has, &ForwardingRuleSpec { requested_ips: given("203.0.113.8"), ..wanted.clone() }));
+        let both = vec![Family::V4, Family::V6];
+        assert!(!same(&has, &ForwardingRuleSpec { families: both, ..wanted.clone() }));
         assert!(!same(&has, &ForwardingRuleSpec { ports: vec![], ..wanted }));
     }
 

@@ -43,14 +43,15 @@ impl Balancers {
 }
 
 impl LoadBalancers for Balancers {
-    async fn ensure(&self, spec: ForwardingRuleSpec) -> Result<IpAddr, LoadBalancerError> {
+    async fn ensure(&self, spec: ForwardingRuleSpec) -> Result<Vec<IpAddr>, LoadBalancerError> {
         if let Some(refusal) = &*self.refusal.lock().expect("lock") {
             return Err(refusal.clone().into());
         }
         let mut told = self.told.lock().expect("lock");
-        let address = spec.requested_ip.unwrap_or_else(|| IpAddr::from([203, 0, 113, 1]));
+        let requested = spec.requested_ips.first().copied();
+        let address = requested.unwrap_or_else(|| IpAddr::from([203, 0, 113, 1]));
         told.insert(spec.uid.clone(), spec);
-        Ok(address)
+        Ok(vec![address])
     }
 
     async fn remove(&self, uid: &str) -> Result<(), LoadBalancerError> {

@@ -64,7 +64,7 @@ pub(crate) struct Outlets {
     pub(crate) nodes: watch::Sender<Option<Arc<Nodes>>>,
     pub(crate) checks: watch::Sender<Checks>,
     /// Problems that were not there before.
-    pub(crate) problems: mpsc::UnboundedSender<Problem>,
+    pub(crate) problems: mpsc::Sender<Problem>,
 }
 
 /// The task itself, to be run.
@@ -273,8 +273,8 @@ impl Task {
             let problems: BTreeSet<_> = self.index.problems().cloned().collect();
             for problem in problems.difference(&shared.problems) {
                 tracing::warn!("{problem}");
-                // Whoever writes Events ends only with the agent.
-                let _ = self.outlets.problems.send(problem.clone());
+                // Where too many wait, the status still tells.
+                let _ = self.outlets.problems.try_send(problem.clone());
             }
             shared.problems = problems;
         }

@@ -29,6 +29,9 @@ use crate::{
     worker::Worker,
 };
 
+/// Events that may wait to be written: objects can go wrong faster than an API server takes Events.
+const NOTICES: usize = 1024;
+
 /// What an agent is run with, its plane and its API server aside.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -83,8 +86,8 @@ pub async fn run(
         Worker::start(plane, config.timing, metrics.clone()).context("start the dataplane thread")?;
     let (nodes, known_nodes) = watch::channel(None);
     let (checks, wanted_checks) = watch::channel(Checks::default());
-    let (problems, new_problems) = mpsc::unbounded_channel();
-    let (notices, to_write) = mpsc::unbounded_channel();
+    let (problems, new_problems) = mpsc::channel(NOTICES);
+    let (notices, to_write) = mpsc::channel(NOTICES);
     let index = Index::new(Settings {
         node: config.node.clone(),
         cluster_cidrs: config.cluster_cidrs.clone(),
@@ -152,15 +155,11 @@ fn spawn(
 }
 
 /// Turns what is wrong with Services into notices on them.
-async fn forward(
-    mut problems: mpsc::UnboundedReceiver<Problem>,
-    notices: mpsc::UnboundedSender<Notice>,
-    node: String,
-) {
+async fn forward(mut problems: mpsc::Receiver<Problem>, notices: mpsc::Sender<Notice>, node: String) {
     while let Some(problem) = problems.recv().await {
         if let Some(notice) = Notice::refused(&problem, &node) {
-            // Events are written for as long as the agent runs.
-            let _ = notices.send(notice);
+            // Where too many wait, the status still tells.
+            let _ = notices.try_send(notice);
         }
     }
 }

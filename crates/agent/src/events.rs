@@ -51,7 +51,7 @@ impl Notice {
 }
 
 /// Writes an Event for each notice, once.
-pub(crate) async fn write(client: Client, node: String, mut notices: mpsc::UnboundedReceiver<Notice>) {
+pub(crate) async fn write(client: Client, node: String, mut notices: mpsc::Receiver<Notice>) {
     let mut written = BTreeSet::new();
     while let Some(notice) = notices.recv().await {
         if written.len() >= REMEMBERED {

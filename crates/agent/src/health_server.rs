@@ -90,7 +90,7 @@ pub(crate) async fn serve_proxy(listener: TcpListener, probe: Probe, metrics: Me
 pub(crate) async fn serve_services(
     mut checks: watch::Receiver<Checks>,
     probe: Probe,
-    notices: mpsc::UnboundedSender<Notice>,
+    notices: mpsc::Sender<Notice>,
 ) {
     let mut open: BTreeMap<ServiceName, Open> = BTreeMap::new();
     let mut tasks = JoinSet::new();
@@ -127,8 +127,8 @@ pub(crate) async fn serve_services(
                 Err(error) => {
                     failed = true;
                     tracing::warn!(service = %name, port = check.port.get(), %error, "cannot open the health check");
-                    // Whoever writes Events ends only with the agent.
-                    let _ = notices.send(Notice::health_check_failed(name, check.port, &error));
+                    // Where too many wait, the log still tells.
+                    let _ = notices.try_send(Notice::health_check_failed(name, check.port, &error));
                 }
             }
         }

@@ -282,6 +282,77 @@ mod tests {
         assert_eq!(wanted, 2);
     }
 
+    /// A plane that is busy until it is let go.
+    struct Busy {
+        inner: Fake,
+        go: mpsc::Receiver<()>,
+    }
+
+    impl Dataplane for Busy {
+        fn plane(&self) -> model::Plane {
+            self.inner.plane()
+        }
+        fn apply(
+            &mut self,
+            snapshot: &model::Snapshot,
+            changed: &model::Changed,
+        ) -> Result<dataplane::Applied, dataplane::Error> {
+            // The sender lives as long as the test.
+            let _ = self.go.recv();
+            self.inner.apply(snapshot, changed)
+        }
+        fn repair(&mut self, snapshot: &model::Snapshot) -> Result<Vec<String>, dataplane::Error> {
+            self.inner.repair(snapshot)
+        }
+        fn services(&self) -> Result<Vec<dataplane::ServiceRow>, dataplane::Error> {
+            self.inner.services()
+        }
+        fn connections(&self, limit: usize) -> Result<Vec<dataplane::Connection>, dataplane::Error> {
+            self.inner.connections(limit)
+        }
+        fn status(&self) -> dataplane::PlaneStatus {
+            self.inner.status()
+        }
+        fn clean_up(&mut self) -> Result<(), dataplane::Error> {
+            self.inner.clean_up()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_hundred_thousand_updates_to_a_busy_plane_cost_the_keys_that_moved_and_end_in_the_last_state() {
+        const UPDATES: u64 = 100_000;
+        let (let_go, go) = mpsc::channel();
+        let fake = Fake::default();
+        let busy = Busy { inner: fake.clone(), go };
+        let worker = Worker::start(Box::new(busy), Timing::default(), Metrics::default()).expect("start");
+        for number in 1..=UPDATES {
+            let mut update = update(number, &format!("pod-{}", number % 100));
+            for endpoint in update.endpoints.values_mut().flatten() {
+                std::sync::Arc::make_mut(endpoint).ifindex = number as u32;
+            }
+            let causes = Causes { services: 1, slices: 1, triggers: vec![jiff::Timestamp::now()] };
+            worker.update(update, causes).expect("alive");
+        }
+        let handed = || worker.handed.lock().unwrap_or_else(PoisonError::into_inner);
+        let (keys, triggers) = handed()
+            .as_ref()
+            .map_or((0, 0), |(update, causes)| (update.endpoints.len(), causes.triggers.len()));
+        assert!((1..=100).contains(&keys), "{keys} keys wait");
+        assert!(triggers < 10_000, "{triggers} times wait");
+        // Two rounds: what the plane was busy with, and all that came meanwhile.
+        for _ in 0..3 {
+            let_go.send(()).expect("alive");
+        }
+        let (answer, reply) = oneshot::channel();
+        worker.wait(Key::Endpoint(endpoint("pod-0").0), answer).expect("alive");
+        assert_eq!(reply.await.expect("an answer"), Ok(()));
+        let kernel = fake.kernel();
+        assert!(kernel.applies <= 3, "{} rounds", kernel.applies);
+        let last: Vec<u64> = kernel.endpoints.values().map(|endpoint| endpoint.ifindex.into()).collect();
+        assert_eq!(last.len(), 100);
+        assert!(last.iter().all(|number| *number > UPDATES - 100), "{last:?}");
+    }
+
     #[tokio::test]
     async fn a_plane_that_panics_is_noticed() {
         let worker =

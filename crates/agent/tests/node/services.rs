@@ -119,3 +119,69 @@ fn a_stopped_agent_leaves_the_datapath_and_the_next_one_takes_it_over() {
     });
     assert_eq!(node.fake.kernel().frontends, before);
 }
+
+/// A cluster IP Service of a fixed address, with one endpoint.
+fn create_service(node: &Node, name: &str, last: u8) {
+    let service = json!({
+        "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"clusterIP": format!("10.24.0.{last}"), "ports": [{"name": "http", "port": 80}]},
+    });
+    node.api("POST", SERVICES, &service);
+    node.api("POST", SLICES, &slice(name, &[(&format!("10.20.1.{last}"), "node-b")]));
+}
+
+#[test]
+fn an_api_server_that_comes_back_with_a_lower_version_is_followed_and_disturbs_nothing() {
+    let mut node = Node::start();
+    node.create_nodes();
+    for (name, last) in [("kept", 11), ("gone", 12), ("moved", 13)] {
+        create_service(&node, name, last);
+    }
+    // What is not in the older state that comes back, and makes its version lower.
+    for number in 0..20 {
+        node.api(
+            "PATCH",
+            &format!("{SERVICES}/kept"),
+            &json!({"metadata": {"labels": {"n": number.to_string()}}}),
+        );
+    }
+    let programmed = |node: &Node| {
+        let rows = node.wait(node.client.services()).expect("services");
+        let endpoint = |last| backends(&rows, &format!("10.24.0.{last}:80"));
+        [11, 12, 13].map(endpoint)
+    };
+    let one = |address: &str| Some(vec![format!("{address}:8080")]);
+    let all = [one("10.20.1.11"), one("10.20.1.12"), one("10.20.1.13")];
+    node.until("all are programmed", async || {
+        let rows = node.client.services().await.expect("services");
+        backends(&rows, "10.24.0.13:80").filter(|backends| !backends.is_empty())
+    });
+    assert_eq!(programmed(&node), all);
+
+    node.stop_api_server();
+    node.until("the agent notices", async || {
+        let status = node.client.status().await.expect("status");
+        (!status.interruptions.is_empty()).then_some(())
+    });
+    assert_eq!(programmed(&node), all, "without an API server everything stays");
+
+    // The server is set back before anyone sees it: its lists are complete from the first request on.
+    node.restart_api_server(&|node| {
+        node.create_node_objects();
+        create_service(node, "kept", 11);
+        create_service(node, "moved", 14);
+    });
+    node.until("the agent follows", async || {
+        let rows = node.client.services().await.expect("services");
+        let kept = backends(&rows, "10.24.0.11:80")?;
+        // Not for one moment.
+        assert_eq!(Some(kept), one("10.20.1.11"));
+        let moved = backends(&rows, "10.24.0.14:80").filter(|moved| !moved.is_empty())?;
+        (moved == ["10.20.1.14:8080"] && backends(&rows, "10.24.0.12:80").is_none()).then_some(())
+    });
+    node.api("PATCH", &format!("{SLICES}/kept-1"), &json!({"endpoints": []}));
+    node.until("changes arrive", async || {
+        let rows = node.client.services().await.expect("services");
+        backends(&rows, "10.24.0.11:80").filter(Vec::is_empty)
+    });
+}

@@ -4,7 +4,10 @@ use std::{
     future::Future,
     path::PathBuf,
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -29,7 +32,7 @@ pub(crate) struct Node {
     runtime: tokio::runtime::Runtime,
     api: String,
     agent: Option<Running>,
-    _api_server: Running,
+    api_server: Option<Running>,
 }
 
 /// A thread inside the namespace, told to end when dropped.
@@ -74,11 +77,9 @@ impl Node {
             run(namespace.command("ip").args(line.split(' ')));
         }
         let (address, api_server) = inside(&namespace, |address, stopped| async move {
-            let config = apiserver::Config::new(vec!["10.24.0.0/20".parse().expect("prefix")]);
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
             address.send(listener.local_addr().expect("address").to_string()).expect("told");
-            let server = ApiServer::new(config).expect("an API server");
-            server.serve(listener, async move { drop(stopped.await) }).await.expect("serve");
+            new_api_server().serve(listener, async move { drop(stopped.await) }).await.expect("serve");
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -114,7 +115,7 @@ impl Node {
             runtime,
             api: format!("http://{address}"),
             agent: None,
-            _api_server: api_server,
+            api_server: Some(api_server),
         }
     }
 
@@ -134,6 +135,36 @@ impl Node {
     /// Ends the agent as SIGTERM does, and waits for it.
     pub(crate) fn stop_agent(&mut self) {
         self.agent = None;
+    }
+
+    /// Ends the API server and what it knows.
+    pub(crate) fn stop_api_server(&mut self) {
+        self.api_server = None;
+    }
+
+    /// Starts a new API server where the former one was, once `fill` has given it what it is to know.
+    pub(crate) fn restart_api_server(&mut self, fill: &dyn Fn(&Self)) {
+        let public = self.api.clone();
+        let place = public.trim_start_matches("http://").to_owned();
+        let open = Arc::new(tokio::sync::Notify::new());
+        let opened = Arc::clone(&open);
+        let (private, running) = inside(&self.namespace, |address, stopped| async move {
+            let server = new_api_server();
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
+            address.send(listener.local_addr().expect("address").to_string()).expect("told");
+            let same = server.clone();
+            tokio::spawn(async move {
+                opened.notified().await;
+                let listener = TcpListener::bind(place).await.expect("the former place");
+                same.serve(listener, std::future::pending()).await.expect("serve");
+            });
+            server.serve(listener, async move { drop(stopped.await) }).await.expect("serve");
+        });
+        self.api_server = Some(running);
+        self.api = format!("http://{private}");
+        fill(self);
+        open.notify_one();
+        self.api = public;
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
@@ -174,7 +205,12 @@ impl Node {
 
     /// The Node object of this node, and of a second one.
     pub(crate) fn create_nodes(&self) {
-        self.create_nodes_with(&[
+        self.create_node_objects();
+        self.until_known();
+    }
+
+    pub(crate) fn create_node_objects(&self) {
+        self.create_node_objects_with(&[
             ("node-a", &["10.128.0.11"], &["10.20.0.0/24"]),
             ("node-b", &["10.128.0.12"], &["10.20.1.0/24"]),
         ]);
@@ -182,6 +218,11 @@ impl Node {
 
     /// Node objects by name, addresses and pod prefixes.
     pub(crate) fn create_nodes_with(&self, nodes: &[(&str, &[&str], &[&str])]) {
+        self.create_node_objects_with(nodes);
+        self.until_known();
+    }
+
+    fn create_node_objects_with(&self, nodes: &[(&str, &[&str], &[&str])]) {
         for (name, addresses, cidrs) in nodes {
             let node = json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name},
                               "spec": {"podCIDR": cidrs[0], "podCIDRs": cidrs}});
@@ -191,7 +232,6 @@ impl Node {
             let status = json!({"status": {"addresses": addresses}});
             self.api("PATCH", &format!("/api/v1/nodes/{name}/status"), &status);
         }
-        self.until_known();
     }
 
     /// Waits until the agent has all lists and its Node.
@@ -207,6 +247,11 @@ impl Node {
         let output = curl.args(["-sS", "-i", "-m", "5", url]).output().expect("curl");
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
+}
+
+fn new_api_server() -> ApiServer {
+    let config = apiserver::Config::new(vec!["10.24.0.0/20".parse().expect("prefix")]);
+    ApiServer::new(config).expect("an API server")
 }
 
 /// Runs `work` on a thread and a runtime inside `namespace`; returns what it told first.

@@ -217,3 +217,23 @@ fn facts_7_9_11_17_63_hold_in_ipv6() {
     assert_eq!(target(port, FrontendKind::LoadBalancer, Origin::External), "[fd20::9]:8080");
     assert_eq!(cluster.problems(), [""; 0]);
 }
+
+#[test]
+fn fact_31_hints_do_not_bind_local_policy() {
+    let hinted = |ip: &str, on: &str, zone: &str| {
+        merged(endpoint(ip, on, "rs"), &json!({"hints": {"forZones": [{"name": zone}]}}))
+    };
+    let endpoints = json!([hinted("10.20.0.1", NODE, "z2"), hinted("10.20.1.1", "node-b", "z1")]);
+    let local = load_balancer(json!({"spec": {"externalTrafficPolicy": "Local"}}));
+    let mut cluster = Cluster::with(&local, &[slice("s", endpoints, json!({}))]);
+    cluster
+        .apply::<Node>(&node(NODE, json!({"metadata": {"labels": {"topology.kubernetes.io/zone": "z1"}}})))
+        .settle();
+    let port = cluster.only();
+    assert_eq!(target(port, FrontendKind::ClusterIp, Origin::Pod), "10.20.1.1:8080", "hinted to this zone");
+    assert_eq!(
+        target(port, FrontendKind::LoadBalancer, Origin::External),
+        "10.20.0.1:8080",
+        "local all the same"
+    );
+}

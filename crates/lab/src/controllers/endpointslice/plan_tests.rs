@@ -211,6 +211,25 @@ fn named_target_ports_resolve_per_pod_into_slices_of_their_own() {
 }
 
 #[test]
+fn fact_44_named_ports_of_containers_that_restart_always_count() {
+    let service = service(
+        json!({"ports": [{"name": "web", "port": 80, "targetPort": "side"}], "ipFamilies": ["IPv4"]}),
+    );
+    for (restart, expected) in [(Some("Always"), Some(9000)), (None, None)] {
+        let mut pods = [pod(0)];
+        edit(&mut pods[0], |pod| {
+            let container = json!([{"name": "i", "restartPolicy": restart, "ports": [{"name": "side", "containerPort": 9000}]}]);
+            let containers = serde_json::from_value(container).expect("containers");
+            pod.spec.as_mut().expect("spec").init_containers = Some(containers);
+        });
+        let mut api = Api::default();
+        api.sync(&service, &pods);
+        let ports = api.slices.iter().flat_map(|slice| slice.ports.iter().flatten());
+        assert_eq!(ports.filter_map(|port| port.port).next(), expected, "{restart:?}");
+    }
+}
+
+#[test]
 fn a_port_change_moves_everything() {
     let mut api = Api::default();
     api.sync(&plain(), &[pod(0), pod(1)]);

@@ -38,5 +38,5 @@ pub use maglev::{InvalidTableSize, TableSize};
 pub use objects::Checksums;
 pub use plane::{Config, EbpfDataplane};
 pub use sizes::Sizes;
-pub use sock::cgroup_root;
+pub use sock::{Refusals, cgroup_root};
 pub use xdp::Acceleration;

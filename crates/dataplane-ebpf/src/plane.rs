@@ -22,7 +22,8 @@ use crate::{
     ports, report,
     rows::Options,
     sizes::Sizes,
-    sock::Sockets,
+    sock::{Refusals, Sockets},
+    sys,
     tables::Tables,
     xdp::{self, Acceleration, Accelerator},
 };
@@ -43,6 +44,7 @@ pub struct Config {
     pub acceleration: Acceleration,
     /// The cgroup (v2) whose processes get socket load balancing: that of the node, above its pods'. `None`: nobody does.
     pub cgroup: Option<PathBuf>,
+    pub refusals: Refusals,
     /// Source ports for masqueraded flows; `None`: the largest range that no socket of this node draws from.
     pub masquerade_ports: Option<RangeInclusive<u16>>,
     /// Entries of the tables that lead clients from outside to the same backend on every node; the same on all of them.
@@ -60,6 +62,7 @@ impl Default for Config {
             checksums: Checksums::Auto,
             acceleration: Acceleration::Off,
             cgroup: None,
+            refusals: Refusals::Auto,
             masquerade_ports: None,
             table_size: TableSize::default(),
         }
@@ -107,7 +110,7 @@ impl EbpfDataplane {
     /// # Errors
     /// No root, no BPF, a verifier's refusal, an uplink that is not there: each says so.
     pub fn open(config: Config) -> Result<Self, Error> {
-        raise_memory_limit();
+        sys::raise_memory_limit();
         let pins = Pins::prepare(&config.bpffs)?;
         let maps = pins.maps();
         let sizes = config.sizes.by_map(config.conntrack_entries);
@@ -128,7 +131,7 @@ impl EbpfDataplane {
         let hz = objects::measure_hz(&mut pod)?;
         let tables = Tables::open(&maps)?;
         let links = Links::new(pins.links(), config.attach);
-        let sockets = Sockets::open(config.cgroup.as_deref(), &maps, &pins.links())?;
+        let sockets = Sockets::open(config.cgroup.as_deref(), config.refusals, &maps, &pins.links())?;
         let mut this = Self {
             pins,
             pod,
@@ -356,11 +359,4 @@ impl Dataplane for EbpfDataplane {
             Err(Error::new("clean up", "ebpf dataplane", errors.join("; ")))
         }
     }
-}
-
-/// Kernels before 5.11 count maps against the locked-memory limit.
-fn raise_memory_limit() {
-    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: a valid limit. Where it is not permitted, loading says so.
-    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
 }

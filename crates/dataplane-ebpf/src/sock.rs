@@ -11,7 +11,7 @@ mod keep;
 use std::{
     collections::BTreeSet,
     io,
-    os::fd::AsRawFd as _,
+    os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
 };
@@ -32,6 +32,15 @@ use crate::objects;
 
 /// `SO_NETNS_COOKIE` (`include/uapi/asm-generic/socket.h`).
 const SO_NETNS_COOKIE: i32 = 71;
+
+/// How a call that names a frontend without backends ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusals {
+    /// With its error at once, or by packets where the kernel cannot set one.
+    Auto,
+    /// By packets, as on kernels before 5.18.
+    ByPackets,
+}
 
 /// The part of the plane that serves sockets.
 #[derive(Debug)]
@@ -54,13 +63,18 @@ struct Active {
 impl Sockets {
     /// Attaches the programs to the cgroup, or replaces those of a former agent without a gap. Without a cgroup, takes those of
     /// a former agent off.
-    pub(crate) fn open(cgroup: Option<&Path>, maps: &Path, links: &Path) -> Result<Self, Error> {
+    pub(crate) fn open(
+        cgroup: Option<&Path>,
+        refusals: Refusals,
+        maps: &Path,
+        links: &Path,
+    ) -> Result<Self, Error> {
         let links = Links::new(links);
         let Some(path) = cgroup else {
             links.remove().map_err(|source| Error::new("remove", "socket links", source))?;
             return Ok(Self { links, active: Err("no cgroup is configured".into()) });
         };
-        let active = Active::open(path, maps, &links).map_err(|error| {
+        let active = Active::open(path, refusals, maps, &links).map_err(|error| {
             let reason = crate::report::chain(&error);
             tracing::warn!(cgroup = %path.display(), reason, "no socket load balancing, packets are translated instead");
             reason
@@ -121,13 +135,13 @@ impl Sockets {
 }
 
 impl Active {
-    fn open(cgroup: &Path, maps: &Path, links: &Links) -> Result<Self, Error> {
+    fn open(cgroup: &Path, refusals: Refusals, maps: &Path, links: &Links) -> Result<Self, Error> {
         let failed = |what: &'static str| move |source: io::Error| Error::new("read", what, source);
         let namespace = own_namespace().map_err(failed("the network namespace's cookie (needs 5.14)"))?;
         // Trying is the probe.
-        let (programs, can_fail) = match load(maps, namespace, true) {
-            Ok(programs) => (programs, true),
-            Err(_) => (load(maps, namespace, false)?, false),
+        let (programs, can_fail) = match (refusals == Refusals::Auto).then(|| load(maps, namespace, true)) {
+            Some(Ok(programs)) => (programs, true),
+            Some(Err(_)) | None => (load(maps, namespace, false)?, false),
         };
         links.attach(&programs, cgroup)?;
         let maps = Maps::open(maps).map_err(failed("the socket storage"))?;
@@ -189,12 +203,16 @@ fn own_namespace() -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The root of the cgroup v2 hierarchy, wherever it is mounted.
+/// The root of the cgroup v2 hierarchy, wherever it is mounted. `None`, too, where only a part of the hierarchy is visible, as
+/// in a container with a cgroup namespace of its own: pods would not be below it.
 pub fn cgroup_root() -> Option<PathBuf> {
+    /// The root's, of every kernfs (`fs/kernfs/dir.c`).
+    const ROOT_INODE: u64 = 1;
     let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
-    mounts.lines().find_map(|line| {
+    let mut mounts = mounts.lines().filter_map(|line| {
         let mut fields = line.split(' ').skip(1);
         let target = fields.next()?;
         (fields.next()? == "cgroup2").then(|| PathBuf::from(target))
-    })
+    });
+    mounts.find(|path| path.metadata().is_ok_and(|folder| folder.ino() == ROOT_INODE))
 }

@@ -243,3 +243,10 @@ pub(crate) fn update_batch<K, V>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) 
     };
     (written, result)
 }
+
+/// Kernels before 5.11 count maps against the locked-memory limit.
+pub(crate) fn raise_memory_limit() {
+    let unlimited = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a valid limit. Where it is not permitted, loading says so.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const unlimited) };
+}

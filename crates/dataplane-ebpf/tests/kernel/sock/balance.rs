@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use dataplane_ebpf::Refusals;
 use model::{Protocol, TrafficPolicy};
 
 use super::node::{Form, Node, PATIENCE, balanced, connect, datagram_socket, echo, serve_tcp};
@@ -102,6 +103,26 @@ fn without_a_backend_the_call_itself_is_refused() {
         node.in_pod(refused);
     }
     assert_eq!(node.counter("socket_refused"), 3 * 2 * 3);
+    node.clean_up();
+}
+
+/// As on kernels before 5.18: there are no packets here that could be refused, so that the route decides.
+#[test]
+fn where_a_call_cannot_fail_by_choice_its_packets_are_refused() {
+    let mut node = Node::new();
+    node.refusals = Refusals::ByPackets;
+    node.open();
+    for protocol in [Protocol::Tcp, Protocol::Udp] {
+        node.program(&[balanced(Form::V4, protocol, &[])]);
+        let error = node.on_host(|| match protocol {
+            Protocol::Udp => datagram_socket(Form::V4).connect(Form::V4.cluster_ip()),
+            _ => TcpStream::connect_timeout(&Form::V4.cluster_ip(), PATIENCE).map(drop),
+        });
+        assert_eq!(error.expect_err("no route").kind(), ErrorKind::NetworkUnreachable);
+    }
+    assert_eq!((node.counter("socket_left_to_packets"), node.counter("socket_refused")), (2, 0));
+    node.program(&[balanced(Form::V4, Protocol::Tcp, &[5])]);
+    assert!(node.on_host(|| connect(Form::V4.cluster_ip()).is_ok()));
     node.clean_up();
 }
 

@@ -8,7 +8,7 @@ use std::{
 };
 
 use dataplane::Dataplane as _;
-use dataplane_ebpf::{Config, EbpfDataplane};
+use dataplane_ebpf::{Config, EbpfDataplane, Refusals};
 use model::{
     Changed, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, Port, Protocol, ServicePort, Snapshot,
     TrafficPolicy,
@@ -29,6 +29,7 @@ pub(crate) struct Node {
     pub(crate) client: Owned,
     pub(crate) group: ThreadGroup,
     pub(crate) pins: PinFolder,
+    pub(crate) refusals: Refusals,
     backends: Owned,
     pub(crate) snapshot: Snapshot,
     ifindex: u32,
@@ -124,7 +125,8 @@ impl Node {
         let ifindex = host.run(|| space::ifindex("tpclient")).expect("enter");
         let group = ThreadGroup::create(&space::unique("sock")).expect("threaded cgroups");
         let (pins, snapshot) = (PinFolder::new(), Snapshot::default());
-        let mut this = Self { plane: None, host, client, group, pins, backends, snapshot, ifindex };
+        let refusals = Refusals::Auto;
+        let mut this = Self { plane: None, host, client, group, pins, refusals, backends, snapshot, ifindex };
         this.open();
         this
     }
@@ -140,6 +142,7 @@ impl Node {
         let config = Config {
             bpffs: pins.path().to_owned(),
             conntrack_entries: 1024,
+            refusals: self.refusals,
             cgroup: sockets.then(|| self.group.path().to_owned()),
             ..Config::default()
         };

@@ -2,7 +2,9 @@
 //!
 //! Holds nothing open: a lab lives on when its handle goes.
 
-use std::{io, path::PathBuf, process::Command, time::Duration};
+use std::{
+    fs::OpenOptions, io, os::unix::process::CommandExt as _, path::PathBuf, process::Command, time::Duration,
+};
 
 use k8s_openapi::{List, api::core::v1::Pod};
 use netns::NetNs;
@@ -115,16 +117,50 @@ impl Lab {
     /// # Errors
     /// No such place, or its namespace is gone.
     pub fn namespace(&self, place: &Place) -> Result<NetNs, Error> {
-        let name = match place {
-            Place::Client => self.topology().client_namespace(),
-            Place::Edge => self.topology().edge_namespace(),
+        self.locate(place).map(|(namespace, _)| namespace)
+    }
+
+    /// The network namespace of a place, and the node that it is on.
+    fn locate(&self, place: &Place) -> Result<(NetNs, Option<String>), Error> {
+        let (name, node) = match place {
+            Place::Client => (self.topology().client_namespace(), None),
+            Place::Edge => (self.topology().edge_namespace(), None),
             Place::Node(node) => match self.topology().node(node) {
-                Some(node) => node.namespace.clone(),
+                Some(node) => (node.namespace.clone(), Some(node.name.clone())),
                 None => return Err(self.no_such_place(place, &[])),
             },
-            Place::Pod { namespace, name } => self.pod(place, namespace.as_deref(), name)?.netns,
+            Place::Pod { namespace, name } => {
+                let pod = self.pod(place, namespace.as_deref(), name)?;
+                (pod.netns, Some(pod.node))
+            }
         };
-        Ok(NetNs::open(&name)?)
+        Ok((NetNs::open(&name)?, node))
+    }
+
+    /// A program of this host, to be run inside a place: in its network namespace, and in its node's cgroup.
+    ///
+    /// # Errors
+    /// No such place, or its namespace or cgroup is gone.
+    pub fn command(&self, place: &Place, program: &str) -> Result<Command, Error> {
+        let (namespace, node) = self.locate(place)?;
+        let mut command = namespace.command(program);
+        let cgroup = node.and_then(|node| self.state.node_cgroup(&node));
+        let failed = |source| Error::Run { command: program.to_owned(), place: place.clone(), source };
+        let members = |folder: PathBuf| OpenOptions::new().write(true).open(folder.join("cgroup.procs"));
+        let cgroup = cgroup.map(members).transpose().map_err(failed)?;
+        // SAFETY: between fork and exec only write(2) is called, which is async-signal-safe; both descriptors are open in the
+        // child because close-on-exec acts at exec.
+        unsafe {
+            command.pre_exec(move || {
+                // Held for as long as the command: it enters by this descriptor.
+                let _ = &namespace;
+                match &cgroup {
+                    Some(cgroup) => io::Write::write_all(&mut &*cgroup, b"0"),
+                    None => Ok(()),
+                }
+            });
+        }
+        Ok(command)
     }
 
     /// Runs a program of this host inside a place, to its end or `timeout`.
@@ -132,9 +168,8 @@ impl Lab {
     /// # Errors
     /// No such place, or the program cannot be started. A program that fails is no error.
     pub fn exec(&self, place: &Place, argv: &[&str], timeout: Duration) -> Result<Output, Error> {
-        let namespace = self.namespace(place)?;
         let (program, arguments) = argv.split_first().unwrap_or((&"true", &[]));
-        let mut command = namespace.command(program);
+        let mut command = self.command(place, program)?;
         command.args(arguments);
         exec::run(command, timeout).map_err(|source| Error::Run {
             command: argv.join(" "),
@@ -243,20 +278,6 @@ impl Lab {
             ip: status.and_then(|status| status.pod_ip.as_ref()?.parse().ok()),
             netns: self.topology().pod_namespace(pod.metadata.uid.as_ref()?),
             ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
-        })
-    }
-
-    /// The cgroup of the processes of a place: those of a node and of its pods are the node's.
-    ///
-    /// # Errors
-    /// No such place.
-    pub fn cgroup(&self, place: &Place) -> Result<Option<PathBuf>, Error> {
-        Ok(match place {
-            Place::Client | Place::Edge => None,
-            Place::Node(node) => self.state.node_cgroup(node),
-            Place::Pod { namespace, name } => {
-                self.state.node_cgroup(&self.pod(place, namespace.as_deref(), name)?.node)
-            }
         })
     }
 

@@ -56,7 +56,9 @@ fn carries_everything(plane: &str) {
     let pod = pods["items"][0]["metadata"]["name"].as_str().expect("a pod").to_owned();
 
     let ways = [("client", vip.as_str()), ("client", &node_port), (pod.as_str(), &cluster_ip)];
-    for (place, authority) in ways {
+    // To its own addresses, without any network in between.
+    let by_itself = [("node-a", vip.as_str()), ("node-a", &node_port)];
+    for (place, authority) in ways.into_iter().chain(by_itself) {
         assert_fair(&lab.answers(place, authority), &format!("{plane}: {authority} from {place}"));
     }
 

@@ -152,15 +152,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 
 /// Becomes the command, among the processes of its node, so that terminal, signals and exit code are its own.
 fn exec(lab: &Lab, place: &Place, command: &[String]) -> anyhow::Result<ExitCode> {
-    let namespace = lab.namespace(place)?;
     let (program, arguments) = command.split_first().context("name a command")?;
-    let mut process = namespace.command(program);
+    let mut process = lab.command(place, program)?;
     process.args(arguments);
-    if let Some(cgroup) = lab.cgroup(place)? {
-        // This very process, "0", is what becomes the command.
-        let joined = std::fs::write(cgroup.join("cgroup.procs"), "0");
-        joined.with_context(|| format!("join the cgroup of {place}, {}", cgroup.display()))?;
-    }
     Err(process.exec()).with_context(|| format!("run {program:?} in {place}"))
 }
 

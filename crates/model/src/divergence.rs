@@ -112,6 +112,16 @@ pub const DIVERGENCES: &[Divergence] = &[
         // To what a client was given before; each backend is one it may be given.
         applies: |_| false,
     },
+    Divergence {
+        name: "node-port-on-localhost",
+        reason: "kube-proxy serves node ports to the node itself at 127.0.0.1, in its iptables mode and in IPv4 only, and needs \
+                 route_localnet for it; the eBPF plane leaves loopback to the programs that listen there, in either \
+                 family, as kube-proxy's nftables mode does",
+        ebpf: None,
+        iptables: None,
+        // The model knows no Service there; what the iptables plane does beyond is its own.
+        applies: |_| false,
+    },
 ];
 
 const HAIRPIN: &str = "hairpin";

@@ -44,6 +44,7 @@ enum Spot {
     Vip,
     ExternalIp(u8),
     Node(Node),
+    Loopback,
 }
 
 /// The same address in both families.
@@ -220,6 +221,11 @@ impl To {
         Self { address: Spot::Vip, port }
     }
 
+    /// The machine that asks, by its loopback interface.
+    pub const fn loopback(port: u16) -> Self {
+        Self { address: Spot::Loopback, port }
+    }
+
     pub const fn external_ip(last: u8, port: u16) -> Self {
         Self { address: Spot::ExternalIp(last), port }
     }
@@ -235,6 +241,7 @@ impl To {
             Spot::Vip => VIP,
             Spot::ExternalIp(last) => external_ip(last),
             Spot::Node(node) => node.addresses(),
+            Spot::Loopback => Pair(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
         };
         SocketAddr::new(pair.of(family), self.port)
     }

@@ -91,7 +91,8 @@ cases! {
         terminating,
         terminating_local,
         affinity,
-        affinity_per_way;
+        affinity_per_way,
+        node_port_on_localhost;
     live:
         endpoint_added,
         endpoint_removed,

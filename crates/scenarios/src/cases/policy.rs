@@ -1,6 +1,6 @@
 //! Traffic policies, refusals, source ranges, terminating backends.
 
-use model::Plane;
+use model::{Family, Plane};
 
 use super::reach::{WEB, WEB_VIP, web_node_port};
 use crate::{
@@ -143,5 +143,17 @@ pub(super) fn affinity_per_way(world: &mut World) {
     }
     if world.plane() == Some(Plane::Iptables) {
         assert_eq!(given[0], given[1]);
+    }
+}
+
+/// The planes differ in IPv4: one serves the node itself at 127.0.0.1.
+pub(super) fn node_port_on_localhost(world: &mut World) {
+    world.program(&[Service::web(&[A1, B1])]);
+    let probe = Probe::tcp(Place::Host(A), To::loopback(30080));
+    if (world.plane(), world.family()) == (Some(Plane::Iptables), Family::V4) {
+        let answered: Vec<_> = world.count(probe).into_iter().flatten().map(|(pod, _)| pod).collect();
+        assert_eq!(answered, [A1, B1]);
+    } else {
+        world.expect(probe, Want::NotAService);
     }
 }

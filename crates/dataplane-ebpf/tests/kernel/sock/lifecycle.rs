@@ -1,6 +1,6 @@
 //! Attaching, starting again, taking off.
 
-use std::fs;
+use std::{collections::BTreeSet, fs, os::unix::fs::DirEntryExt as _};
 
 use dataplane::Dataplane as _;
 use dataplane_ebpf::{Config, EbpfDataplane};
@@ -9,12 +9,13 @@ use model::{Changed, Protocol};
 use super::node::{Form, Node, balanced, connect, echo, until};
 use crate::space::PinFolder;
 
-fn pins(node: &Node) -> Vec<String> {
+/// Names and inodes of the pinned links: a link that is made anew has another inode.
+fn pins(node: &Node) -> BTreeSet<(String, u64)> {
     let folder = fs::read_dir(node.pins.path()).into_iter().flatten().flatten().next();
     let links = folder.map(|version| version.path().join("links"));
     let names = links.and_then(|links| fs::read_dir(links).ok()).into_iter().flatten().flatten();
-    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    names.filter(|name| name.starts_with("sock-")).collect()
+    let names = names.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.ino()));
+    names.filter(|(name, _)| name.starts_with("sock-")).collect()
 }
 
 fn feature(node: &Node) -> (bool, String) {
@@ -37,7 +38,7 @@ fn sockets_are_served_while_no_agent_runs_and_by_the_next() {
     let links = pins(&node);
     for _ in 0..2 {
         node.open();
-        assert_eq!(pins(&node), links, "replaced, not doubled");
+        assert_eq!(pins(&node), links, "their programs are replaced, they are not");
     }
     let translated = node.counter("socket_translated");
     let mut after = node.on_host(|| connect(frontend).expect("connect").0);

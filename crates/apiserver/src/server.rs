@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use axum::Router;
+use axum::{Router, serve::ListenerExt as _};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -97,6 +97,12 @@ impl ApiServer {
     ) -> io::Result<()> {
         let closing = CancellationToken::new();
         let router = http::router(Arc::clone(&self.core), closing.clone());
+        let listener = listener.tap_io(|stream| {
+            // Head and body leave apart: with Nagle's algorithm the body waits for a delayed acknowledgement (40 ms).
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "cannot set TCP_NODELAY");
+            }
+        });
         axum::serve(listener, router)
             .with_graceful_shutdown(async move {
                 shutdown.await;

@@ -1,18 +1,18 @@
 //! What a lab still waits for, in words; `None` when nothing. Reads only.
 
-use std::{io, time::Duration};
+use std::{collections::BTreeSet, io, time::Duration};
 
 use dataplane::ServiceRow;
 use k8s_openapi::{
     List, ListableResource,
     api::{
         apps::v1::Deployment,
-        core::v1::{Event, Node, Pod, Service},
+        core::v1::{Event, Node, Pod, PodIP, Service},
         discovery::v1::{Endpoint, EndpointSlice},
     },
 };
 use kube::ResourceExt as _;
-use model::Generation;
+use model::{Generation, TrafficPolicy};
 use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::{
@@ -22,6 +22,7 @@ use crate::{
     up::Failure,
 };
 
+const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// An agent that does not answer yet, a node that takes no pods yet: pods would all go to the others.
@@ -36,29 +37,35 @@ pub(crate) fn agents(lab: &Lab) -> Result<Option<String>, Failure> {
     Ok(waiting.map(|node| format!("node {}: not ready", node.name)))
 }
 
-/// A pod that is not ready, a Service without its address.
+/// A pod that is not ready, a Service without its address or without its ready pods.
 pub(crate) fn workloads(lab: &Lab) -> Result<Option<String>, Failure> {
     let (deployments, pods, services) = (
         list::<Deployment>(lab, "/apis/apps/v1/deployments")?,
         list::<Pod>(lab, "/api/v1/pods")?,
         list::<Service>(lab, "/api/v1/services")?,
     );
-    let pending = deployments.iter().find_map(deployment);
-    Ok(pending.or_else(|| pods.iter().find_map(pod)).or_else(|| services.iter().find_map(service)))
+    let pending = deployments.iter().find_map(deployment).or_else(|| pods.iter().find_map(pod));
+    if let Some(pending) = pending.or_else(|| services.iter().find_map(service)) {
+        return Ok(Some(pending));
+    }
+    let serving = serving(&list(lab, SLICES)?);
+    Ok(services.iter().find_map(|service| endpoints(service, &pods, &serving)))
 }
 
 /// A node that has not programmed everything, a target pool without a node that takes traffic.
 pub(crate) fn nodes(lab: &Lab) -> Result<Option<String>, Failure> {
     let EdgeStatus { target_pools, .. } = lab.edge_status()?;
+    let serving = serving(&list(lab, SLICES)?);
+    let serves =
+        |pool: &TargetPool| serving.contains(&(pool.service.namespace.clone(), pool.service.name.clone()));
     for node in &lab.topology().nodes {
         let agent: Programmed = serde_json::from_slice(&lab.agent_get(&node.name, "/v1/status")?)?;
         let services: Vec<ServiceRow> = serde_json::from_slice(&lab.agent_get(&node.name, "/v1/services")?)?;
-        if let Some(what) = unprogrammed(&agent, &services, &target_pools) {
+        if let Some(what) = unprogrammed(&agent, &services, &target_pools, serves) {
             return Ok(Some(format!("{} to program {what}", node.name)));
         }
     }
-    let slices = list::<EndpointSlice>(lab, "/apis/discovery.k8s.io/v1/endpointslices")?;
-    Ok(target_pools.iter().find_map(|pool| self::pool(pool, serves(pool, &slices))))
+    Ok(target_pools.iter().find_map(|pool| self::pool(pool, serves(pool))))
 }
 
 /// What is read of an agent's `GET /v1/status`.
@@ -79,14 +86,25 @@ struct Objects {
 }
 
 /// What an agent has still to program. An object that it reports as failed is not waited for.
-fn unprogrammed(agent: &Programmed, services: &[ServiceRow], pools: &[TargetPool]) -> Option<String> {
+fn unprogrammed(
+    agent: &Programmed,
+    services: &[ServiceRow],
+    pools: &[TargetPool],
+    serves: impl Fn(&TargetPool) -> bool,
+) -> Option<String> {
     if let Some(what) = &agent.waiting_for {
         return Some(format!("anything: it waits for {what}"));
     }
     if agent.generation != agent.programmed || agent.objects.pending > 0 {
         return Some(format!("generation {} (now {})", agent.generation.0, agent.programmed.0));
     }
-    let known = |pool: &&TargetPool| services.iter().any(|row| row.frontend.ip() == pool.ip_address);
+    let known = |pool: &TargetPool| {
+        // Under policy Local a node may have no backend for outsiders.
+        let complete = |row: &ServiceRow| {
+            row.policy == TrafficPolicy::Local || !row.backends.is_empty() || !serves(pool)
+        };
+        services.iter().any(|row| row.frontend.ip() == pool.ip_address && complete(row))
+    };
     let missing = pools.iter().find(|pool| !known(pool));
     let excused = agent.objects.failed + agent.objects.refused > 0;
     missing.filter(|_| !excused).map(|pool| format!("{} for {}", pool.ip_address, pool.service))
@@ -134,17 +152,35 @@ fn service(service: &Service) -> Option<String> {
     (balanced && !has_address).then(|| format!("{}: no address yet", title("Service", service)))
 }
 
-/// Whether some endpoint of the pool's Service is ready.
-fn serves(pool: &TargetPool, slices: &[EndpointSlice]) -> bool {
-    let of_service = |slice: &&EndpointSlice| {
-        slice.namespace().as_deref() == Some(&pool.service.namespace)
-            && slice.labels().get("kubernetes.io/service-name") == Some(&pool.service.name)
-    };
+/// Namespace and name of every Service that has a ready endpoint.
+fn serving(slices: &[EndpointSlice]) -> BTreeSet<(String, String)> {
     // Unset means ready (discovery/v1 EndpointConditions).
     let ready = |endpoint: &Endpoint| {
         endpoint.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true)
     };
-    slices.iter().filter(of_service).any(|slice| slice.endpoints.iter().any(ready))
+    let of = |slice: &EndpointSlice| {
+        Some((slice.namespace()?, slice.labels().get("kubernetes.io/service-name")?.clone()))
+    };
+    slices.iter().filter(|slice| slice.endpoints.iter().any(ready)).filter_map(of).collect()
+}
+
+/// A Service that selects a pod (all are ready by now) of its family and has no ready endpoint yet.
+fn endpoints(service: &Service, pods: &[Pod], serving: &BTreeSet<(String, String)>) -> Option<String> {
+    let spec = service.spec.as_ref().filter(|spec| spec.type_.as_deref() != Some("ExternalName"))?;
+    let selector = spec.selector.as_ref().filter(|selector| !selector.is_empty())?;
+    let families = spec.ip_families.as_deref().unwrap_or_default();
+    let reachable = |ip: &PodIP| families.iter().any(|family| (family == "IPv6") == ip.ip.contains(':'));
+    let selected = |pod: &Pod| {
+        let status = pod.status.as_ref();
+        let ips = status.and_then(|status| status.pod_ips.as_deref()).unwrap_or_default();
+        status.and_then(|status| status.phase.as_deref()) == Some("Running")
+            && pod.metadata.deletion_timestamp.is_none()
+            && pod.namespace() == service.namespace()
+            && selector.iter().all(|(key, value)| pod.labels().get(key) == Some(value))
+            && ips.iter().any(reachable)
+    };
+    let known = serving.contains(&(service.namespace()?, service.name_any()));
+    (!known && pods.iter().any(selected)).then(|| format!("{}: no endpoints yet", title("Service", service)))
 }
 
 fn pool(pool: &TargetPool, serves: bool) -> Option<String> {
@@ -204,12 +240,59 @@ mod tests {
             },
         }));
         let pools = [pool.expect("a pool")];
-        assert!(unprogrammed(&agent(1, 0, 0), &[], &[]).is_some(), "an old generation");
-        assert!(unprogrammed(&agent(2, 1, 0), &[], &[]).is_some(), "an object pending");
-        assert_eq!(unprogrammed(&agent(2, 0, 0), &[], &[]), None);
-        let missing = unprogrammed(&agent(2, 0, 0), &[], &pools);
+        let pending = |agent: &Programmed, rows: &[ServiceRow], pools: &[TargetPool], serves| {
+            unprogrammed(agent, rows, pools, |_| serves)
+        };
+        assert!(pending(&agent(1, 0, 0), &[], &[], true).is_some(), "an old generation");
+        assert!(pending(&agent(2, 1, 0), &[], &[], true).is_some(), "an object pending");
+        assert_eq!(pending(&agent(2, 0, 0), &[], &[], true), None);
+        let missing = pending(&agent(2, 0, 0), &[], &pools, true);
         assert_eq!(missing.as_deref(), Some("203.0.113.1 for n/s"));
-        assert_eq!(unprogrammed(&agent(2, 0, 1), &[], &pools), None, "a failure is reported elsewhere");
+        assert_eq!(pending(&agent(2, 0, 1), &[], &pools, true), None, "a failure is reported elsewhere");
+        let row = |policy: &str| {
+            vec![
+                from_value::<ServiceRow>(json!({
+                    "service": null, "portName": "", "kind": "LoadBalancer", "frontend": "203.0.113.1:80",
+                    "protocol": "TCP", "policy": policy, "backends": [], "affinitySeconds": null, "sourceRanges": [],
+                }))
+                .expect("a row"),
+            ]
+        };
+        assert!(
+            pending(&agent(2, 0, 0), &row("Cluster"), &pools, true).is_some(),
+            "its pods are not there yet"
+        );
+        assert_eq!(pending(&agent(2, 0, 0), &row("Cluster"), &pools, false), None, "it has none");
+        assert_eq!(pending(&agent(2, 0, 0), &row("Local"), &pools, true), None, "they are on other nodes");
+    }
+
+    #[test]
+    fn a_service_is_waited_for_until_its_ready_pods_are_endpoints() {
+        let service = |families: serde_json::Value, app: &str| {
+            from_value::<Service>(json!({"metadata": {"namespace": "n", "name": "s"},
+                "spec": {"selector": {"app": app}, "ipFamilies": families}}))
+            .expect("a Service")
+        };
+        let pods = [from_value::<Pod>(json!({
+            "metadata": {"namespace": "n", "name": "p", "labels": {"app": "web"}},
+            "status": {"phase": "Running", "podIPs": [{"ip": "10.20.0.2"}]},
+        }))
+        .expect("a Pod")];
+        let slice = |ready: bool| {
+            from_value::<EndpointSlice>(json!({
+                "metadata": {"namespace": "n", "name": "s-x", "labels": {"kubernetes.io/service-name": "s"}},
+                "addressType": "IPv4", "endpoints": [{"addresses": ["10.20.0.2"], "conditions": {"ready": ready}}],
+            }))
+            .expect("a slice")
+        };
+        let pending =
+            |service: &Service, slices: &[EndpointSlice]| endpoints(service, &pods, &serving(slices));
+        let web = service(json!(["IPv4"]), "web");
+        assert_eq!(pending(&web, &[]).as_deref(), Some("Service n/s: no endpoints yet"));
+        assert!(pending(&web, &[slice(false)]).is_some());
+        assert_eq!(pending(&web, &[slice(true)]), None);
+        assert_eq!(pending(&service(json!(["IPv4"]), "other"), &[]), None, "it selects nobody");
+        assert_eq!(pending(&service(json!(["IPv6"]), "web"), &[]), None, "its family has no pod");
     }
 
     #[test]

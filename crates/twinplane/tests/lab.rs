@@ -152,6 +152,33 @@ fn an_iptables_lab_lives_and_leaves_nothing() {
     whole_life("iptables");
 }
 
+/// The first and the last of many Services answer; the rules that a first packet to each is compared with.
+fn first_and_last_of_many(plane: &str) -> [usize; 2] {
+    let lab = Named::new();
+    let manifest = succeeded(&run(&["lab", "manifest", "--services", "200"]));
+    let output = with_input(&lab, &["--dataplane", plane, "-f", "-"], &manifest);
+    succeeded(&output);
+    let rows = json(&run(&["service", "list", "--lab", &lab.0, "--node", "node-a", "-o", "json"]));
+    let rows = rows.as_array().expect("rows");
+    let ours = |row: &&Value| row["service"]["namespace"] == "many" && row["kind"] == "ClusterIP";
+    assert_eq!(rows.iter().filter(ours).count(), 200);
+    let rules = succeeded(&lab.lab("exec", &["node-a", "--", "iptables", "-t", "nat", "-S"]));
+    ["203.0.113.101", "203.0.113.102"].map(|address| {
+        let url = format!("http://{address}/");
+        let answer = succeeded(&lab.lab("exec", &["client", "--", "curl", "-sS", "-m", "5", &url]));
+        assert!(answer.contains("echo-"), "{answer}");
+        let services = rules.lines().filter(|rule| rule.starts_with("-A KUBE-SERVICES "));
+        services.take_while(|rule| !rule.contains(&format!("-d {address}/32"))).count()
+    })
+}
+
+#[test]
+fn many_services_are_programmed_and_only_iptables_walks_past_them() {
+    assert_eq!(first_and_last_of_many("ebpf"), [0, 0]);
+    let [first, last] = first_and_last_of_many("iptables");
+    assert!(last > first + 150, "{first} and {last} rules before its own");
+}
+
 #[test]
 fn both_planes_come_up_with_the_same_addresses() {
     let lab = Named::new();

@@ -15,6 +15,7 @@ use self::output::Format;
 pub use self::shared::{duration, on_interrupt, report};
 use crate::{
     lab::Lab,
+    manifest,
     plan::{LabName, Place},
     remove,
     state::{self, State},
@@ -34,6 +35,15 @@ pub struct Args {
 enum Command {
     /// Bring a cluster up in network namespaces of this machine
     Up(up::Args),
+    /// Print a manifest of many Services, for "lab up -f"
+    Manifest {
+        /// Number of Services; the first and the last have a load-balancer address
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=60_000))]
+        services: u32,
+        /// Number of pods that every one of them selects
+        #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(0..=100))]
+        pods: u32,
+    },
     /// Show the nodes, agents and pods of a lab
     Status(Shown),
     /// List the labs of this machine
@@ -127,6 +137,9 @@ struct Shown {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.command {
         Command::Up(args) => up::run(args),
+        Command::Manifest { services, pods } => {
+            output::text(&manifest::many(services, pods)).map(|()| ExitCode::SUCCESS)
+        }
         Command::Status(shown) => show::status(&open(&shown.lab)?, shown.output),
         Command::List { output } => show::list(output),
         Command::Kubectl { lab, arguments } => {

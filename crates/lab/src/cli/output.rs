@@ -27,6 +27,11 @@ pub(super) fn print<T: Serialize>(
     if !text.is_empty() && !text.ends_with('\n') {
         text.push('\n');
     }
+    self::text(&text)
+}
+
+/// Prints text as it is.
+pub(super) fn text(text: &str) -> anyhow::Result<()> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         // Whoever read it has enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -77,7 +77,7 @@ impl<K: Kind> Watched<K> {
     /// Every object, by namespace and name.
     pub(super) fn all(&self) -> Vec<Arc<K>> {
         let mut objects = self.store.state();
-        objects.sort_by_key(|object| (object.namespace(), object.name_any()));
+        objects.sort_by_cached_key(|object| (object.namespace(), object.name_any()));
         objects
     }
 

@@ -3,12 +3,14 @@
 //! Whatever refuses an object, the parser or the API, the report names file, line, object and field.
 
 mod apply;
+mod many;
 mod node;
 mod read;
 
 use std::fmt;
 
 pub use apply::{Applied, ApplyError, Report, apply};
+pub(crate) use many::many;
 pub use read::{Error as ReadError, Source, read};
 
 use self::node::{Node, Value};

@@ -102,7 +102,7 @@ fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn parse(file: &str, text: &str, manifests: &mut Vec<Manifest>, problems: &mut Vec<Problem>) {
+pub(super) fn parse(file: &str, text: &str, manifests: &mut Vec<Manifest>, problems: &mut Vec<Problem>) {
     for (offset, document) in documents(text) {
         match serde_saphyr::from_str::<Node>(document) {
             Ok(root) if root.value == Value::Scalar(serde_json::Value::Null) => {}

@@ -160,6 +160,7 @@ impl Home {
         command.arg("--api-server").arg(format!("http://{}", self.api));
         command.arg("--dataplane").arg(kind.as_str()).arg("--bpffs").arg(pins.path());
         command.arg("--socket").arg(&socket).args(["--uplink", "eth0", "--cluster-cidr", "10.20.0.0/16"]);
+        command.arg("--cgroup").arg(self.topology.group(Node::A).path());
         command.args(["--healthz-bind", "none"]).env("TWINPLANE_LOG", "error");
         let start = Instant::now();
         let mut agent = Running::start(command)?;

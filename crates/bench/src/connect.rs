@@ -3,7 +3,7 @@
 //! Three two-node clusters exist at the same time, alike but for the plane; rounds take turns between them, and a share is
 //! the median of the rounds' own ratios, because machines drift and single runs scatter.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, process::Command};
 
 use anyhow::{Context as _, ensure};
 use dataplane::Dataplane;
@@ -140,7 +140,7 @@ impl World {
         for node in Node::ALL {
             let Some(kind) = plane else { continue };
             let pins = plane::Pins::new(&format!("{}-{}", topology.name, node.name()));
-            let mut opened = plane::open(kind, topology.node(node), &pins, "eth0")?;
+            let mut opened = plane::open(kind, &topology, node, &pins)?;
             let mut snapshot = plane::bare_snapshot(&topology, node);
             for path in Path::ALL {
                 let (kind, frontend) = path.frontend();
@@ -152,9 +152,10 @@ impl World {
             nodes.push(ProgrammedNode { node, plane: opened, snapshot, _pins: pins });
         }
         let mut servers = vec![];
-        let (port, cpu) = (PORT.to_string(), (machine::cpus() - 1).to_string());
         for path in Path::ALL {
-            let command = fleet::command(topology.pod(path.backend()), &["serve", &port, &cpu])?;
+            let place = Place::Pod(path.backend());
+            let arguments = ["serve", &PORT.to_string()];
+            let command = child(&topology, place, machine::cpus() - 1, &arguments)?;
             servers.push(Running::start_until_ready(command)?);
         }
         Ok(Self { plane, _servers: servers, nodes, topology })
@@ -176,15 +177,23 @@ impl World {
             None => SocketAddr::new(path.backend().address(V4), PORT),
         };
         let what = if what == What::Stream { "stream" } else { "connections" };
-        let (to, seconds) = (to.to_string(), seconds.to_string());
-        let space = self.topology.place(path.client());
-        let output =
-            fleet::command(space, &["ask", what, &to, &seconds, "0"])?.output().context("run a client")?;
+        let arguments = ["ask", what, &to.to_string(), &seconds.to_string()];
+        let output = child(&self.topology, path.client(), 0, &arguments)?.output().context("run a client")?;
         let name = self.plane.map_or("plain veth", |plane| plane.as_str());
         let told = String::from_utf8_lossy(&output.stderr);
         ensure!(output.status.success(), "{} on {name}: {told}", path.words());
         serde_json::from_slice(&output.stdout).context("read what a client heard")
     }
+}
+
+/// This program in a place: in its namespace, on a CPU, and in the cgroup of its node, if it has one.
+fn child(topology: &Topology, place: Place, cpu: usize, arguments: &[&str]) -> anyhow::Result<Command> {
+    let mut command = fleet::command(topology.place(place), arguments)?;
+    command.arg("--cpu").arg(cpu.to_string());
+    if let Some(node) = place.node() {
+        command.arg("--cgroup").arg(topology.group(node).path());
+    }
+    Ok(command)
 }
 
 fn tell_connections(path: Path, services: u32, worlds: &[World], rounds: &[Rounds], report: &mut Report) {

@@ -15,12 +15,11 @@ use crate::{plane, rows::Report};
 
 pub(crate) fn measure(report: &mut Report) -> anyhow::Result<()> {
     let topology = Topology::new();
-    let node = topology.node(Node::A);
     let pins = plane::Pins::new(&topology.name);
-    let mut plane = plane::open_ebpf(node, &pins, "eth0")?;
+    let mut plane = plane::open_ebpf(&topology, Node::A, &pins)?;
     let without = memory(&pins)?;
     let snapshot = plane::bare_snapshot(&topology, Node::A);
-    plane::apply(&mut plane, node, &snapshot, &Changed::all(&snapshot))?;
+    plane::apply(&mut plane, topology.node(Node::A), &snapshot, &Changed::all(&snapshot))?;
     let with = memory(&pins)?;
     report.add(
         ("map-memory-2pods", "memory of all maps, 2 pods, defaults"),

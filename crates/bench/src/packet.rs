@@ -34,9 +34,11 @@ const TEMPLATE_WORDS: usize = 16;
 const VARY: usize = 14;
 const COUNT: usize = 15;
 
-/// What a program answers (`TCX_NEXT`, `TCX_REDIRECT`).
+/// What a program answers (`TCX_NEXT`, `TCX_REDIRECT`, `XDP_PASS`, `XDP_TX`).
 const NEXT: i32 = -1;
 const REDIRECT: i32 = 7;
+const PASS: i32 = 2;
+const TRANSMIT: i32 = 3;
 
 const CLUSTER_IP: &str = "10.24.0.10:80";
 const REFUSED: &str = "10.24.0.11:80";
@@ -63,6 +65,12 @@ enum Room {
     Full,
 }
 
+impl Case {
+    fn is_xdp(&self) -> bool {
+        self.program.starts_with("xdp_")
+    }
+}
+
 /// One plane with its number of services.
 struct Bench {
     services: u32,
@@ -70,8 +78,8 @@ struct Bench {
     // Fields drop in order: the pins go last.
     _plane: EbpfDataplane,
     _pins: plane::Pins,
-    /// Nanoseconds of each round: the empty program, and each case less the program that only restores.
-    empty: Vec<f64>,
+    /// Nanoseconds of each round: the empty programs (tc, XDP), and each case less the program that only restores.
+    empty: Vec<[f64; 2]>,
     net: Vec<Vec<f64>>,
 }
 
@@ -125,7 +133,8 @@ fn cases() -> Vec<Case> {
         answer,
         lands,
     };
-    let (from_pod, from_wire) = (("from_pod", "tpa1"), ("from_wire", "eth0"));
+    let (from_pod, from_wire) = (("from_pod", "tpa1"), ("from_wire", plane::UPLINK));
+    let driver = ("xdp_from_wire", plane::UPLINK);
     let tcp = Frame::tcp;
     vec![
         case(
@@ -158,6 +167,20 @@ fn cases() -> Vec<Case> {
             from_wire,
             tcp(client, stranger, ACK),
             (NEXT, stranger),
+        ),
+        case(
+            "lb-snat-xdp-est",
+            "client to LoadBalancer to remote pod with SNAT, in the driver",
+            driver,
+            tcp(client, vip, ACK),
+            (TRANSMIT, backend),
+        ),
+        case(
+            "no-service-xdp",
+            "a packet that concerns no service, in the driver",
+            driver,
+            tcp(client, stranger, ACK),
+            (PASS, stranger),
         ),
         case(
             "pod-clusterip-reply",
@@ -207,7 +230,7 @@ impl Bench {
     fn open(topology: &Topology, services: u32) -> anyhow::Result<Self> {
         let node = topology.node(Node::A);
         let pins = plane::Pins::new(&format!("{}-{services}", topology.name));
-        let mut plane = plane::open_ebpf(node, &pins, "eth0")?;
+        let mut plane = plane::open_ebpf(topology, Node::A, &pins)?;
         let mut snapshot = plane::bare_snapshot(topology, Node::A);
         let backend = (SocketAddr::new(Pod::B1.address(V4), 8080), false);
         let web = [(FrontendKind::ClusterIp, at(CLUSTER_IP).ip()), (FrontendKind::LoadBalancer, VIP.of(V4))];
@@ -232,13 +255,13 @@ impl Bench {
             (SocketAddr::new(Place::Client.address(V4), 50000), SocketAddr::new(VIP.of(V4), 80));
         let cluster_ip = at(CLUSTER_IP);
         self.pass("from_pod", "tpa1", &Frame::tcp(pod, cluster_ip, SYN))?;
-        self.pass("from_wire", "eth0", &Frame::tcp(backend, pod, SYN | ACK))?;
+        self.pass("from_wire", plane::UPLINK, &Frame::tcp(backend, pod, SYN | ACK))?;
         self.pass("from_pod", "tpa1", &Frame::tcp(pod, cluster_ip, ACK))?;
         self.pass("from_pod", "tpa1", &Frame::udp(pod, cluster_ip))?;
-        self.pass("from_wire", "eth0", &Frame::udp(backend, pod))?;
-        let masqueraded = self.pass("from_wire", "eth0", &Frame::tcp(client, vip, SYN))?;
-        self.pass("from_wire", "eth0", &Frame::tcp(backend, masqueraded.0, SYN | ACK))?;
-        self.pass("from_wire", "eth0", &Frame::tcp(client, vip, ACK))?;
+        self.pass("from_wire", plane::UPLINK, &Frame::udp(backend, pod))?;
+        let masqueraded = self.pass("from_wire", plane::UPLINK, &Frame::tcp(client, vip, SYN))?;
+        self.pass("from_wire", plane::UPLINK, &Frame::tcp(backend, masqueraded.0, SYN | ACK))?;
+        self.pass("from_wire", plane::UPLINK, &Frame::tcp(client, vip, ACK))?;
         Ok(())
     }
 
@@ -258,9 +281,13 @@ impl Bench {
     fn round(&mut self, cases: &[Case], room: Option<Room>, round: u32, packets: u32) -> anyhow::Result<()> {
         let frame = &cases[0].frame;
         self.template(frame, None)?;
-        let (empty, _) = self.timed("empty", "eth0", packets)?;
-        let (restore, _) = self.timed("restore", "eth0", packets)?;
-        self.empty.push(empty);
+        let mut base = |empty, restore| -> anyhow::Result<[f64; 2]> {
+            let empty = self.timed(empty, plane::UPLINK, packets)?.0;
+            Ok([empty, self.timed(restore, plane::UPLINK, packets)?.0])
+        };
+        let [empty, restore] = base("empty", "restore")?;
+        let [xdp_empty, xdp_restore] = base("xdp_empty", "xdp_restore")?;
+        self.empty.push([empty, xdp_empty]);
         self.net.resize(cases.len(), vec![]);
         for (index, case) in cases.iter().enumerate().filter(|(_, case)| case.new == room) {
             let repeat = if room == Some(Room::Free) { NEW } else { packets };
@@ -274,7 +301,7 @@ impl Bench {
                 case.answer,
                 case.lands
             );
-            self.net[index].push(nanoseconds - restore);
+            self.net[index].push(nanoseconds - if case.is_xdp() { xdp_restore } else { restore });
         }
         Ok(())
     }
@@ -303,22 +330,27 @@ impl Bench {
 
     fn run(&mut self, program: &str, device: &str, repeat: u32) -> anyhow::Result<(i32, Ends)> {
         let found = self.ebpf.program_mut(program).with_context(|| format!("find program {program}"))?;
-        // `struct __sk_buff`: only the interface is set.
-        let mut context = [0u8; 192];
-        context[40..44].copy_from_slice(&nix::net::if_::if_nametoindex(device)?.to_ne_bytes());
+        let interface = nix::net::if_::if_nametoindex(device)?.to_ne_bytes();
         // The kernel reads the EtherType before the program puts the packet in.
         let mut packet = [0u8; 118];
         packet[12..15].copy_from_slice(&[8, 0, 0x45]);
         let mut out = [0u8; 256];
+        // `struct __sk_buff`: the interface; `struct xdp_md`: the end of the data and the interface.
+        let (mut skb, mut md) = ([0u8; 192], [0u8; 24]);
+        skb[40..44].copy_from_slice(&interface);
+        md[4..8].copy_from_slice(&(packet.len() as u32).to_ne_bytes());
+        md[12..16].copy_from_slice(&interface);
+        let context: &[u8] = if matches!(found, Program::Xdp(_)) { &md } else { &skb };
         let options = TestRunOptions {
             data_in: Some(&packet),
             data_out: Some(&mut out),
-            ctx_in: Some(&context),
+            ctx_in: Some(context),
             repeat,
             ..TestRunOptions::default()
         };
         let result = match found {
             Program::SchedClassifier(classifier) => classifier.test_run(options),
+            Program::Xdp(xdp) => xdp.test_run(options),
             other => anyhow::bail!("{program} is of type {:?}", other.prog_type()),
         };
         let result = result.with_context(|| format!("run {program}"))?;
@@ -341,14 +373,18 @@ fn ends(frame: &[u8; 256]) -> Ends {
 fn tell(cases: &[Case], benches: &[Bench], report: &mut Report) {
     let net = |bench: &Bench, index: usize| median(bench.net[index].clone());
     for bench in benches.iter().rev() {
-        let empty = median(bench.empty.clone());
+        let empty = [0, 1].map(|hook| median(bench.empty.iter().map(|round| round[hook]).collect()));
         for (index, case) in cases.iter().enumerate() {
             let (id, what) = match bench.services {
                 10_000 => (case.id.to_owned(), case.what.to_owned()),
                 1_000 => (format!("{}-1k", case.id), format!("{}, 1,000 services", case.what)),
                 few => (format!("{}-{few}", case.id), format!("{}, {few} services", case.what)),
             };
-            report.add((id, what), (net(bench, index), "ns"), (empty, "empty program"));
+            report.add(
+                (id, what),
+                (net(bench, index), "ns"),
+                (empty[usize::from(case.is_xdp())], "empty program"),
+            );
         }
     }
     if let [few, .., many] = benches

@@ -10,6 +10,9 @@ use model::{Changed, Plane, Snapshot};
 use netns::Owned;
 use scenarios::{cluster, places::Node, topology::Topology};
 
+/// A node's device to the others.
+pub(crate) const UPLINK: &str = "eth0";
+
 /// A folder for pins; gone with whatever is pinned in it when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Pins(PathBuf);
@@ -34,28 +37,29 @@ impl Drop for Pins {
     }
 }
 
-/// Opens the eBPF plane as a node's agent does.
-pub(crate) fn open_ebpf(node: &Owned, pins: &Pins, uplink: &str) -> anyhow::Result<EbpfDataplane> {
+/// Opens the eBPF plane of a node as its agent does: at packets, and at the sockets of the node's cgroup.
+pub(crate) fn open_ebpf(topology: &Topology, node: Node, pins: &Pins) -> anyhow::Result<EbpfDataplane> {
     let config = dataplane_ebpf::Config {
         bpffs: pins.path().clone(),
-        uplinks: vec![uplink.to_owned()],
+        uplinks: vec![UPLINK.to_owned()],
+        cgroup: Some(topology.group(node).path().to_owned()),
         ..Default::default()
     };
-    node.run(|| EbpfDataplane::open(config))?.context("open the ebpf plane")
+    topology.node(node).run(|| EbpfDataplane::open(config))?.context("open the ebpf plane")
 }
 
 /// Opens a plane by its name.
 pub(crate) fn open(
     plane: Plane,
-    node: &Owned,
+    topology: &Topology,
+    node: Node,
     pins: &Pins,
-    uplink: &str,
 ) -> anyhow::Result<Box<dyn Dataplane>> {
     Ok(match plane {
-        Plane::Ebpf => Box::new(open_ebpf(node, pins, uplink)?),
+        Plane::Ebpf => Box::new(open_ebpf(topology, node, pins)?),
         Plane::Iptables => {
             let open = || IptablesDataplane::open(dataplane_iptables::Config::default());
-            Box::new(node.run(open)?.context("open the iptables plane")?)
+            Box::new(topology.node(node).run(open)?.context("open the iptables plane")?)
         }
     })
 }

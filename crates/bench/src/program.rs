@@ -39,7 +39,7 @@ fn time(plane: Plane, services: u32) -> anyhow::Result<(f64, f64)> {
     let topology = Topology::new();
     let node = topology.node(Node::A);
     let pins = plane::Pins::new(&topology.name);
-    let mut opened = plane::open(plane, node, &pins, "eth0")?;
+    let mut opened = plane::open(plane, &topology, Node::A, &pins)?;
     let mut snapshot = plane::bare_snapshot(&topology, Node::A);
     let bare = Changed::all(&snapshot);
     plane::apply(&mut *opened, node, &snapshot, &bare)?;

@@ -5,8 +5,10 @@
 //! old time stamp refuses a new connection (PAWS).
 
 use std::{
+    fs,
     io::{ErrorKind, Read as _, Write as _},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -29,7 +31,8 @@ const WARM_UP: f64 = 0.05;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Serve {
     port: u16,
-    cpu: usize,
+    #[command(flatten)]
+    place: Place,
 }
 
 /// Ask for a while; prints a [`Heard`] as JSON.
@@ -38,7 +41,29 @@ pub(crate) struct Ask {
     what: What,
     to: SocketAddr,
     seconds: f64,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Where a process runs, its network namespace aside.
+#[derive(Debug, clap::Args)]
+struct Place {
+    #[arg(long)]
     cpu: usize,
+    /// The folder of a threaded cgroup (v2).
+    #[arg(long)]
+    cgroup: Option<PathBuf>,
+}
+
+impl Place {
+    fn enter(&self) -> anyhow::Result<()> {
+        machine::pin(self.cpu)?;
+        if let Some(cgroup) = &self.cgroup {
+            let path = cgroup.join("cgroup.threads");
+            fs::write(&path, "0").with_context(|| format!("write {}", path.display()))?;
+        }
+        Ok(())
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -59,7 +84,7 @@ pub(crate) struct Heard {
 
 impl Serve {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        machine::pin(self.cpu)?;
+        self.place.enter()?;
         let listener = TcpListener::bind(("0.0.0.0", self.port)).context("listen")?;
         println!("ready");
         loop {
@@ -91,7 +116,7 @@ fn answer(mut stream: TcpStream) -> std::io::Result<()> {
 
 impl Ask {
     pub(crate) fn run(self) -> anyhow::Result<()> {
-        machine::pin(self.cpu)?;
+        self.place.enter()?;
         let heard = match self.what {
             What::Connections => self.connections()?,
             What::Stream => self.stream()?,

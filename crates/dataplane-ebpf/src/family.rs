@@ -12,7 +12,7 @@ use abi::{
 };
 use aya::Pod;
 use dataplane::Error;
-use model::{NodeConfig, ServicePort, ServicePortId};
+use model::{NodeConfig, ServicePortId, Snapshot};
 
 use crate::{
     lookups::Lookups,
@@ -106,6 +106,17 @@ enum ServiceError {
     },
 }
 
+/// The rows that a Service port is to have; none where the snapshot does not have it.
+fn desired<A: MapNames>(
+    id: &ServicePortId,
+    snapshot: &Snapshot,
+    options: &Options,
+) -> Result<Rows<A>, rows::Unsupported> {
+    let service = snapshot.services.get(id);
+    let rows = service.map(|service| rows::rows::<A>(service, &snapshot.node, options)).transpose()?;
+    Ok(rows.unwrap_or_default())
+}
+
 fn refused(table: &'static str) -> impl Fn(io::Error) -> ServiceError {
     move |source| match source.raw_os_error() {
         // `htab_map_update_elem`, `trie_update_elem`
@@ -136,20 +147,20 @@ impl<A: MapNames> Family<A> {
         })
     }
 
-    /// Programs one Service port, or removes it (`None`). Backends before the frontends that lead to them, and away only
+    /// Programs one Service port, or removes it where `snapshot` has none. Backends before the frontends that lead to them, and away only
     /// after them. `set_bits` enters the prefilter's bits before the frontends.
     ///
     /// Where a table has no room, what fits is programmed: no frontend ever leads to a row that is not there.
     pub(crate) fn apply_service(
         &mut self,
         id: &ServicePortId,
-        service: Option<&ServicePort>,
-        (node, options): (&NodeConfig, &Options),
+        snapshot: &Snapshot,
+        options: &Options,
         set_bits: &mut dyn FnMut(&[u32]) -> io::Result<()>,
     ) -> Result<(), Error> {
         let old = self.owned.remove(id).unwrap_or_default();
-        let desired = match service.map(|service| rows::rows::<A>(service, node, options)).transpose() {
-            Ok(desired) => desired.unwrap_or_default(),
+        let desired = match desired(id, snapshot, options) {
+            Ok(desired) => desired,
             Err(error) => {
                 let failure = Error::new("program service", id.to_string(), ServiceError::from(error));
                 self.retire(id, &old, &Rows::default())
@@ -157,7 +168,7 @@ impl<A: MapNames> Family<A> {
                 return Err(failure);
             }
         };
-        if let Err(error) = self.check_owners(id, &desired) {
+        if let Err(error) = self.take_over(id, &desired, snapshot, options) {
             // Both sets of rows may be there now: the next attempt, or the service's end, clears them.
             let merged = merge(old, desired, |key| self.owners.get(key).is_none_or(|owner| owner == id));
             self.owned.insert(id.clone(), merged);
@@ -183,12 +194,25 @@ impl<A: MapNames> Family<A> {
         self.owners.extend(entered.map(|key| (*key, id.clone())));
     }
 
-    fn check_owners(&self, id: &ServicePortId, desired: &Rows<A>) -> Result<(), ServiceError> {
-        for key in desired.frontends.keys() {
-            if let Some(owner) = self.owners.get(key).filter(|owner| *owner != id) {
+    /// Takes the frontends that others own and no longer want, so that two Services may swap theirs: a row that changes
+    /// hands is overwritten, never absent.
+    fn take_over(
+        &mut self,
+        id: &ServicePortId,
+        wanted: &Rows<A>,
+        snapshot: &Snapshot,
+        options: &Options,
+    ) -> Result<(), ServiceError> {
+        for key in wanted.frontends.keys() {
+            let Some(owner) = self.owners.get(key).filter(|owner| *owner != id).cloned() else { continue };
+            if desired::<A>(&owner, snapshot, options).is_ok_and(|rows| rows.frontends.contains_key(key)) {
                 let frontend = format!("{}:{}", key.address.to_ip(), key.port.get());
-                return Err(ServiceError::Taken(frontend, owner.clone()));
+                return Err(ServiceError::Taken(frontend, owner));
             }
+            if let Some(rows) = self.owned.get_mut(&owner) {
+                rows.frontends.remove(key);
+            }
+            self.owners.insert(*key, id.clone());
         }
         Ok(())
     }

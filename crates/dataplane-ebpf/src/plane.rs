@@ -11,7 +11,7 @@ use std::{
 };
 
 use aya::Ebpf;
-use dataplane::{Applied, Connection, Dataplane, Error, Feature, Key, PlaneStatus, ServiceRow};
+use dataplane::{Applied, Connection, Counter, Dataplane, Error, Feature, Key, PlaneStatus, ServiceRow};
 use model::{Changed, Endpoint, Family, Plane, PodName, ServicePortId, Snapshot};
 
 use crate::{
@@ -171,13 +171,11 @@ impl EbpfDataplane {
     }
 
     fn apply_service(&mut self, id: &ServicePortId, snapshot: &Snapshot) -> Result<(), Error> {
-        let service = snapshot.services.get(id).map(|service| &**service);
         let (v4, v6, prefilter) = self.tables.parts();
         let mut set_bits = |bits: &[u32]| prefilter.set(bits);
-        let setting = (&snapshot.node, &self.options);
         match id.family {
-            Family::V4 => v4.apply_service(id, service, setting, &mut set_bits),
-            Family::V6 => v6.apply_service(id, service, setting, &mut set_bits),
+            Family::V4 => v4.apply_service(id, snapshot, &self.options, &mut set_bits),
+            Family::V6 => v6.apply_service(id, snapshot, &self.options, &mut set_bits),
         }
     }
 
@@ -240,6 +238,14 @@ impl EbpfDataplane {
             services.extend(self.tables.v6.owned().keys().cloned());
         }
         services
+    }
+
+    /// What the programs counted so far: [`PlaneStatus::counters`] without the rest of the status.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counters(&self) -> Result<Vec<Counter>, Error> {
+        self.tables.counters()
     }
 }
 

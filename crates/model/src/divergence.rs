@@ -1,10 +1,13 @@
 //! The accepted differences between the planes, each written down once.
 
+use std::net::IpAddr;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Masquerade, Snapshot, Target,
-    oracle::{Outcome, Packet, lookup},
+    Family, Frontend, FrontendAddress, FrontendKind, Masquerade, NodePortAddresses, ServicePort, Snapshot,
+    Target, TrafficPolicy,
+    oracle::{Origin, Outcome, Packet, addressed},
 };
 
 /// A dataplane this project has.
@@ -51,6 +54,10 @@ pub enum Answer {
     Refused,
     /// Nothing: the client times out.
     Silence,
+    /// Whatever lies at the address, as if no Service were there.
+    Untouched,
+    /// What the node port of that number gives at the node's own address.
+    NodePort,
 }
 
 /// What a divergence may depend on: a packet at a node, and what the oracle says of it.
@@ -76,6 +83,47 @@ pub struct Divergence {
 
 /// Every accepted difference. Anything else is a bug in one of the planes.
 pub const DIVERGENCES: &[Divergence] = &[
+    Divergence {
+        name: "host-to-outside-addresses",
+        reason: "kube-proxy refuses outside addresses on the way in and through, not on the way out: what a process of \
+                 the node sends to an external IP without endpoints leaves the node as if no Service were there; the \
+                 eBPF plane refuses it, as it does for every other client",
+        ebpf: None,
+        iptables: Some(Answer::Untouched),
+        applies: |situation| {
+            matches!(situation.outcome, Outcome::NoEndpoints) && situation.is_from_host_to_external_ip()
+        },
+    },
+    Divergence {
+        name: "node-port-at-load-balancer-address",
+        reason: "kube-proxy answers node ports on every address that the node's routing calls local, so also on a \
+                 load-balancer address, which is there for the balancer's ports alone; the eBPF plane answers them on \
+                 the addresses of the node",
+        ebpf: None,
+        iptables: Some(Answer::NodePort),
+        applies: |situation| {
+            matches!(situation.outcome, Outcome::Untouched) && situation.has_node_port_at_balancer()
+        },
+    },
+    Divergence {
+        name: "filtered-node-port-without-endpoints",
+        reason: "kube-proxy refuses a node port without endpoints on every local address, also where its filter does not \
+                 serve node ports; the eBPF plane leaves those addresses alone",
+        ebpf: None,
+        iptables: Some(Answer::Refused),
+        applies: |situation| situation.filtered_node_port().is_some_and(|service| !service.usable_anywhere),
+    },
+    Divergence {
+        name: "filtered-node-port-without-local-endpoints",
+        reason: "kube-proxy drops what goes to a node port of Local policy without local endpoints on every local \
+                 address, also where its filter does not serve node ports; the eBPF plane leaves those addresses alone",
+        ebpf: None,
+        iptables: Some(Answer::Silence),
+        applies: |situation| {
+            let lacks = |service: &ServicePort| service.usable_anywhere && service.local.is_empty();
+            situation.filtered_node_port().is_some_and(lacks)
+        },
+    },
     Divergence {
         name: "no-local-endpoints",
         reason: "kube-proxy drops under Local policy without a local endpoint, and the client waits for its timeout; \
@@ -129,13 +177,75 @@ const HAIRPIN: &str = "hairpin";
 impl Situation<'_> {
     /// Whether a pod may be given itself by a frontend that masquerades no pod.
     fn is_direct_hairpin(&self) -> bool {
-        let Some((service, frontend)) = lookup(self.packet, self.snapshot) else { return false };
+        let Some((service, frontend)) = addressed(self.packet, self.snapshot) else { return false };
         let source = self.packet.source.ip();
         matches!(
             service.target(frontend, self.snapshot.node.origin(source)),
             Target::Backends(backends, Masquerade::No)
                 if frontend.source_ranges.is_empty() && backends.iter().any(|it| it.address.ip() == source)
         )
+    }
+
+    fn is_from_host_to_external_ip(&self) -> bool {
+        let addressed = addressed(self.packet, self.snapshot);
+        self.snapshot.node.origin(self.packet.source.ip()) == Origin::Node
+            && addressed.is_some_and(|(_, frontend)| frontend.kind == FrontendKind::ExternalIp)
+            && !self.snapshot.node.addresses.contains(&self.packet.destination.ip())
+    }
+
+    /// Where node ports are served on all addresses; host ports are everywhere.
+    fn has_node_port_at_balancer(&self) -> bool {
+        let everywhere = self.serves_node_ports_everywhere();
+        let served = |frontend: &Frontend| everywhere || frontend.kind == FrontendKind::HostPort;
+        self.is_load_balancer(self.packet.destination.ip()) && self.node_port(served).is_some()
+    }
+
+    /// No filter, or none of this family.
+    fn serves_node_ports_everywhere(&self) -> bool {
+        let is_v4 = self.packet.destination.is_ipv4();
+        match &self.snapshot.node.node_ports {
+            NodePortAddresses::All => true,
+            NodePortAddresses::Primary => false,
+            NodePortAddresses::Within(prefixes) => {
+                !prefixes.iter().any(|prefix| prefix.addr().is_ipv4() == is_v4)
+            }
+        }
+    }
+
+    /// The Service port whose node port this would be, did the filter serve it at this address of the node. Under Local
+    /// policy only where that may matter.
+    fn filtered_node_port(&self) -> Option<&ServicePort> {
+        let destination = self.packet.destination.ip();
+        let is_local =
+            self.snapshot.node.addresses.contains(&destination) || self.is_load_balancer(destination);
+        let untouched = matches!(self.outcome, Outcome::Untouched);
+        if !untouched || !is_local || self.serves_node_ports_everywhere() {
+            return None;
+        }
+        let (service, frontend) = self.node_port(|frontend| frontend.kind == FrontendKind::NodePort)?;
+        (frontend.policy == TrafficPolicy::Local || !service.usable_anywhere).then_some(service)
+    }
+
+    /// The node port with this packet's port and protocol.
+    fn node_port(&self, served: impl Fn(&Frontend) -> bool) -> Option<(&ServicePort, &Frontend)> {
+        let Packet { destination, protocol, .. } = *self.packet;
+        let services = self.snapshot.services.values().filter(|service| {
+            service.id.protocol == protocol && service.id.family == Family::of(destination.ip())
+        });
+        let mut all = services.flat_map(|service| service.frontends.iter().map(move |f| (&**service, f)));
+        all.find(|(_, frontend)| {
+            frontend.address == FrontendAddress::Node
+                && frontend.port.get() == destination.port()
+                && served(frontend)
+        })
+    }
+
+    /// Whether a load balancer hands packets to this address to its nodes, and it is local there.
+    fn is_load_balancer(&self, address: IpAddr) -> bool {
+        let mut frontends = self.snapshot.services.values().flat_map(|service| &service.frontends);
+        frontends.any(|frontend| {
+            frontend.kind == FrontendKind::LoadBalancer && frontend.address == FrontendAddress::Ip(address)
+        })
     }
 }
 
@@ -146,14 +256,21 @@ impl Plane {
         self == Self::Ebpf && DIVERGENCES.iter().any(differs)
     }
 
+    /// The accepted difference between this plane and the oracle that applies, if one does, and what clients notice by it.
+    pub fn divergence(self, situation: &Situation<'_>) -> Option<(&'static Divergence, Answer)> {
+        let mut applying = DIVERGENCES.iter().filter(|divergence| (divergence.applies)(situation));
+        applying.find_map(|divergence| {
+            let answer = match self {
+                Self::Ebpf => divergence.ebpf,
+                Self::Iptables => divergence.iptables,
+            };
+            answer.map(|answer| (divergence, answer))
+        })
+    }
+
     /// What a client notices instead of an answer; `None` where packets flow.
     pub fn answer(self, situation: &Situation<'_>) -> Option<Answer> {
-        let divergence = DIVERGENCES.iter().find(|divergence| (divergence.applies)(situation));
-        let own = divergence.and_then(|divergence| match self {
-            Self::Ebpf => divergence.ebpf,
-            Self::Iptables => divergence.iptables,
-        });
-        own.or(match situation.outcome {
+        self.divergence(situation).map(|(_, answer)| answer).or(match situation.outcome {
             Outcome::Untouched | Outcome::Forwarded { .. } => None,
             Outcome::NoEndpoints => Some(Answer::Refused),
             Outcome::NoLocalEndpoints | Outcome::SourceDenied => Some(Answer::Silence),

@@ -50,7 +50,7 @@ pub struct Choice {
 
 /// What `snapshot`'s node does with `packet`.
 pub fn forward(packet: &Packet, snapshot: &Snapshot) -> Outcome {
-    let Some((service, frontend)) = lookup(packet, snapshot) else { return Outcome::Untouched };
+    let Some((service, frontend)) = addressed(packet, snapshot) else { return Outcome::Untouched };
     let (origin, allowed) = sender(packet, frontend, &snapshot.node);
     if !allowed && service.usable_anywhere {
         return Outcome::SourceDenied;
@@ -63,7 +63,11 @@ pub fn forward(packet: &Packet, snapshot: &Snapshot) -> Outcome {
                 .iter()
                 .map(|backend| Choice {
                     backend: backend.address,
-                    masquerade: hairpin_or(masquerade, packet.source.ip(), backend.address.ip()),
+                    masquerade: if stays(origin, backend.address.ip(), &snapshot.node) {
+                        Masquerade::No
+                    } else {
+                        hairpin_or(masquerade, packet.source.ip(), backend.address.ip())
+                    },
                 })
                 .collect(),
         },
@@ -84,13 +88,18 @@ fn sender(packet: &Packet, frontend: &Frontend, node: &NodeConfig) -> (Origin, b
     (node.origin(source), frontend.allows(source))
 }
 
+/// What others send and a process of this node receives never leaves the node again: nothing masquerades it.
+fn stays(origin: Origin, backend: IpAddr, node: &NodeConfig) -> bool {
+    origin != Origin::Node && node.addresses.contains(&backend)
+}
+
 /// A backend that reaches itself through its Service must see another address than its own.
 fn hairpin_or(masquerade: Masquerade, source: IpAddr, backend: IpAddr) -> Masquerade {
     if source == backend { Masquerade::Yes } else { masquerade }
 }
 
 /// The frontend that `packet` is addressed to. An exact address wins over one that stands for the whole node.
-pub(crate) fn lookup<'a>(packet: &Packet, snapshot: &'a Snapshot) -> Option<(&'a ServicePort, &'a Frontend)> {
+pub fn addressed<'a>(packet: &Packet, snapshot: &'a Snapshot) -> Option<(&'a ServicePort, &'a Frontend)> {
     let frontends = || {
         snapshot
             .services

@@ -10,7 +10,7 @@ use model::{
     oracle::{Outcome, Packet, forward},
 };
 
-use crate::places::{Node, Place, Pod, To, VIP};
+use crate::places::{Node, Place, Pod, To, VIPS};
 
 /// One question, asked over connections of their own: in a case of any family, or of one.
 #[derive(Clone, Copy, Debug)]
@@ -74,6 +74,15 @@ impl Probe {
     pub fn of(self, family: Family) -> Question {
         let Self { from, to, protocol, via, times, datagram, by_packets } = self;
         Probe { from, to: to.of(family), protocol, via, times, datagram, by_packets }
+    }
+}
+
+impl Question {
+    /// The same port of the node that the edge sends it to.
+    #[must_use]
+    pub fn at_the_node(self) -> Self {
+        let address = self.via.address(Family::of(self.to.ip()));
+        Self { to: SocketAddr::new(address, self.to.port()), ..self }
     }
 }
 
@@ -209,16 +218,17 @@ impl Seen {
 
 /// The first packet of a connection.
 fn packet(probe: &Question) -> Packet {
-    let source = SocketAddr::new(source(probe), 40_000);
+    let source = SocketAddr::new(source(probe.from, probe.to.ip()), 40_000);
     Packet { source, destination: probe.to, protocol: probe.protocol }
 }
 
 /// The address that the client's kernel chooses: to a local address of the machine itself, that one in IPv4; in IPv6
 /// one that an interface has (`ipv6_dev_get_saddr`).
-fn source(probe: &Question) -> IpAddr {
-    match (probe.from, probe.to.ip()) {
-        (Place::Host(_), to @ IpAddr::V4(_)) if VIP.contains(to) => to,
-        (from, to) => from.address(Family::of(to)),
+pub fn source(from: Place, to: IpAddr) -> IpAddr {
+    let is_vip = VIPS.iter().any(|vip| vip.contains(to));
+    match from {
+        Place::Host(_) if to.is_ipv4() && is_vip => to,
+        from => from.address(Family::of(to)),
     }
 }
 

@@ -1,6 +1,9 @@
 //! Who is who in the two-node cluster: names and addresses in both families. Never touches a kernel.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use ipnet::IpNet;
 use model::Family;
@@ -56,9 +59,10 @@ pub const POD_GATEWAY: Pair = Pair(Ipv4Addr::new(169, 254, 1, 1), Ipv6Addr::new(
 const CLIENT: Pair = Pair(Ipv4Addr::new(198, 51, 100, 10), client(0x10));
 pub const EDGE_CLIENT_SIDE: Pair = Pair(Ipv4Addr::new(198, 51, 100, 1), client(1));
 pub const EDGE_NODE_SIDE: Pair = Pair(Ipv4Addr::new(10, 128, 0, 1), node(1));
-/// The load-balancer address, local on every node.
-pub const VIP: Pair =
-    Pair(Ipv4Addr::new(203, 0, 113, 10), Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, 0x10));
+/// The load-balancer addresses, local on every node.
+pub const VIPS: [Pair; 2] = [external_ip(10), external_ip(11)];
+/// The one that cases use.
+pub const VIP: Pair = VIPS[0];
 
 const fn client(last: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0xc, 0, 0, 0, 0, last)
@@ -91,12 +95,22 @@ pub fn cluster_cidr(family: Family) -> IpNet {
     .expect("prefix")
 }
 
+/// Where load-balancer addresses and external IPs are from: the edge routes all of it to one node.
+pub fn external_cidr(family: Family) -> IpNet {
+    match family {
+        Family::V4 => "203.0.113.0/24",
+        Family::V6 => "2001:db8:f::/64",
+    }
+    .parse()
+    .expect("prefix")
+}
+
 /// Address number `last` of the Services' range.
 pub const fn cluster_ip(last: u8) -> Pair {
     Pair(Ipv4Addr::new(10, 24, 0, last), Ipv6Addr::new(0xfd00, 0x24, 0, 0, 0, 0, 0, last as u16))
 }
 
-/// An external IP that no machine has.
+/// Address number `last` of the outside range; no machine has it unless it is one of [`VIPS`].
 pub const fn external_ip(last: u8) -> Pair {
     Pair(Ipv4Addr::new(203, 0, 113, last), Ipv6Addr::new(0x2001, 0xdb8, 0xf, 0, 0, 0, 0, last as u16))
 }
@@ -209,6 +223,16 @@ impl Place {
 
     pub const fn address(self, family: Family) -> IpAddr {
         self.addresses().of(family)
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Client => "client",
+            Self::Pod(pod) => pod.name(),
+            Self::Host(node) => node.name(),
+        })
     }
 }
 

@@ -4,13 +4,16 @@ use std::{
     io::Write as _,
     net::IpAddr,
     process::Stdio,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 use model::{Endpoint, Family, MacAddress, PodName};
 use netns::{Owned, ThreadGroup};
 
-use crate::places::{EDGE_CLIENT_SIDE, EDGE_NODE_SIDE, Node, POD_GATEWAY, Place, Pod, VIP};
+use crate::places::{self, EDGE_CLIENT_SIDE, EDGE_NODE_SIDE, Node, POD_GATEWAY, Place, Pod, VIPS};
 
 /// All namespaces and cgroups; dropping it removes them.
 #[derive(Debug)]
@@ -22,6 +25,8 @@ pub struct Topology {
     nodes: [Owned; 2],
     pods: [Owned; 4],
     groups: [ThreadGroup; 2],
+    /// Where the edge sends load-balanced traffic.
+    routed: Mutex<Option<Node>>,
 }
 
 impl Topology {
@@ -40,6 +45,7 @@ impl Topology {
                 let group = ThreadGroup::create(&format!("{name}-{}", node.name()));
                 group.unwrap_or_else(|error| panic!("create cgroup of {}: {error}", node.name()))
             }),
+            routed: Mutex::new(None),
             name,
         };
         topology.wire();
@@ -67,10 +73,17 @@ impl Topology {
         }
     }
 
-    /// Makes the edge send what goes to the load-balancer address to `node`.
-    pub fn route_vip(&self, node: Node) {
-        let route = |family| format!("route replace {} via {}\n", VIP.of(family), node.address(family));
+    /// Makes the edge send what goes to load-balancer addresses and external IPs to `node`.
+    pub fn route_vips(&self, node: Node) {
+        let mut routed = self.routed.lock().unwrap_or_else(PoisonError::into_inner);
+        if *routed == Some(node) {
+            return;
+        }
+        let route = |family| {
+            format!("route replace {} via {}\n", places::external_cidr(family), node.address(family))
+        };
         ip(&self.edge, &Family::ALL.map(route).concat());
+        *routed = Some(node);
     }
 
     /// The pods of `node` as the CNI plugin would report them.
@@ -150,7 +163,9 @@ impl Topology {
             batch += &add_address(node.address(family), subnet(family), "eth0");
             batch += &format!("route add default via {}\n", EDGE_NODE_SIDE.of(family));
             // What a cloud's guest agent does for forwarding rules.
-            batch += &format!("route add local {} dev eth0 table local proto 66\n", VIP.of(family));
+            for vip in VIPS {
+                batch += &format!("route add local {} dev eth0 table local proto 66\n", vip.of(family));
+            }
             let other = node.other();
             batch += &format!("route add {} via {}\n", other.pod_cidr(family), other.address(family));
         }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{Answer, Changed, Family, Plane, Protocol, Snapshot};
+use model::{Answer, Changed, Family, NodePortAddresses, Plane, Protocol, Snapshot};
 
 use crate::{
     cluster::{self, Service},
@@ -29,6 +29,7 @@ const SILENCE: Duration = Duration::from_millis(1500);
 pub struct World {
     /// The family that probes are asked in. Services have both.
     family: Family,
+    node_ports: NodePortAddresses,
     oracle: Oracle,
     lab: Option<Lab>,
 }
@@ -71,18 +72,30 @@ enum Socket {
 impl World {
     /// Without a kernel: `expect` compares with the oracle only.
     pub fn oracle() -> Self {
-        Self { family: Family::V4, oracle: Oracle::default(), lab: None }
+        Self { family: Family::V4, node_ports: NodePortAddresses::All, oracle: Oracle::default(), lab: None }
     }
 
     /// Two nodes that run `plane`, four pods that serve, a client outside.
     pub fn kernel(plane: Plane) -> Self {
-        Self { family: Family::V4, oracle: Oracle::default(), lab: Some(Lab::new(plane)) }
+        Self {
+            family: Family::V4,
+            node_ports: NodePortAddresses::All,
+            oracle: Oracle::default(),
+            lab: Some(Lab::new(plane)),
+        }
     }
 
-    /// Probes are of this family from now on; no Service is left.
+    /// Probes are of this family from now on; no Service is left, and node ports are served everywhere.
     pub fn start_in(&mut self, family: Family) {
         self.family = family;
+        self.node_ports = NodePortAddresses::All;
         self.program(&[]);
+    }
+
+    /// The nodes' filter, from the next [`Self::program`] on.
+    pub fn serve_node_ports_within(&mut self, prefixes: &[&str]) {
+        let prefixes = prefixes.iter().map(|prefix| prefix.parse().expect("a case's prefix"));
+        self.node_ports = NodePortAddresses::Within(prefixes.collect());
     }
 
     pub fn family(&self) -> Family {
@@ -94,6 +107,7 @@ impl World {
         for node in Node::ALL {
             let mut next = cluster::snapshot(services, node);
             let before = self.oracle.snapshots.remove(&node).unwrap_or_default();
+            next.node.node_ports = self.node_ports.clone();
             next.generation = before.generation.next();
             if let Some(lab) = &mut self.lab {
                 let endpoints = lab.topology.endpoints(node).into_iter();
@@ -111,9 +125,16 @@ impl World {
         let want = want.seen_from(&probe);
         assert_eq!(self.oracle.want(&probe), want, "the oracle, of {probe:?}");
         let Some(lab) = &self.lab else { return };
-        let refusal = self.oracle.answer(lab.plane, &probe).map(|answer| match answer {
-            Answer::Refused => Noticed::Refused,
-            Answer::Silence => Noticed::Silence,
+        let answer = self.oracle.answer(lab.plane, &probe);
+        let want = match answer {
+            Some(Answer::Untouched) => Want::NotAService,
+            Some(Answer::NodePort) => self.oracle.want(&probe.at_the_node()),
+            _ => want,
+        };
+        let refusal = answer.and_then(|answer| match answer {
+            Answer::Refused => Some(Noticed::Refused),
+            Answer::Silence => Some(Noticed::Silence),
+            Answer::Untouched | Answer::NodePort => None,
         });
         let pod = matches!(probe.from, Place::Pod(_));
         for by_packets in [probe.by_packets, true] {
@@ -301,7 +322,7 @@ impl Lab {
     }
 
     fn ask(&self, probe: &Question, forwarded: bool) -> Noticed {
-        self.topology.route_vip(probe.via);
+        self.topology.route_vips(probe.via);
         // One that is not forwarded says it all.
         let (patience, times) = if forwarded { (PATIENCE, probe.times) } else { (SILENCE, 1) };
         let ask = || {
@@ -333,7 +354,7 @@ impl Lab {
     }
 
     fn open(&self, probe: &Question) -> Socket {
-        self.topology.route_vip(probe.via);
+        self.topology.route_vips(probe.via);
         let opened = self.as_client(probe, || match probe.protocol {
             Protocol::Udp => udp(probe.to).map(Socket::Udp),
             _ => Conversation::open(probe.to, PATIENCE).map(Socket::Tcp),

@@ -50,6 +50,39 @@ pub(super) fn host_to_own_addresses(world: &mut World) {
     }
 }
 
+/// The planes differ: what a node sends to an external IP without endpoints is refused, or leaves as if none were there.
+pub(super) fn host_to_outside_addresses(world: &mut World) {
+    world.program(&[Service::web(&[A1, B1]).external_ip(77)]);
+    world.expect(Probe::tcp(Place::Host(A), To::external_ip(77, 80)), masqueraded(A, &[A1, B1]));
+    world.program(&[Service::web(&[]).external_ip(77)]);
+    world.expect(Probe::tcp(Place::Host(A), To::external_ip(77, 80)), Want::NoEndpoints);
+    world.expect(Probe::tcp(Place::Pod(A1), To::external_ip(77, 80)), Want::NoEndpoints);
+}
+
+/// The planes differ: a load-balancer address is local, and answers node ports on one of them.
+pub(super) fn node_port_at_load_balancer_address(world: &mut World) {
+    world.program(&[Service::web(&[A1, B1])]);
+    for node in Node::ALL {
+        world.expect(Probe::tcp(Client, To::vip(30080)).via(node), Want::NotAService);
+    }
+}
+
+/// The planes differ: where node ports are not served, one still refuses those that have no endpoint.
+pub(super) fn filtered_node_port_without_endpoints(world: &mut World) {
+    world.serve_node_ports_within(&["192.0.2.0/24", "2001:db8:2::/48"]);
+    for pods in [&[A1, B1][..], &[]] {
+        world.program(&[Service::web(pods)]);
+        world.expect(Probe::tcp(Client, web_node_port(A)), Want::NotAService);
+    }
+}
+
+/// The planes differ: where node ports are not served, one still is silent where none is local.
+pub(super) fn filtered_node_port_without_local_endpoints(world: &mut World) {
+    world.serve_node_ports_within(&["192.0.2.0/24", "2001:db8:2::/48"]);
+    world.program(&[Service::web(&[B1]).external_local()]);
+    world.expect(Probe::tcp(Client, web_node_port(A)), Want::NotAService);
+}
+
 pub(super) fn internal_local(world: &mut World) {
     world.program(&[Service::web(&[A2, B1]).internal_local()]);
     world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[A2]));

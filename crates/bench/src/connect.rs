@@ -135,7 +135,7 @@ fn rounds(worlds: &[World], path: Path, what: What, effort: Effort) -> anyhow::R
 impl World {
     fn new(plane: Option<Plane>) -> anyhow::Result<Self> {
         let topology = Topology::new();
-        topology.route_vip(Node::A);
+        topology.route_vips(Node::A);
         let mut nodes = vec![];
         for node in Node::ALL {
             let Some(kind) = plane else { continue };

@@ -26,6 +26,8 @@ enum Command {
     Lab(lab::cli::Args),
     /// Trace one Service on both dataplanes, layer by layer
     Trace(trace::cli::Args),
+    /// Compare generated cluster states on the oracle and both dataplanes
+    Verify(verify::cli::Args),
     /// Services as the kernel of a node has them
     Service(service::Args),
     /// Connections that a node tracks
@@ -45,6 +47,7 @@ fn main() -> ExitCode {
         Command::Agent(args) => agent::cli::run(*args),
         Command::Lab(args) => lab::cli::run(args),
         Command::Trace(args) => trace::cli::run(args),
+        Command::Verify(args) => verify::cli::run(args),
         Command::Service(args) => service::run(args),
         Command::Conntrack(args) => conntrack::run(args),
         Command::Status(args) => status::run(args),

@@ -115,7 +115,10 @@ fn through_vxlan(plane: &str) {
         for family in ["-4", "-6"] {
             let routes = lab.exec(node, &["ip", family, "route", "show", "proto", "84"]);
             let others = routes.lines().filter(|line| line.contains(" via "));
-            assert!(others.clone().count() == 1 && others.clone().all(|line| line.contains("tp-vxlan")), "{routes}");
+            assert!(
+                others.clone().count() == 1 && others.clone().all(|line| line.contains("tp-vxlan")),
+                "{routes}"
+            );
         }
     }
     succeeded(&lab.lab("down", &[]));

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use model::{Plane, Protocol, ServicePortId, Snapshot};
+use model::{
+    Plane, Protocol, ServicePortId, Snapshot,
+    oracle::{Choice, Outcome},
+};
 use scenarios::places::Node;
 
 use crate::{
@@ -51,7 +54,7 @@ pub trait Executor {
 /// The source port of packets that nobody remembers.
 const PORT: u16 = 40_000;
 const SCTP: &str = "the eBPF plane refuses SCTP Services, and reports each";
-const NO_DEVICE: &str = "passes no device: asked of real sockets only";
+const NO_DEVICE: &str = "passes no device: settled at the socket";
 
 /// `cluster` and the oracle against the objects read naively; and a state that is stepped to against one that is listed.
 #[derive(Debug)]
@@ -91,17 +94,17 @@ fn same_services(stepped: &Snapshot, listed: &Snapshot, node: Node) -> Result<()
         snapshot.services.iter().map(|(id, service)| (id.clone(), format!("{service:?}"))).collect()
     };
     let (stepped, listed) = (all(stepped), all(listed));
-    let ids = stepped.keys().chain(listed.keys());
+    let mut ids = stepped.keys().chain(listed.keys());
     let none = || "none".to_owned();
-    for id in ids.filter(|id| stepped.get(id) != listed.get(id)) {
-        return Err(Difference {
+    match ids.find(|id| stepped.get(id) != listed.get(id)) {
+        None => Ok(()),
+        Some(id) => Err(Difference {
             executor: "oracle",
             probe: format!("{id} at {}, stepped to", node.name()),
             wanted: listed.get(id).cloned().unwrap_or_else(none),
             got: stepped.get(id).cloned().unwrap_or_else(none),
-        });
+        }),
     }
-    Ok(())
 }
 
 /// The iptables plane's rules, walked.
@@ -157,7 +160,7 @@ impl Executor for Programs {
             let probe = "the maps".to_owned();
             return Err(Difference { executor: self.name(), probe, wanted, got: drifted.clone() }.into());
         }
-        let asked = self.asked(case, tally);
+        let asked = self.asked(case, snapshot, tally);
         for (probe, packet, got) in self.run.seen(&asked)? {
             let got = affinity_kept(&packet, snapshot, got);
             let by = (Plane::Ebpf, self.name());
@@ -169,12 +172,27 @@ impl Executor for Programs {
 }
 
 impl Programs {
-    fn asked(&self, case: &Case, tally: &mut Tally) -> Vec<Probe> {
-        let (asked, left): (Vec<_>, Vec<_>) = probes(case).into_iter().partition(|probe| self.run.can(probe));
-        for probe in left {
-            tally.leave_out(if probe.protocol == Protocol::Sctp { SCTP } else { NO_DEVICE });
+    fn asked(&self, case: &Case, snapshot: &Snapshot, tally: &mut Tally) -> Vec<Probe> {
+        let mut asked = vec![];
+        for probe in probes(case) {
+            if probe.protocol == Protocol::Sctp {
+                tally.leave_out(SCTP);
+            } else if probe.is_own() && (probe.is_to_own_address() || self.returns(&probe, snapshot)) {
+                tally.leave_out(NO_DEVICE);
+            } else {
+                asked.push(probe);
+            }
         }
         asked
+    }
+
+    /// Whether a process of the node has the node itself as its only backend.
+    fn returns(&self, probe: &Probe, snapshot: &Snapshot) -> bool {
+        let own = |choice: &Choice| snapshot.node.addresses.contains(&choice.backend.ip());
+        match (self.oracle)(&probe.packet(PORT), snapshot) {
+            Outcome::Forwarded { choices } => choices.iter().all(own),
+            _ => false,
+        }
     }
 
     /// Everything but SCTP must be programmed.

@@ -14,7 +14,9 @@
 //!
 //! Says "equal on N states", never "proven". Balance between backends is not compared.
 
+pub mod cli;
 pub mod compare;
+pub mod corpus;
 pub mod executor;
 mod frame;
 pub mod generate;

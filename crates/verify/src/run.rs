@@ -75,7 +75,7 @@ fn runner(seed: u64, number: u64) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
 }
 
-fn with_difference((case, difference): (Case, Difference), seed: u64) -> Case {
+pub(crate) fn with_difference((case, difference): (Case, Difference), seed: u64) -> Case {
     let Difference { executor, probe, wanted, got } = difference;
     let found = Found { executor: executor.to_owned(), probe, wanted, got, seed };
     Case { found: Some(found), ..case }

@@ -14,7 +14,7 @@ use anyhow::{Context as _, anyhow, ensure};
 use aya::programs::TestRunOptions;
 use dataplane::{Dataplane as _, Key};
 use dataplane_ebpf::{Config, EbpfDataplane};
-use model::{Endpoint, Family, MacAddress, PodName, Protocol, Snapshot, oracle::Packet};
+use model::{Endpoint, Family, MacAddress, PodName, Snapshot, oracle::Packet};
 use netns::{NetNs, Owned};
 use nix::net::if_::if_nametoindex;
 use scenarios::places::{EDGE_NODE_SIDE, Node, Place, Pod};
@@ -110,11 +110,6 @@ impl TestRun {
     pub fn drift(&mut self) -> anyhow::Result<Vec<String>> {
         let (plane, snapshot) = (self.plane.as_mut().context("no plane is open")?, &self.programmed);
         Ok(self.space.run(|| plane.repair(snapshot))??)
-    }
-
-    /// Whether this executor can ask the probe.
-    pub fn can(&self, probe: &Probe) -> bool {
-        probe.protocol != Protocol::Sctp && !(probe.is_own() && probe.is_to_own_address())
     }
 
     /// What became of each probe, over several tries from ports of their own.

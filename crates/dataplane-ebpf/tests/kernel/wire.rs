@@ -22,10 +22,20 @@ pub(crate) struct Frame {
 
 #[derive(Clone, Debug)]
 pub(crate) enum Body {
-    Tcp { flags: u8, sequence: u32, acknowledgment: u32, payload: Vec<u8> },
-    Udp { payload: Vec<u8> },
+    Tcp {
+        flags: u8,
+        sequence: u32,
+        acknowledgment: u32,
+        payload: Vec<u8>,
+    },
+    Udp {
+        payload: Vec<u8>,
+    },
     /// One chunk of this type.
-    Sctp { chunk: u8, payload: Vec<u8> },
+    Sctp {
+        chunk: u8,
+        payload: Vec<u8>,
+    },
 }
 
 impl Frame {

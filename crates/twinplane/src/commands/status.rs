@@ -154,7 +154,13 @@ mod tests {
             dataplane: PlaneStatus {
                 plane: Plane::Ebpf,
                 features: vec![],
-                maps: vec![MapFill { name: "services".into(), entries: 5, capacity: 20, bytes: 4096, refused: 0 }],
+                maps: vec![MapFill {
+                    name: "services".into(),
+                    entries: 5,
+                    capacity: 20,
+                    bytes: 4096,
+                    refused: 0,
+                }],
                 counters: vec![],
             },
         };

@@ -50,10 +50,7 @@ fn source_routes_are_dropped() {
         let routed = if bench.plan.pod.is_ipv4() {
             [131, 137].map(|kind| with_options(&plain, &[1, kind, 7, 4, 10, 0, 0, 1])).to_vec()
         } else {
-            vec![
-                with_chain(&plain, &[routing(0, 1)]),
-                with_chain(&plain, &[hop_by_hop(), routing(0, 0)]),
-            ]
+            vec![with_chain(&plain, &[routing(0, 1)]), with_chain(&plain, &[hop_by_hop(), routing(0, 0)])]
         };
         for frame in routed {
             bench.wire_brings(&frame).expect(DROP, &frame, "dropped_source_route");

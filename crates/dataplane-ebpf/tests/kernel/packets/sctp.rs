@@ -144,8 +144,7 @@ fn errors_about_it_come_back_through_the_frontend() {
         let headers = if pod.is_ipv4() { 28 } else { 48 };
         let quote = |frame: &Frame| frame.packet()[..headers].to_vec();
         let router = bench.plan.client;
-        let error =
-            icmp_error((router, pod.ip()), 60, kind, code, &quote(&init.translated(pod, backend)));
+        let error = icmp_error((router, pod.ip()), 60, kind, code, &quote(&init.translated(pod, backend)));
         let original = quote(&init.translated(pod, frontend));
         let mut expected = icmp_error((router, pod.ip()), 59, kind, code, &original);
         expected[..6].copy_from_slice(&POD_MAC);

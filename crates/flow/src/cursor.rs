@@ -56,7 +56,7 @@ pub struct Cursor<Keep> {
     range: Range,
     keep: Keep,
     next: u64,
-    /// Without `follow`: what is written later is not this request's.
+    /// Without `follow`: what is written later is not this request's. 0 once a later event than `until` was met.
     end: u64,
     sent: u64,
     missed: Missed,
@@ -103,9 +103,7 @@ impl<Keep: Fn(&Event) -> bool> Cursor<Keep> {
                 return Step::Event(event);
             }
             if self.range.until.is_some_and(|until| event.time > until) {
-                self.next = self.end;
-                self.range.number = u64::MAX;
-                self.end = self.next;
+                self.end = 0;
                 continue;
             }
             if self.range.since.is_some_and(|since| event.time < since) || !(self.keep)(&event) {

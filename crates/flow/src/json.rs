@@ -105,7 +105,8 @@ impl Serialize for Item<'_> {
             Value::F64(value) => float(*value, serializer),
             Value::String(value) => serializer.serialize_str(value),
             Value::EnumNumber(number) => {
-                let name = self.kind.as_enum().and_then(|kind| Some(kind.get_value(*number)?.name().to_owned()));
+                let name =
+                    self.kind.as_enum().and_then(|kind| Some(kind.get_value(*number)?.name().to_owned()));
                 match name {
                     Some(name) => serializer.serialize_str(&name),
                     None => serializer.serialize_i32(*number),

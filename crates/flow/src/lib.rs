@@ -1,6 +1,7 @@
 //! Flow.
 pub mod cursor;
 pub mod event;
+pub mod filter;
 pub mod json;
 pub mod mask;
 pub mod names;

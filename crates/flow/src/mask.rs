@@ -109,7 +109,12 @@ mod tests {
             uuid: "u".into(),
             verdict: 2,
             l4: Some(Layer4 { protocol: Some(layer4::Protocol::IcmPv4(IcmPv4 { r#type: 8, code: 0 })) }),
-            source: Some(Endpoint { identity: 7, namespace: "a".into(), pod_name: "b".into(), ..Endpoint::default() }),
+            source: Some(Endpoint {
+                identity: 7,
+                namespace: "a".into(),
+                pod_name: "b".into(),
+                ..Endpoint::default()
+            }),
             source_names: vec!["x".into(), "y".into()],
             summary: "s".into(),
             ..Flow::default()
@@ -145,7 +150,10 @@ mod tests {
     fn a_path_to_nothing_is_named() {
         for path in ["sorce", "source.pod", "verdict.x", "source_names.x", ""] {
             let error = Mask::new(&["verdict", path]).unwrap_err();
-            assert_eq!(error.to_string(), format!("parse field mask: path {path:?} names no field of flow.Flow"));
+            assert_eq!(
+                error.to_string(),
+                format!("parse field mask: path {path:?} names no field of flow.Flow")
+            );
         }
     }
 }

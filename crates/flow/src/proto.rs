@@ -8,12 +8,7 @@ use prost_reflect::DescriptorPool;
 macro_rules! generated {
     ($(#[$doc:meta])* $name:ident = $package:literal) => {
         $(#[$doc])*
-        #[expect(
-            clippy::all,
-            missing_debug_implementations,
-            unreachable_pub,
-            reason = "generated code"
-        )]
+        #[expect(clippy::all, reason = "generated code")]
         pub mod $name {
             tonic::include_proto!($package);
         }

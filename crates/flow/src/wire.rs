@@ -137,8 +137,12 @@ fn l4(l4: L4) -> Option<flow::Layer4> {
         L4::Sctp { source, destination } => {
             Protocol::Sctp(flow::Sctp { source_port: source.into(), destination_port: destination.into() })
         }
-        L4::IcmpV4 { kind, code } => Protocol::IcmPv4(flow::IcmPv4 { r#type: kind.into(), code: code.into() }),
-        L4::IcmpV6 { kind, code } => Protocol::IcmPv6(flow::IcmPv6 { r#type: kind.into(), code: code.into() }),
+        L4::IcmpV4 { kind, code } => {
+            Protocol::IcmPv4(flow::IcmPv4 { r#type: kind.into(), code: code.into() })
+        }
+        L4::IcmpV6 { kind, code } => {
+            Protocol::IcmPv6(flow::IcmPv6 { r#type: kind.into(), code: code.into() })
+        }
         L4::Vrrp => Protocol::Vrrp(flow::Vrrp::default()),
         L4::Igmp => Protocol::Igmp(flow::Igmp::default()),
     };

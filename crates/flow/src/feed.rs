@@ -63,7 +63,8 @@ impl Namespaces {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.forget(now);
         let of_cluster = |(cluster, names): (&String, &BTreeMap<String, Time>)| {
-            let named = |namespace: &String| Namespace { cluster: cluster.clone(), namespace: namespace.clone() };
+            let named =
+                |namespace: &String| Namespace { cluster: cluster.clone(), namespace: namespace.clone() };
             names.keys().map(named).collect::<Vec<_>>()
         };
         seen.by_cluster.iter().flat_map(of_cluster).collect()
@@ -75,7 +76,8 @@ impl Seen {
         if endpoint.namespace.is_empty() {
             return;
         }
-        let known = self.by_cluster.get_mut(&endpoint.cluster).and_then(|names| names.get_mut(&endpoint.namespace));
+        let known =
+            self.by_cluster.get_mut(&endpoint.cluster).and_then(|names| names.get_mut(&endpoint.namespace));
         match known {
             Some(last) => *last = time.max(*last),
             None => self.insert(endpoint, time),
@@ -87,7 +89,10 @@ impl Seen {
             self.forget(time);
         }
         if self.count < MAX_NAMESPACES {
-            self.by_cluster.entry(endpoint.cluster.clone()).or_default().insert(endpoint.namespace.clone(), time);
+            self.by_cluster
+                .entry(endpoint.cluster.clone())
+                .or_default()
+                .insert(endpoint.namespace.clone(), time);
             self.count += 1;
         }
     }
@@ -113,7 +118,11 @@ mod tests {
     fn namespaces_are_sorted_and_forgotten_after_an_hour() {
         let mut feed = Feed::new(Capacity::DEFAULT);
         let (ring, namespaces) = feed.readers();
-        let flow = |from: &str, to: &str| Flow { source: pod(from, "a", 300), destination: pod(to, "b", 301), ..syn() };
+        let flow = |from: &str, to: &str| Flow {
+            source: pod(from, "a", 300),
+            destination: pod(to, "b", 301),
+            ..syn()
+        };
         feed.append([at(0, flow("shop", "db")), at(REMEMBERED, flow("db", "db")), at(1, syn())]);
         let names = |now| namespaces.list(Time(now)).into_iter().map(|one| one.namespace).collect::<Vec<_>>();
         assert_eq!(names(REMEMBERED), ["db", "shop"]);

@@ -20,7 +20,10 @@ use flow::{
     ring::{Read, Ring},
 };
 use futures::Stream;
-use tokio::{sync::{OwnedSemaphorePermit, Semaphore}, time::Instant};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tonic::{Request, Response, Status, metadata::MetadataValue};
 
 use crate::{
@@ -134,7 +137,10 @@ impl Observer for Node {
     type GetAgentEventsStream = Answers<GetAgentEventsResponse>;
     type GetDebugEventsStream = Answers<GetDebugEventsResponse>;
 
-    async fn get_flows(&self, request: Request<GetFlowsRequest>) -> Result<Response<Self::GetFlowsStream>, Status> {
+    async fn get_flows(
+        &self,
+        request: Request<GetFlowsRequest>,
+    ) -> Result<Response<Self::GetFlowsStream>, Status> {
         let request = request.into_inner();
         let GetFlowsRequest { number, first, follow, since, until, .. } = request;
         let range = Asked { number, first, follow, since, until }.range()?;

@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use flow::proto::{FILE_DESCRIPTOR_SET, observer::observer_server::{Observer, ObserverServer}, peer::peer_server::PeerServer};
+use flow::proto::{
+    FILE_DESCRIPTOR_SET,
+    observer::observer_server::{Observer, ObserverServer},
+    peer::peer_server::PeerServer,
+};
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::{service::Routes, transport::Server};
@@ -90,7 +94,11 @@ pub fn bind_unix(path: &Path) -> Result<UnixListener, ServeError> {
 }
 
 /// Serves on a unix socket until `stop` is done.
-pub async fn unix(listener: UnixListener, routes: Routes, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+pub async fn unix(
+    listener: UnixListener,
+    routes: Routes,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let incoming = UnixListenerStream::new(listener);
     server().add_routes(routes).serve_with_incoming_shutdown(incoming, stop).await.map_err(ServeError::Serve)
 }
@@ -104,7 +112,11 @@ pub async fn bind_loopback(address: SocketAddr) -> Result<TcpListener, ServeErro
 }
 
 /// Serves in plain text until `stop` is done.
-pub async fn loopback(listener: TcpListener, routes: Routes, stop: impl Future<Output = ()>) -> Result<(), ServeError> {
+pub async fn loopback(
+    listener: TcpListener,
+    routes: Routes,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
     let incoming = TcpListenerStream::new(listener);
     server().add_routes(routes).serve_with_incoming_shutdown(incoming, stop).await.map_err(ServeError::Serve)
 }

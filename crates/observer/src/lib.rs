@@ -5,8 +5,12 @@
 //! both with [`serve::node_routes`] on a unix socket ([`serve::unix`]), on loopback ([`serve::loopback`]) and, with
 //! certificates, anywhere ([`serve::tls`]).
 
+mod accept;
+pub mod connect;
 pub mod names;
 pub mod node;
 pub mod peers;
+pub mod relay;
 pub mod serve;
 pub mod stream;
+pub mod tls;

@@ -7,6 +7,7 @@ use std::{
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -19,7 +20,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::{service::Routes, transport::Server};
 
-use crate::{names::HEALTH_SERVICE, peers::Peers};
+use crate::{accept, names::HEALTH_SERVICE, peers::Peers, tls::Certificates};
 
 /// The largest request, in bytes: a filter list is small.
 const MAX_REQUEST: usize = 1 << 20;
@@ -118,5 +119,21 @@ pub async fn loopback(
     stop: impl Future<Output = ()>,
 ) -> Result<(), ServeError> {
     let incoming = TcpListenerStream::new(listener);
+    server().add_routes(routes).serve_with_incoming_shutdown(incoming, stop).await.map_err(ServeError::Serve)
+}
+
+/// A listener for [`tls`].
+pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServeError> {
+    TcpListener::bind(address).await.map_err(|error| ServeError::Tcp(address, error))
+}
+
+/// Serves clients with a valid certificate until `stop` is done.
+pub async fn tls(
+    listener: TcpListener,
+    certificates: Arc<Certificates>,
+    routes: Routes,
+    stop: impl Future<Output = ()>,
+) -> Result<(), ServeError> {
+    let incoming = accept::incoming(listener, certificates);
     server().add_routes(routes).serve_with_incoming_shutdown(incoming, stop).await.map_err(ServeError::Serve)
 }

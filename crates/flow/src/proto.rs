@@ -4,33 +4,27 @@ use std::sync::LazyLock;
 
 use prost_reflect::DescriptorPool;
 
-/// Wraps generated code, which follows its generator's style and not ours.
-macro_rules! generated {
-    ($(#[$doc:meta])* $name:ident = $package:literal) => {
-        $(#[$doc])*
-        #[expect(clippy::all, reason = "generated code")]
-        pub mod $name {
-            tonic::include_proto!($package);
-        }
-    };
+/// `flow.*`: flows, filters and the events of an agent.
+pub mod flow {
+    tonic::include_proto!("flow");
 }
 
-generated!(
-    /// `flow.*`: flows, filters and the events of an agent.
-    flow = "flow"
-);
-generated!(
-    /// `observer.Observer` and its messages.
-    observer = "observer"
-);
-generated!(
-    /// `peer.Peer` and its messages.
-    peer = "peer"
-);
-generated!(
-    /// `relay.*`: states of nodes.
-    relay = "relay"
-);
+/// `observer.Observer` and its messages.
+#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated code")]
+pub mod observer {
+    tonic::include_proto!("observer");
+}
+
+/// `peer.Peer` and its messages.
+#[expect(clippy::allow_attributes, clippy::allow_attributes_without_reason, reason = "generated code")]
+pub mod peer {
+    tonic::include_proto!("peer");
+}
+
+/// `relay.*`: states of nodes.
+pub mod relay {
+    tonic::include_proto!("relay");
+}
 
 /// All four files and what they import, as an encoded `FileDescriptorSet`: what gRPC reflection serves.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

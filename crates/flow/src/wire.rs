@@ -101,7 +101,7 @@ impl Flow {
         let rare = self.rare();
         wire.proxy_port = rare.proxy_port.into();
         wire.ip_trace_id = (rare.ip_trace_id != 0)
-            .then(|| flow::IpTraceId { trace_id: rare.ip_trace_id, ip_option_type: 0 });
+            .then_some(flow::IpTraceId { trace_id: rare.ip_trace_id, ip_option_type: 0 });
         wire.trace_context = (!rare.trace_id.is_empty()).then(|| flow::TraceContext {
             parent: Some(flow::TraceParent { trace_id: rare.trace_id.clone() }),
         });

@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -148,8 +148,8 @@ impl Contents {
     }
 }
 
-fn certificates(pem: &[u8], path: &PathBuf) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    let parse = |error| TlsError::Parse(path.clone(), error);
+fn certificates(pem: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let parse = |error| TlsError::Parse(path.to_owned(), error);
     let all = CertificateDer::pem_slice_iter(pem).collect::<Result<Vec<_>, _>>().map_err(parse)?;
     if all.is_empty() { Err(parse(rustls::pki_types::pem::Error::NoItemsFound)) } else { Ok(all) }
 }

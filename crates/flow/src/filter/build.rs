@@ -95,7 +95,7 @@ fn cheap(builder: &mut Builder, filter: &FlowFilter) -> Result<(), Bad> {
     )?;
     builder.add("interface", &filter.interface, same, Matcher::Interface)?;
     builder.add("uuid", &filter.uuid, same, Matcher::Uuid)?;
-    builder.add("trace_id", &filter.trace_id, not_empty, Matcher::TraceId)?;
+    builder.add("trace_id", &filter.trace_id, |text| not_empty(text), Matcher::TraceId)?;
     builder.add("ip_trace_id", &filter.ip_trace_id, same, Matcher::IpTraceId)?;
     builder.add("node_name", &filter.node_name, |name| NodeGlob::parse(name), Matcher::Node)?;
     builder.add("node_labels", &filter.node_labels, |text| Selector::parse(text), Matcher::NodeLabels)
@@ -137,7 +137,7 @@ fn ends(builder: &mut Builder, filter: &FlowFilter) -> Result<(), Bad> {
         (Source, "source_cluster_name", &f.source_cluster_name),
         (Destination, "destination_cluster_name", &f.destination_cluster_name),
     ] {
-        builder.add(field, values, not_empty, |them| Matcher::Cluster(end, them))?;
+        builder.add(field, values, |text| not_empty(text), |them| Matcher::Cluster(end, them))?;
     }
     for (end, field, values) in [
         (Source, "source_workload", &f.source_workload),
@@ -175,7 +175,7 @@ fn l7(builder: &mut Builder, filter: &FlowFilter, patterns: &mut Budget) -> Resu
         return Err(Bad { field, value: String::new(), reason });
     }
     builder.add("http_status_code", &filter.http_status_code, |text| status(text), Matcher::HttpStatus)?;
-    builder.add("http_method", &filter.http_method, not_empty, Matcher::HttpMethod)?;
+    builder.add("http_method", &filter.http_method, |text| not_empty(text), Matcher::HttpMethod)?;
     builder.add("http_header", &filter.http_header, same, Matcher::HttpHeader)?;
     let mut regex = |text: &String| -> Result<Regex, String> { patterns.regex(text) };
     builder.add("http_path", &filter.http_path, &mut regex, Matcher::HttpPath)?;
@@ -187,8 +187,8 @@ fn same<T: Clone>(value: &T) -> Result<T, String> {
     Ok(value.clone())
 }
 
-fn not_empty(text: &String) -> Result<String, String> {
-    if text.is_empty() { Err("empty".into()) } else { Ok(text.clone()) }
+fn not_empty(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("empty".into()) } else { Ok(text.to_owned()) }
 }
 
 /// A number of the enum: one that it does not have is a client's mistake, not a filter that matches nothing.

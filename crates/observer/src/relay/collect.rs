@@ -101,7 +101,7 @@ impl Collect {
             if !self.status.is_empty() {
                 continue;
             }
-            if self.merge.is_done() && !self.request.follow {
+            if self.merge.is_done() && (!self.request.follow || self.request.until.is_some()) {
                 return None;
             }
             if matches!(self.wait().await, Some(Woken::Nodes)) {

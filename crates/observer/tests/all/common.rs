@@ -17,35 +17,24 @@ use observer::{
     peers::{Peer, Peers},
     serve,
 };
-use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tokio::{net::TcpListener, sync::oneshot};
 use tonic::transport::Channel;
 
 /// A server in plain text; stops when dropped.
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
-    pub(crate) stop: Option<oneshot::Sender<()>>,
-    pub(crate) task: JoinHandle<()>,
+    _stop: oneshot::Sender<()>,
 }
 
 impl Server {
     pub(crate) async fn start(routes: tonic::service::Routes) -> Self {
-        Self::at("127.0.0.1:0".parse().unwrap(), routes).await
-    }
-
-    pub(crate) async fn at(address: SocketAddr, routes: tonic::service::Routes) -> Self {
-        let listener: TcpListener = serve::bind_loopback(address).await.unwrap();
+        let listener: TcpListener = serve::bind_loopback("127.0.0.1:0".parse().unwrap()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (stop, stopped) = oneshot::channel::<()>();
-        let task = tokio::spawn(async move {
+        let (_stop, stopped) = oneshot::channel::<()>();
+        tokio::spawn(async move {
             serve::loopback(listener, routes, async move { drop(stopped.await) }).await.unwrap();
         });
-        Self { address, stop: Some(stop), task }
-    }
-
-    /// Breaks every connection, as a process that ends does.
-    pub(crate) async fn kill(self) {
-        self.task.abort();
-        drop(self.task.await);
+        Self { address, _stop }
     }
 
     pub(crate) async fn channel(&self) -> Channel {
@@ -100,5 +89,28 @@ pub(crate) fn key(response: &GetFlowsResponse) -> Option<(String, i64)> {
             Some((response.node_name.clone(), flow::event::Time::from(response.time?).0))
         }
         _ => None,
+    }
+}
+
+/// A node in a runtime of its own on a unix socket: ends as a process does, with all its connections.
+pub(crate) struct Process(Option<tokio::runtime::Runtime>);
+
+impl Process {
+    pub(crate) fn start(path: &std::path::Path, routes: tonic::service::Routes) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let _context = runtime.enter();
+        let listener = serve::bind_unix(path).unwrap();
+        runtime.spawn(serve::unix(listener, routes, std::future::pending()));
+        drop(_context);
+        Self(Some(runtime))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
     }
 }

@@ -1,7 +1,5 @@
 //! A node's server asked by a tonic client, as the `hubble` command and relays ask it.
 
-mod common;
-
 use std::{
     os::unix::fs::PermissionsExt,
     sync::{
@@ -11,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use common::{Server, all, feed, flow_of, key, node, node_server, peer, peers};
+use crate::common::{Server, all, feed, flow_of, key, node, node_server, peer, peers};
 use flow::{
     event::{Body, Event, Time},
     proto::{

@@ -38,7 +38,14 @@ impl Server {
     }
 
     pub(crate) async fn channel(&self) -> Channel {
-        Channel::from_shared(format!("http://{}", self.address)).unwrap().connect().await.unwrap()
+        Channel::from_shared(format!("http://{}", self.address))
+            .unwrap()
+            // Small, so that a client that stops reading is soon one that nothing can be sent to.
+            .initial_stream_window_size(64 * 1024)
+            .initial_connection_window_size(4 << 20)
+            .connect()
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn client(&self) -> ObserverClient<Channel> {

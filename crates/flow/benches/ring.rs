@@ -47,8 +47,8 @@ fn ring(c: &mut Criterion) {
             b.iter(|| {
                 feed.append(events(&endpoints, &template));
                 for cursor in &mut cursors {
-                    while let Step::Event(event) = cursor.step() {
-                        black_box(event);
+                    while let step @ (Step::Event(_) | Step::More) = cursor.step() {
+                        black_box(step);
                     }
                 }
             });

@@ -43,11 +43,16 @@ pub enum Step {
     Event(Arc<Event>),
     /// Nothing until the event with this number is written.
     Wait(u64),
+    /// Many events were looked at and none is wanted: ask again, and let others work in between.
+    More,
     End,
 }
 
 /// At most one report of what this reader missed is made per second of the ring's time.
 const REPORT_INTERVAL: i64 = 1_000_000_000;
+
+/// Events that one step looks at, at most.
+const LOOKED_AT: usize = 1024;
 
 /// A request's place in the ring. `Keep` says which events it is about.
 #[derive(Debug)]
@@ -78,9 +83,9 @@ impl<Keep: Fn(&Event) -> bool> Cursor<Keep> {
         Self { ring, range, keep, next, end, sent: 0, missed: Missed::default() }
     }
 
-    /// The next event, or what to do instead. Passes over at most a ring's worth of events that are not wanted.
+    /// The next event, or what to do instead.
     pub fn step(&mut self) -> Step {
-        loop {
+        for _ in 0..LOOKED_AT {
             if self.next >= self.end || self.is_full() {
                 return self.missed.take_last().map_or(Step::End, Step::Event);
             }
@@ -112,6 +117,7 @@ impl<Keep: Fn(&Event) -> bool> Cursor<Keep> {
             self.sent += 1;
             return Step::Event(event);
         }
+        Step::More
     }
 
     fn is_full(&self) -> bool {

@@ -73,6 +73,7 @@ fn drain(cursor: &mut Cursor<fn(&Event) -> bool>) -> (Vec<Event>, Step) {
     loop {
         match cursor.step() {
             Step::Event(event) => events.push((*event).clone()),
+            Step::More => {}
             last => return (events, last),
         }
     }
@@ -160,4 +161,22 @@ fn reports_of_losses_come_once_a_second() {
         }
     }
     assert_eq!(reports, [7, 70, 70]);
+}
+
+#[test]
+fn a_step_looks_at_a_limited_number_of_events() {
+    let (mut writer, ring) = ring(Capacity::new(4095).unwrap());
+    writer.append((0..4000).map(|time| event(Kind::Unwanted, time)));
+    writer.push(event(Kind::Wanted, 4000));
+    let range = Range { first: true, ..Range::default() };
+    let mut cursor = Cursor::new(ring, range, wanted as fn(&Event) -> bool);
+    let mut asked = 0;
+    let found = loop {
+        match cursor.step() {
+            Step::More => asked += 1,
+            Step::Event(event) => break event,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((found.time, asked), (Time(4000), 3));
 }

@@ -117,7 +117,7 @@ pub(crate) fn now() -> Time {
 }
 
 /// What a client asks for: `field_mask`, or where older clients put it.
-fn mask(request: &GetFlowsRequest) -> Result<Mask, Status> {
+pub(crate) fn mask(request: &GetFlowsRequest) -> Result<Mask, Status> {
     let older = request.experimental.as_ref().and_then(|experimental| experimental.field_mask.as_ref());
     let named = request.field_mask.as_ref().filter(|mask| !mask.paths.is_empty()).or(older);
     Mask::new(named.map_or(&[][..], |mask| mask.paths.as_slice()))

@@ -67,6 +67,7 @@ pub fn answers<T: Send + 'static>(
                         return Some((Ok(answer_to_it), (cursor, answer, permit)));
                     }
                 }
+                Step::More => {}
                 Step::Wait(number) => cursor.ring().written(number).await,
                 Step::End => return None,
             }

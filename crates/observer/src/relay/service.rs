@@ -4,7 +4,6 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use flow::{
     filter::Filters,
-    mask::Mask,
     proto::{
         observer::{
             GetAgentEventsRequest, GetAgentEventsResponse, GetDebugEventsRequest, GetDebugEventsResponse,
@@ -22,7 +21,7 @@ use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Chann
 use super::{Config, NodeStatus, Task, collect::Collect, follow_peers, pool::Pool};
 use crate::{
     names::RELAY_VERSION,
-    node::{Answers, Identity},
+    node::{Answers, Identity, mask},
     stream::Asked,
 };
 
@@ -107,10 +106,9 @@ impl Observer for Relay {
         let GetFlowsRequest { number, first, follow, since, until, .. } = request;
         // Refused here, and not by every node for itself.
         Asked { number, first, follow, since, until }.range()?;
-        let invalid = |error: &dyn std::error::Error| Status::invalid_argument(error.to_string());
-        Filters::new(&request.whitelist, &request.blacklist).map_err(|error| invalid(&error))?;
-        let paths = request.field_mask.as_ref().map_or(&[][..], |mask| mask.paths.as_slice());
-        Mask::new(paths).map_err(|error| invalid(&error))?;
+        Filters::new(&request.whitelist, &request.blacklist)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        mask(&request)?;
         let refused = |_| Status::resource_exhausted("open a stream: as many are open as are allowed");
         let permit = Arc::clone(&self.0.streams).try_acquire_owned().map_err(refused)?;
         let collect = Collect::new(request, self.0.identity.name.clone(), self.0.pool.subscribe());

@@ -23,6 +23,9 @@ use crate::{
     tunnel::Vxlan,
 };
 
+/// Half a minute of growth is a trend, and five minutes are remembered.
+const FILL_EVERY: Duration = Duration::from_secs(10);
+
 /// Run the node daemon.
 #[derive(Debug, clap::Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -308,6 +311,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         metrics_bind: args.metrics_bind.0,
         conntrack: (plane_config.plane == Plane::Iptables).then(|| args.conntrack.into()),
         timing: Timing::default(),
+        fill_every: FILL_EVERY,
     };
     let stop = async move {
         tokio::select! {

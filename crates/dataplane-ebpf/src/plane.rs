@@ -11,7 +11,9 @@ use std::{
 };
 
 use aya::Ebpf;
-use dataplane::{Applied, Connection, Counter, Dataplane, Error, Feature, Key, PlaneStatus, ServiceRow};
+use dataplane::{
+    Applied, Connection, Counter, Dataplane, Error, Feature, Key, MapFill, PlaneStatus, ServiceRow,
+};
 use model::{Changed, Endpoint, Family, Plane, PodName, ServicePortId, Snapshot};
 
 use crate::{
@@ -337,9 +339,13 @@ impl Dataplane for EbpfDataplane {
                 self.accelerator.as_ref().map_or_else(xdp::off, Accelerator::feature),
                 clock,
             ],
-            maps: self.tables.fill(self.now().unwrap_or_default()),
+            maps: self.maps(),
             counters: self.tables.counters().unwrap_or_default(),
         }
+    }
+
+    fn maps(&self) -> Vec<MapFill> {
+        self.tables.fill(self.now().unwrap_or_default())
     }
 
     fn clean_up(&mut self) -> Result<(), Error> {

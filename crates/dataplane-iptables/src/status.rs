@@ -38,7 +38,8 @@ pub(crate) fn of<'a>(
     PlaneStatus { plane: Plane::Iptables, features: features::list(probed), maps, counters: summed(counters) }
 }
 
-fn connection_table() -> MapFill {
+/// The one table with a limit. Reading the rules would cost as much as there are.
+pub(crate) fn connection_table() -> MapFill {
     let read = |name| sysctl::read(name).unwrap_or_default();
     MapFill {
         name: "nf_conntrack".to_owned(),

@@ -6,8 +6,10 @@
 pub mod cases;
 pub mod cluster;
 pub mod expect;
+pub mod held;
 pub mod places;
 mod planes;
+mod stray;
 pub mod talk;
 pub mod topology;
 pub mod world;

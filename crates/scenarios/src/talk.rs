@@ -139,6 +139,14 @@ impl Conversation {
         parse(line.trim_end())
     }
 
+    /// The client's own address and port.
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.0.get_ref().local_addr()
+    }
+
     /// Whether `size` bytes arrive as they were sent.
     ///
     /// # Errors
@@ -177,7 +185,11 @@ pub fn who_udp(
             }
             Ok((length, _)) if length < size => return Err(ErrorKind::UnexpectedEof.into()),
             Ok((length, _)) => return parse(String::from_utf8_lossy(&buffer[..length]).trim_end()),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(error) => return Err(error),
         }
     }

@@ -161,6 +161,7 @@ impl Topology {
         let mut batch = String::from("link set eth0 up\n");
         for family in Family::ALL {
             batch += &add_address(node.address(family), subnet(family), "eth0");
+            batch += &add_second_address(node.second_addresses().of(family), subnet(family));
             batch += &format!("route add default via {}\n", EDGE_NODE_SIDE.of(family));
             // What a cloud's guest agent does for forwarding rules.
             for vip in VIPS {
@@ -219,6 +220,12 @@ fn pod_wiring(pod: Pod) -> String {
 fn add_address(address: IpAddr, length: u8, device: &str) -> String {
     let no_detection = if address.is_ipv6() { " nodad" } else { "" };
     format!("addr add {address}/{length} dev {device}{no_detection}\n")
+}
+
+/// No source of its own accord: in IPv4 the first of a subnet is, in IPv6 a deprecated one is not (RFC 6724, rule 3).
+fn add_second_address(address: IpAddr, length: u8) -> String {
+    let deprecated = if address.is_ipv6() { " nodad preferred_lft 0" } else { "" };
+    format!("addr add {address}/{length} dev eth0{deprecated}\n")
 }
 
 /// The length of a segment's prefix.

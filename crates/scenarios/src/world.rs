@@ -5,14 +5,15 @@ use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use model::{Answer, Changed, Family, NodePortAddresses, Plane, Protocol, Snapshot};
 
 use crate::{
-    cluster::{self, Service},
+    cluster::{self, HostPort, Service},
     expect::{Oracle, Probe, Question, Seen, Want},
+    held::{Held, Socket},
     places::{Node, Place, Pod},
     planes::{NodePlane, chain},
     talk::{Conversation, Servers, Who, who_udp},
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// Long enough for an answer on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// A first retransmission (1 s) that is not answered either is silence.
 const SILENCE: Duration = Duration::from_millis(1500);
 
@@ -30,17 +31,18 @@ pub struct World {
     /// The family that probes are asked in. Services have both.
     family: Family,
     node_ports: NodePortAddresses,
+    host_ports: Vec<HostPort>,
     oracle: Oracle,
-    lab: Option<Lab>,
+    pub(crate) lab: Option<Lab>,
 }
 
 /// Nodes that run a plane, and pods that serve.
-struct Lab {
-    plane: Plane,
+pub(crate) struct Lab {
+    pub(crate) plane: Plane,
     /// Before the topology: planes leave before their namespaces go.
     planes: BTreeMap<Node, NodePlane>,
     _servers: Servers,
-    topology: Topology,
+    pub(crate) topology: Topology,
 }
 
 /// What clients noticed.
@@ -54,48 +56,49 @@ pub enum Noticed {
     Unreachable,
 }
 
-/// A flow that outlives changes.
-#[derive(Debug)]
-pub struct Held {
-    probe: Question,
-    socket: Option<Socket>,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(Conversation),
-    Udp(UdpSocket),
-    /// Each datagram names the service.
-    Unconnected(UdpSocket),
-}
-
 impl World {
     /// Without a kernel: `expect` compares with the oracle only.
     pub fn oracle() -> Self {
-        Self { family: Family::V4, node_ports: NodePortAddresses::All, oracle: Oracle::default(), lab: None }
+        Self::on(None)
     }
 
     /// Two nodes that run `plane`, four pods that serve, a client outside.
     pub fn kernel(plane: Plane) -> Self {
+        Self::on(Some(Lab::new(plane)))
+    }
+
+    fn on(lab: Option<Lab>) -> Self {
         Self {
             family: Family::V4,
             node_ports: NodePortAddresses::All,
+            host_ports: vec![],
             oracle: Oracle::default(),
-            lab: Some(Lab::new(plane)),
+            lab,
         }
     }
 
-    /// Probes are of this family from now on; no Service is left, and node ports are served everywhere.
+    /// Probes are of this family from now on; no Service or host port is left, and node ports are served everywhere.
     pub fn start_in(&mut self, family: Family) {
         self.family = family;
         self.node_ports = NodePortAddresses::All;
+        self.host_ports.clear();
         self.program(&[]);
     }
 
     /// The nodes' filter, from the next [`Self::program`] on.
     pub fn serve_node_ports_within(&mut self, prefixes: &[&str]) {
         let prefixes = prefixes.iter().map(|prefix| prefix.parse().expect("a case's prefix"));
-        self.node_ports = NodePortAddresses::Within(prefixes.collect());
+        self.serve_node_ports(NodePortAddresses::Within(prefixes.collect()));
+    }
+
+    /// The nodes' filter, from the next [`Self::program`] on.
+    pub fn serve_node_ports(&mut self, filter: NodePortAddresses) {
+        self.node_ports = filter;
+    }
+
+    /// The pods' host ports, from the next [`Self::program`] on.
+    pub fn map_host_ports(&mut self, ports: &[HostPort]) {
+        self.host_ports = ports.to_vec();
     }
 
     pub fn family(&self) -> Family {
@@ -105,7 +108,7 @@ impl World {
     /// Makes these the cluster's Services, and nothing else.
     pub fn program(&mut self, services: &[Service]) {
         for node in Node::ALL {
-            let mut next = cluster::snapshot(services, node);
+            let mut next = cluster::snapshot(services, &self.host_ports, node);
             let before = self.oracle.snapshots.remove(&node).unwrap_or_default();
             next.node.node_ports = self.node_ports.clone();
             next.generation = before.generation.next();
@@ -225,47 +228,6 @@ impl World {
         if let Some(lab) = &self.lab {
             lab.topology.disable_transmit_offload();
         }
-    }
-}
-
-impl Held {
-    /// Asks again over the same flow, and wants this pod to answer.
-    pub fn expect(&mut self, pod: Pod) {
-        if let Some(who) = self.who() {
-            assert_eq!(who.pod, pod, "{:?}", self.probe);
-        }
-    }
-
-    /// Whether `size` bytes arrive as they were sent.
-    pub fn expect_intact_body(&mut self, size: usize) {
-        if let Some(Socket::Tcp(conversation)) = &mut self.socket {
-            assert!(conversation.body_is_intact(size).expect("body"), "{:?}", self.probe);
-        }
-    }
-
-    /// Waits for the end of a datagram socket: its owner is told, and connects another.
-    pub fn expect_closed(&mut self) {
-        let Some(Socket::Udp(socket)) = &self.socket else { return };
-        let deadline = Instant::now() + PATIENCE;
-        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("timeout");
-        while Instant::now() < deadline {
-            match socket.recv(&mut [0; 8192]) {
-                Err(error) if error.kind() == ErrorKind::ConnectionAborted => return,
-                // An answer that was on its way, or nothing yet.
-                _ => {}
-            }
-        }
-        panic!("{:?}: still open", self.probe)
-    }
-
-    fn who(&mut self) -> Option<Who> {
-        let probe = &self.probe;
-        let answer = match self.socket.as_mut()? {
-            Socket::Tcp(conversation) => conversation.who(),
-            Socket::Udp(socket) => who_udp(socket, None, probe.datagram, PATIENCE),
-            Socket::Unconnected(socket) => who_udp(socket, Some(probe.to), probe.datagram, PATIENCE),
-        };
-        Some(answer.unwrap_or_else(|error| panic!("{probe:?}: {error}")))
     }
 }
 

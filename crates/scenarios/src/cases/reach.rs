@@ -115,6 +115,37 @@ pub(super) fn tcp_and_udp_on_one_port(world: &mut World) {
     world.expect(Probe::udp(Place::Pod(A1), address), own(&[B1]));
 }
 
+/// One load balancer's, from inside and outside; then two that share its address, so that an answer tells which one it
+/// came by.
+pub(super) fn tcp_and_udp_at_a_vip(world: &mut World) {
+    let address = To::vip(53);
+    let port = |service: Service, protocol| {
+        let name = if protocol == Protocol::Tcp { "tcp" } else { "udp" };
+        service.port(name, protocol, 53, 8080).node_port(30053).on_vip()
+    };
+    let both = port(port(Service::new("dns", 4), Protocol::Tcp), Protocol::Udp);
+    let froms = [Client, Place::Pod(A1), Place::Host(A)];
+    world.program(&[both.backends(&[A2, B1])]);
+    for from in froms {
+        world.expect(Probe::tcp(from, address), masqueraded(A, &[A2, B1]));
+        world.expect(Probe::udp(from, address), masqueraded(A, &[A2, B1]));
+    }
+    let apart = |tcp: &[Pod], udp: &[Pod]| {
+        let stream = port(Service::new("stream", 4), Protocol::Tcp).backends(tcp);
+        [stream, port(Service::new("datagram", 5), Protocol::Udp).backends(udp)]
+    };
+    world.program(&apart(&[A2], &[B1]));
+    for from in froms {
+        world.expect(Probe::tcp(from, address), masqueraded(A, &[A2]));
+        world.expect(Probe::udp(from, address), masqueraded(A, &[B1]));
+    }
+    world.program(&apart(&[], &[B1]));
+    for from in froms {
+        world.expect(Probe::tcp(from, address), Want::NoEndpoints);
+        world.expect(Probe::udp(from, address), masqueraded(A, &[B1]));
+    }
+}
+
 pub(super) fn named_ports_differ(world: &mut World) {
     world.program(&[Service::new("named", 5).named_port("http", 80, 8080, 9090).backends(&[A2, B1])]);
     world.expect(Probe::tcp(Place::Pod(A1), To::cluster_ip(5, 80)), own(&[A2, B1]));

@@ -306,10 +306,8 @@ fn backend(pod: Pod, family: Family, port: &ServicePortSpec, node: Node, state: 
 }
 
 /// What `node` is to program; endpoints are the topology's to add.
-pub fn snapshot(services: &[Service], host_ports: &[HostPort], node: Node) -> Snapshot {
+pub fn snapshot(services: &[Service], node: Node) -> Snapshot {
     let services = services.iter().flat_map(|service| service.service_ports(node));
-    let own = host_ports.iter().filter(|port| port.pod.node() == node);
-    let services = services.chain(own.flat_map(|port| Family::ALL.map(|family| port.service_port(family))));
     let peer = peer(node.other());
     Snapshot {
         node: config(node),
@@ -317,6 +315,12 @@ pub fn snapshot(services: &[Service], host_ports: &[HostPort], node: Node) -> Sn
         peers: [(peer.name.clone(), Arc::new(peer))].into(),
         ..Default::default()
     }
+}
+
+/// The host ports that `node` is to serve besides.
+pub fn host_ports(all: &[HostPort], node: Node) -> impl Iterator<Item = ServicePort> {
+    let own = all.iter().filter(move |port| port.pod.node() == node);
+    own.flat_map(|port| Family::ALL.map(|family| port.service_port(family)))
 }
 
 fn config(node: Node) -> NodeConfig {

@@ -108,7 +108,9 @@ impl World {
     /// Makes these the cluster's Services, and nothing else.
     pub fn program(&mut self, services: &[Service]) {
         for node in Node::ALL {
-            let mut next = cluster::snapshot(services, &self.host_ports, node);
+            let mut next = cluster::snapshot(services, node);
+            let host_ports = cluster::host_ports(&self.host_ports, node);
+            next.services.extend(host_ports.map(|port| (port.id.clone(), Arc::new(port))));
             let before = self.oracle.snapshots.remove(&node).unwrap_or_default();
             next.node.node_ports = self.node_ports.clone();
             next.generation = before.generation.next();

@@ -7,7 +7,7 @@ use crate::{
     family::FamilyRules,
     features::{self, Probed},
     flows::UdpFlows,
-    kernel::{Programs, Rules as _, account, sysctl},
+    kernel::{Programs, Rules as _, account, conntrack, sysctl},
     render::LOCALHOST_ACCEPTED,
     ruleset::Table,
 };
@@ -46,7 +46,7 @@ pub(crate) fn connection_table() -> MapFill {
         entries: read(sysctl::CONNTRACK_COUNT),
         capacity: read(sysctl::CONNTRACK_MAX),
         bytes: 0,
-        refused: 0,
+        refused: conntrack::dropped().unwrap_or_default(),
     }
 }
 

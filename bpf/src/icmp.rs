@@ -39,6 +39,10 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
     };
     let Scratch { inner, .. } = &mut *scratch;
     let Some(flow) = conntrack::find::<F>(inner) else { return Outcome::pass(Reason::PassedUnrelated) };
+    if H::INGRESS && flow.has(flow_flags::WHOLE) {
+        // About an answer that left from the backend's node, which knows to whom it belongs.
+        return Outcome { reason: Reason::ForwardedIcmpError, verdict: nat::leave::<F, H>(ctx, flow) };
+    }
     if !flow.has(flow_flags::TRANSLATED) {
         return Outcome::pass(Reason::PassedUnrelated);
     }

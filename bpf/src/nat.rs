@@ -53,7 +53,9 @@ pub fn forward<F: Family, H: Hook>(
 ) -> Outcome {
     let length = ctx.length() - ETHERNET as u32;
     if is_too_big(ctx, packet, flow.mtu, length) {
-        return Outcome::pass(Reason::PassedTooBig);
+        // The stack knows nothing of a whole packet's way: its frontend's address is one of the node's own.
+        let whole = H::INGRESS && flow.has(flow_flags::WHOLE);
+        return if whole { Outcome::too_big() } else { Outcome::pass(Reason::PassedTooBig) };
     }
     if flow.ttl_step != 0 && F::time_to_live(packet.network) <= 1 {
         return Outcome::pass(Reason::PassedTimeToLive);

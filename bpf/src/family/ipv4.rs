@@ -42,6 +42,8 @@ impl Family for Ipv4 {
     const ICMP: u8 = protocol::ICMP;
     /// Destination unreachable, port unreachable (RFC 792).
     const PORT_UNREACHABLE: u32 = 0x0303_0000u32.to_be();
+    /// Destination unreachable, fragmentation needed (RFC 1191).
+    const TOO_BIG: u32 = 0x0304_0000u32.to_be();
     const ICMP_SUMS_ADDRESSES: bool = false;
     const FRAGMENTS_NAME_PROTOCOL: bool = true;
 

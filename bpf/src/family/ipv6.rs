@@ -38,6 +38,8 @@ impl Family for Ipv6 {
     const ICMP: u8 = protocol::ICMPV6;
     /// Destination unreachable, port unreachable (RFC 4443).
     const PORT_UNREACHABLE: u32 = 0x0104_0000u32.to_be();
+    /// Packet too big (RFC 4443).
+    const TOO_BIG: u32 = 0x0200_0000u32.to_be();
     const ICMP_SUMS_ADDRESSES: bool = true;
     const FRAGMENTS_NAME_PROTOCOL: bool = false;
 

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use dataplane::Timing;
-use dataplane_ebpf::{Acceleration, TableSize};
+use dataplane_ebpf::{Acceleration, LoadBalancer, TableSize};
 use ipnet::IpNet;
 use kube::{
     Client,
@@ -146,6 +146,10 @@ struct PlaneArgs {
     /// all nodes, and a hundred times the backends of the largest Service for even shares (ebpf only)
     #[arg(long, value_name = "PRIME", default_value_t)]
     maglev_table_size: TableSize,
+    /// How clients from outside reach backends on other nodes under Cluster policy: snat gives them the node's address, dsr
+    /// keeps theirs and needs a tunnel between the nodes (ebpf only)
+    #[arg(long, value_enum, default_value = "snat")]
+    load_balancer_mode: LoadBalancerMode,
     /// The cgroup (v2) whose processes get their backends at their sockets: a folder above the node's and its pods', "auto"
     /// for the root of the hierarchy, or "none" (ebpf only)
     #[arg(long, value_name = "PATH", default_value = "auto")]
@@ -247,6 +251,21 @@ fn node_ports(filters: &[NodePortFilter]) -> anyhow::Result<NodePortAddresses> {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LoadBalancerMode {
+    Snat,
+    Dsr,
+}
+
+impl From<LoadBalancerMode> for LoadBalancer {
+    fn from(mode: LoadBalancerMode) -> Self {
+        match mode {
+            LoadBalancerMode::Snat => Self::Masquerade,
+            LoadBalancerMode::Dsr => Self::DirectReturn,
+        }
+    }
+}
+
 impl From<PlaneArgs> for PlaneConfig {
     fn from(args: PlaneArgs) -> Self {
         let plane = match args.dataplane {
@@ -258,6 +277,7 @@ impl From<PlaneArgs> for PlaneConfig {
             bpffs: args.bpffs,
             uplinks: args.uplinks,
             table_size: args.maglev_table_size,
+            load_balancer: args.load_balancer_mode.into(),
             acceleration: args.xdp.into(),
             cgroup: args.cgroup,
         }

@@ -53,9 +53,11 @@ pub fn forward<F: Family, H: Hook>(
 ) -> Outcome {
     let length = ctx.length() - ETHERNET as u32;
     if is_too_big(ctx, packet, flow.mtu, length) {
-        // The stack knows nothing of a whole packet's way: its frontend's address is one of the node's own.
-        let whole = H::INGRESS && flow.has(flow_flags::WHOLE);
-        return if whole { Outcome::too_big() } else { Outcome::pass(Reason::PassedTooBig) };
+        // The stack knows nothing of the way to a backend, and takes a frontend's address for one of its own.
+        let to_frontend =
+            flow.has(flow_flags::WHOLE | flow_flags::TRANSLATED) && !flow.has(flow_flags::REPLY);
+        let told = H::FROM_OUTSIDE && to_frontend;
+        return if told { Outcome::too_big() } else { Outcome::pass(Reason::PassedTooBig) };
     }
     if flow.ttl_step != 0 && F::time_to_live(packet.network) <= 1 {
         return Outcome::pass(Reason::PassedTimeToLive);

@@ -318,6 +318,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
     let plane_config = PlaneConfig::from(plane_args);
+    if plane_config.load_balancer == LoadBalancer::DirectReturn && routing == Routing::Native {
+        anyhow::bail!("--load-balancer-mode dsr needs a tunnel between the nodes\n\nadd --routing vxlan");
+    }
     let plane = open_plane(&plane_config)?;
     let client = connect(args.kubeconfig, args.api_server).await?;
     let config = daemon::Config {

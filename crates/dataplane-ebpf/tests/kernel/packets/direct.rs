@@ -177,6 +177,19 @@ fn what_does_not_fit_the_tunnel_is_answered_with_what_does() {
         told[..6].copy_from_slice(&frame[6..12]);
         told[6..12].copy_from_slice(&frame[..6]);
         bench.wire_brings(&frame).expect(REDIRECT, &told, "answered_too_big");
+
+        // So is what is masqueraded into the tunnel.
+        let (node_port, remote) = (bench.at(|p| p.node, 30080), bench.at(|p| p.remote_pod, 8080));
+        let masquerade = bench.at(|p| p.node, MASQUERADE_PORT);
+        let to_port = |frame: &Frame| Frame { destination: node_port, ..frame.clone() };
+        let syn = to_port(&Frame::tcp(client, vip, SYN));
+        bench.wire_brings(&syn.bytes()).expect(
+            REDIRECT,
+            &syn.translated(masquerade, remote).bytes(),
+            "forwarded_new",
+        );
+        let told = bench.wire_brings(&to_port(&large).bytes());
+        assert_eq!((told.verdict, told.reasons()), (REDIRECT, [("answered_too_big".to_owned(), 1)].into()));
     });
 }
 

@@ -329,6 +329,10 @@ impl Pod {
                 macs.1
             ),
         );
+        // Pods of node b know nothing of the tunnel, and ask clients for more than it takes.
+        if setting.load_balancer == LoadBalancer::DirectReturn && name.starts_with('a') {
+            space::ip(&space, "link set eth0 mtu 1450\n");
+        }
         if !setting.transmit_offload {
             space::run(&space, "ethtool", &["-K", "eth0", "tx", "off"]);
             space::run(node, "ethtool", &["-K", interface, "tx", "off"]);

@@ -13,8 +13,10 @@ use crate::{
 /// Note on packets that one of our programs sent out of a device: the egress program there lets them go.
 pub const HANDLED: u16 = 0x7450;
 
-/// What became of a packet.
+/// What became of a packet. Aligned as one word, so that functions return it in a register: a pair would be written through a
+/// hidden pointer, and the verifier refuses a function that still has that in its return register.
 #[must_use]
+#[repr(align(8))]
 #[derive(Clone, Copy)]
 pub struct Outcome {
     pub reason: Reason,

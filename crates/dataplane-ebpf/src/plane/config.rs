@@ -3,8 +3,7 @@
 use std::{ops::RangeInclusive, path::PathBuf};
 
 use crate::{
-    links::Attach, maglev::TableSize, objects::Checksums, sizes::Sizes, sock::Refusals,
-    xdp::Acceleration,
+    links::Attach, maglev::TableSize, objects::Checksums, sizes::Sizes, sock::Refusals, xdp::Acceleration,
 };
 
 /// How clients from outside reach backends on other nodes under Cluster policy.

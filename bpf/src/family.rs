@@ -89,6 +89,8 @@ pub trait Family: Sized + 'static {
 
     /// Of this version, without options, not a fragment.
     fn is_plain(header: Self::Header) -> bool;
+    /// Routers may cut it into fragments.
+    fn may_be_cut(header: Self::Header) -> bool;
     fn is_icmp_error(kind: u8) -> bool;
     fn protocol(header: Self::Header) -> u8;
     /// Bytes behind the network header, by its own word.

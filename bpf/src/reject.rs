@@ -1,4 +1,5 @@
-//! Refuses at once: a reset for TCP, port unreachable for UDP and SCTP, back out of the device the packet came from.
+//! Refuses at once: a reset for TCP, port unreachable for UDP and SCTP, back out of the device the packet came from. What does
+//! not fit the way to its backend is told what does, as by a router: the stack knows no route for what is not translated yet.
 //!
 //! A message is composed in place of the packet. Its checksum state must be known for that, also where the packet came
 //! with a partial checksum: see [`replace`].

@@ -24,6 +24,7 @@ use crate::{
 
 const LENGTH: usize = 20;
 const AF_INET: u8 = 2;
+const DO_NOT_FRAGMENT: u16 = 0x4000u16.to_be();
 const MORE_FRAGMENTS: u16 = 0x2000u16.to_be();
 const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
 /// TTL is the first byte of its 16-bit word.
@@ -112,6 +113,11 @@ impl Family for Ipv4 {
     #[inline(always)]
     fn is_plain(header: Self::Header) -> bool {
         header.read::<u8, 0>() == 0x45 && header.read::<u16, 6>() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0
+    }
+
+    #[inline(always)]
+    fn may_be_cut(header: Self::Header) -> bool {
+        header.read::<u16, 6>() & DO_NOT_FRAGMENT == 0
     }
 
     /// Destination unreachable, time exceeded, parameter problem (RFC 792).

@@ -90,6 +90,11 @@ impl Family for Ipv6 {
         header.read::<u8, 0>() >> 4 == 6
     }
 
+    #[inline(always)]
+    fn may_be_cut(_header: Self::Header) -> bool {
+        false
+    }
+
     /// Error messages have the high bit clear (RFC 4443, section 2.1); neighbour discovery has it set.
     #[inline(always)]
     fn is_icmp_error(kind: u8) -> bool {

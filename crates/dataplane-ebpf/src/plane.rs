@@ -190,7 +190,13 @@ impl EbpfDataplane {
         let any = PodName { namespace: String::new(), name: "of a former agent".into() };
         self.drop_stale_addresses(&any)?;
         let keep = self.devices().cloned().collect();
-        self.links.retain(&keep).map_err(|source| Error::new("remove stale", "links", source))
+        self.links.retain(&keep).map_err(|source| Error::new("remove stale", "links", source))?;
+        let versions = self.pins.remove_other_versions();
+        let versions = versions.map_err(|source| Error::new("remove maps of", "another version", source))?;
+        if !versions.is_empty() {
+            tracing::info!(?versions, "took over from an agent of another version: its flows are forgotten");
+        }
+        Ok(())
     }
 
     /// Every service that `changed` asks for, given that a changed node changes all of them.

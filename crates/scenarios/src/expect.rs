@@ -212,7 +212,7 @@ impl Seen {
         if from.addresses().contains(address) {
             return Self::Own;
         }
-        Node::at(address).map_or(Self::Other(address), Self::Node)
+        Node::at(address).map_or(Self::Other(address), Self::Node).of(from)
     }
 }
 

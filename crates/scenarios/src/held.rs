@@ -36,10 +36,12 @@ impl Held {
         }
     }
 
-    /// Whether `size` bytes arrive as they were sent.
+    /// Whether `size` bytes arrive as they were sent, there and back.
     pub fn expect_intact_body(&mut self, size: usize) {
         if let Some(Socket::Tcp(conversation)) = &mut self.socket {
-            assert!(conversation.body_is_intact(size).expect("body"), "{:?}", self.probe);
+            let intact = conversation.body_is_intact(size);
+            let intact = intact.unwrap_or_else(|error| panic!("{:?}: {size} bytes: {error}", self.probe));
+            assert!(intact, "{:?}: {size} bytes", self.probe);
         }
     }
 

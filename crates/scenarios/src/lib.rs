@@ -7,6 +7,7 @@ pub mod cases;
 pub mod cluster;
 pub mod expect;
 pub mod held;
+mod paths;
 pub mod places;
 mod planes;
 mod stray;

@@ -134,14 +134,22 @@ impl Node {
         self.addresses().of(family)
     }
 
+    /// Of the node's end of the tunnel between the nodes, where there is one: the first of its pods' range, which is no pod's.
+    pub fn tunnel_address(self, family: Family) -> IpAddr {
+        self.pod_cidr(family).network()
+    }
+
     /// Further ones on the same device, never the source of what the node sends of its own accord.
     pub const fn second_addresses(self) -> Pair {
         Pair(Ipv4Addr::new(10, 128, 0, 21 + self as u8), node(0x21 + self as u16))
     }
 
-    /// The node whose first address that is.
+    /// The node whose first address or end of the tunnel that is.
     pub fn at(address: IpAddr) -> Option<Self> {
-        Self::ALL.into_iter().find(|node| node.addresses().contains(address))
+        let own = |node: &Self| {
+            node.addresses().contains(address) || node.tunnel_address(Family::of(address)) == address
+        };
+        Self::ALL.into_iter().find(own)
     }
 
     /// The node that has that address.

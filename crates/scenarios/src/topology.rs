@@ -100,7 +100,11 @@ impl Topology {
         node.pods().map(endpoint).collect()
     }
 
-    fn ifindex(&self, node: Node, interface: &str) -> u32 {
+    pub(crate) fn edge(&self) -> &Owned {
+        &self.edge
+    }
+
+    pub(crate) fn ifindex(&self, node: Node, interface: &str) -> u32 {
         let index =
             self.node(node).run(|| nix::net::if_::if_nametoindex(interface)).expect("enter namespace");
         index.expect("interface index")
@@ -237,7 +241,7 @@ const fn subnet(family: Family) -> u8 {
 }
 
 /// The length of a single address's prefix.
-const fn single(family: Family) -> u8 {
+pub(crate) const fn single(family: Family) -> u8 {
     match family {
         Family::V4 => 32,
         Family::V6 => 128,
@@ -275,7 +279,7 @@ fn write(name: &str, value: &str) {
         .unwrap_or_else(|error| panic!("write {name}: {error}"));
 }
 
-fn ip(namespace: &Owned, batch: &str) {
+pub(crate) fn ip(namespace: &Owned, batch: &str) {
     let mut child = namespace
         .command("ip")
         .args(["-batch", "-"])

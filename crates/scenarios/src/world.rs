@@ -34,6 +34,8 @@ pub struct World {
     host_ports: Vec<HostPort>,
     oracle: Oracle,
     pub(crate) lab: Option<Lab>,
+    /// Nodes reach each other's pods through a tunnel.
+    tunnel: bool,
 }
 
 /// Nodes that run a plane, and pods that serve.
@@ -74,6 +76,7 @@ impl World {
             host_ports: vec![],
             oracle: Oracle::default(),
             lab,
+            tunnel: false,
         }
     }
 
@@ -118,6 +121,7 @@ impl World {
                 let endpoints = lab.topology.endpoints(node).into_iter();
                 next.endpoints =
                     endpoints.map(|endpoint| (endpoint.pod.clone(), Arc::new(endpoint))).collect();
+                next.node.tunnel = self.tunnel.then(|| lab.topology.tunnel(node));
                 lab.apply(node, &next, &next.changed_since(&before));
             }
             self.oracle.snapshots.insert(node, next);
@@ -223,6 +227,21 @@ impl World {
     /// The plane under test, unless this is the oracle alone.
     pub fn plane(&self) -> Option<Plane> {
         self.lab.as_ref().map(|lab| lab.plane)
+    }
+
+    /// Pods of the other node are reached through a tunnel, from the next [`Self::program`] on.
+    pub fn add_tunnel(&mut self) {
+        if let Some(lab) = self.lab.as_ref().filter(|_| !self.tunnel) {
+            lab.topology.add_tunnel();
+        }
+        self.tunnel = true;
+    }
+
+    /// A router on the way between the nodes, and to the client, takes packets of `mtu` bytes at most.
+    pub fn narrow(&self, mtu: u32) {
+        if let Some(lab) = &self.lab {
+            lab.topology.narrow(mtu);
+        }
     }
 
     /// Pods send complete checksums from now on.

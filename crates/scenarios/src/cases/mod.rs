@@ -79,7 +79,9 @@ cases! {
         single_stack,
         spread_is_even,
         body_is_intact,
-        large_datagrams for V4 because "the eBPF plane leaves IPv6 fragments to the stack, which knows no Service",
+        large_datagrams,
+        narrow_path,
+        tunnel,
         no_transmit_offload;
     policy:
         external_local,

@@ -213,7 +213,7 @@ fn a_full_table_of_source_ranges_lets_no_stranger_in() {
     });
 }
 
-/// Those that have their lookup table go on, and the others fall back on chance.
+/// Those that have their lookup table go on, and the others choose by the hash alone.
 #[test]
 fn a_full_table_of_lookups_fails_by_name_and_every_service_serves() {
     on_a_node_with(sized(Sizes { lookups: 40, ..Sizes::default() }), &|bench| {

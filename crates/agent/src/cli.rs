@@ -19,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use self::values::{Bind, NodePortFilter, Period, node_ports};
 use crate::{
     client::DEFAULT_SOCKET,
-    daemon,
+    daemon, memory,
     network::{self, Routing},
     plane::{Cgroup, PlaneConfig, open_plane},
     sysctl::Conntrack,
@@ -224,6 +224,7 @@ impl From<PlaneArgs> for PlaneConfig {
 /// # Errors
 /// The environment does not support the plane, or a part fails that the agent cannot do without.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    memory::keep_little();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

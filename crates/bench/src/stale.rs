@@ -51,8 +51,10 @@ fn one_leaves(flows: u32) -> anyhow::Result<f64> {
     let topology = Topology::new();
     let node = topology.node(Node::A);
     for arguments in [
-        ["link", "add", "swallow", "type", "dummy"].as_slice(),
-        &["link", "set", "swallow", "up"],
+        ["link", "add", "swallow", "type", "veth", "peer", "name", "swallowed"].as_slice(),
+        // Without ARP frames carry the sender's own address: the other end passes them over.
+        &["link", "set", "swallow", "arp", "off", "up"],
+        &["link", "set", "swallowed", "up"],
         &["route", "add", "198.18.0.0/15", "dev", "swallow"],
     ] {
         let status = node.command("ip").args(arguments).status().context("run ip")?;

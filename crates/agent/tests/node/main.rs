@@ -5,5 +5,6 @@
 mod health;
 mod network;
 mod pods;
+mod pressure;
 mod services;
 mod support;

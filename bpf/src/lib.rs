@@ -25,6 +25,7 @@ pub mod fragments;
 pub mod headers;
 pub mod hook;
 pub mod icmp;
+pub mod identity;
 pub mod inspect;
 pub mod kernel;
 pub mod maps;

@@ -18,6 +18,7 @@
 mod bpffs;
 mod btf;
 mod family;
+mod identities;
 mod links;
 mod lookups;
 mod maglev;

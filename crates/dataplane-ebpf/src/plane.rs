@@ -1,5 +1,6 @@
 //! [`EbpfDataplane`]: opens the plane, and drives tables and links by what changed.
 
+mod identity;
 mod inspect;
 mod node;
 
@@ -12,7 +13,7 @@ use std::{
 
 use aya::Ebpf;
 use dataplane::{Applied, Connection, Counter, Dataplane, Error, Feature, Key, PlaneStatus, ServiceRow};
-use model::{Changed, Endpoint, Family, Plane, PodName, ServicePortId, Snapshot};
+use model::{Changed, Endpoint, Family, IdentityId, Plane, PodName, ServicePortId, Snapshot};
 
 use crate::{
     bpffs::Pins,
@@ -273,6 +274,13 @@ impl Dataplane for EbpfDataplane {
             let endpoint = snapshot.endpoints.get(name).map(|endpoint| &**endpoint);
             note(Key::Endpoint(name.clone()), self.apply_endpoint(name, endpoint));
         }
+        for (key, error) in self.apply_addresses(snapshot, &changed.addresses) {
+            note(key, Err(error));
+        }
+        if self.adopted && changed.is_addresses_only() {
+            // No flow remembers an identity: none has to be looked at again.
+            return Ok(applied);
+        }
         let services = self.services_to_program(snapshot, changed);
         let lost = self.sockets.note(snapshot, &services);
         for id in &services {
@@ -340,6 +348,10 @@ impl Dataplane for EbpfDataplane {
             maps: self.tables.fill(self.now().unwrap_or_default()),
             counters: self.tables.counters().unwrap_or_default(),
         }
+    }
+
+    fn identity_of(&self, address: IpAddr) -> Result<Option<IdentityId>, Error> {
+        self.kernel_identity(address)
     }
 
     fn clean_up(&mut self) -> Result<(), Error> {

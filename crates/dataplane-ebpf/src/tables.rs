@@ -136,6 +136,7 @@ fn family_fill<A: MapNames>(family: &Family<A>, ports: u32, now: u32) -> Vec<Map
         row(family.ranges.table(), family.ranges.known().len()),
         row(family.lookups.table(), family.lookups.len()),
         row(&family.affinity, affinity),
+        row(family.identities.table(), family.identities.len()),
         masquerade_ports,
     ]
 }

@@ -12,8 +12,8 @@ use std::{
 };
 
 use model::{
-    Backend, Changed, FrontendAddress, IdentityId, NodeConfig, Plane, Protocol, ServicePort, Snapshot, Target,
-    oracle::Origin,
+    Backend, Changed, FrontendAddress, IdentityId, NodeConfig, Plane, Protocol, ServicePort, Snapshot,
+    Target, oracle::Origin,
 };
 
 pub use kernel::{FrontendKey, Kernel, Refusal, Slot};
@@ -81,6 +81,10 @@ impl Dataplane for Fake {
             let key = Key::Peer(name.clone());
             let done = kernel.check(&key);
             note(&mut applied, key, done);
+        }
+        if !changed.addresses.is_empty() && changed.addresses.len() == snapshot.addresses.len() {
+            // As after a start: what a former agent left goes.
+            kernel.addresses.retain(|prefix, _| snapshot.addresses.contains_key(prefix));
         }
         for prefix in &changed.addresses {
             let key = Key::Address(*prefix);

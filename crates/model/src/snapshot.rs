@@ -12,7 +12,9 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, IdentityId, NodePortAddresses, PodName, Port, ServicePort, ServicePortId, oracle::Origin};
+use crate::{
+    Generation, IdentityId, NodePortAddresses, PodName, Port, ServicePort, ServicePortId, oracle::Origin,
+};
 
 /// Everything a dataplane is given. Values are shared, so that a clone costs keys only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

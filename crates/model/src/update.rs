@@ -8,7 +8,8 @@ use std::{collections::BTreeMap, sync::Arc};
 use ipnet::IpNet;
 
 use crate::{
-    Changed, Endpoint, Generation, IdentityId, NodeConfig, Peer, PodName, ServicePort, ServicePortId, Snapshot,
+    Changed, Endpoint, Generation, IdentityId, NodeConfig, Peer, PodName, ServicePort, ServicePortId,
+    Snapshot,
 };
 
 /// What moved since the previous update. `None` as a value removes the key.

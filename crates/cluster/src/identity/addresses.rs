@@ -126,7 +126,11 @@ mod tests {
             }
             assert_eq!(table.get(&net("10.20.0.7/32")), Some(id(301)));
             table.set(&old, &BTreeMap::new());
-            assert_eq!(table.get(&net("10.20.0.7/32")), Some(id(301)), "the end of the older changes nothing");
+            assert_eq!(
+                table.get(&net("10.20.0.7/32")),
+                Some(id(301)),
+                "the end of the older changes nothing"
+            );
             table.set(&new, &BTreeMap::new());
         }
         table.take_moved();

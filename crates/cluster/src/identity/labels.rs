@@ -50,11 +50,8 @@ impl Source<'_> {
         let namespace = self.namespace_labels.iter();
         let namespace = namespace.map(|(key, value)| (format!("{NAMESPACE_LABELS}{key}"), value.clone()));
         // Last, so that no pod's label can pretend to be one of these.
-        let fixed = [
-            (NAMESPACE, self.namespace),
-            (SERVICE_ACCOUNT, self.service_account),
-            (CLUSTER, CLUSTER_NAME),
-        ];
+        let fixed =
+            [(NAMESPACE, self.namespace), (SERVICE_ACCOUNT, self.service_account), (CLUSTER, CLUSTER_NAME)];
         let fixed = fixed.map(|(key, value)| (key.to_owned(), value.to_owned()));
         let forged = |(key, _): &(String, String)| key.starts_with(NAMESPACE_LABELS);
         pod.filter(|label| !forged(label)).chain(namespace).chain(fixed).collect()

@@ -142,8 +142,7 @@ impl Identities {
         let labels = self.labels_of(pod);
         let before = self.attached.remove(pod).filter(|before| before.addresses == addresses);
         let identity = before.and_then(|before| before.identity);
-        self.attached
-            .insert(pod.clone(), Attached { addresses: addresses.to_vec(), labels, identity });
+        self.attached.insert(pod.clone(), Attached { addresses: addresses.to_vec(), labels, identity });
         self.unsettled = true;
     }
 
@@ -196,7 +195,12 @@ impl Identities {
     }
 
     /// Takes in an identity, or its end. A name that is no number is reported, and stands in nobody's way.
-    pub(crate) fn set_identity(&mut self, name: &str, object: Option<&TwinplaneIdentity>, report: &mut Report) {
+    pub(crate) fn set_identity(
+        &mut self,
+        name: &str,
+        object: Option<&TwinplaneIdentity>,
+        report: &mut Report,
+    ) {
         let Some(id) = report.take(|| "metadata.name".into(), name.parse::<IdentityId>()) else { return };
         let known = object.map(|object| {
             if object.spec.labels.is_empty() {
@@ -256,7 +260,12 @@ impl Identities {
         self.published.keys()
     }
 
-    fn claim_remote(&mut self, name: &PodName, created: Option<Timestamp>, rows: &BTreeMap<IpNet, IdentityId>) {
+    fn claim_remote(
+        &mut self,
+        name: &PodName,
+        created: Option<Timestamp>,
+        rows: &BTreeMap<IpNet, IdentityId>,
+    ) {
         self.addresses.set(&Claimant::Remote(Reverse(created), name.clone()), rows);
     }
 

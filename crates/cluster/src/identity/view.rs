@@ -55,9 +55,10 @@ impl Identities {
             let identity = attached.identity.as_ref().map_or(Reserved::Init.id(), |(_, id)| *id);
             (pod, &self.node, identity, attached.addresses.clone())
         });
-        let others = self.published.iter().filter(|(pod, there)| {
-            there.status.node != self.node && !self.attached.contains_key(pod)
-        });
+        let others = self
+            .published
+            .iter()
+            .filter(|(pod, there)| there.status.node != self.node && !self.attached.contains_key(pod));
         let others = others.map(|(pod, there)| {
             let addresses = there.status.addresses.iter().filter_map(|text| text.parse().ok()).collect();
             (pod, &there.status.node, there.status.identity, addresses)

@@ -80,7 +80,8 @@ impl Identities {
     /// Each identity is one node's to collect; where two nodes disagree about the nodes there are, one of them is late.
     fn of_garbage(&self, nodes: &[&str], now: Timestamp) -> Vec<Wish> {
         let Some(place) = nodes.iter().position(|node| *node == self.node) else { return vec![] };
-        let needed: BTreeSet<IdentityId> = self.attached.values().filter_map(|pod| self.needed(pod)).collect();
+        let needed: BTreeSet<IdentityId> =
+            self.attached.values().filter_map(|pod| self.needed(pod)).collect();
         let unused = self.numbers.iter().filter(|(id, _)| {
             id.get() as usize % nodes.len() == place && !self.users.contains_key(id) && !needed.contains(id)
         });

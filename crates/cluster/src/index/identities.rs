@@ -26,7 +26,8 @@ impl Index {
 
     /// Whether all is known that identities depend on. Nothing else waits for it.
     pub fn identities_known(&self) -> bool {
-        self.waiting_for().is_none() && IDENTITY_KINDS.iter().all(|kind| self.listings.complete.contains(kind))
+        self.waiting_for().is_none()
+            && IDENTITY_KINDS.iter().all(|kind| self.listings.complete.contains(kind))
     }
 
     /// What this node has to write to the API server; `None`: what it was told last, unless `again`.
@@ -71,7 +72,8 @@ impl Index {
         }
         let api = ServiceName { namespace: API_SERVICE.0.into(), name: API_SERVICE.1.into() };
         let api_slices = self.slices.get(&api).into_iter().flat_map(|slices| slices.values());
-        let mut pod_cidrs: std::collections::BTreeSet<_> = own.cluster_cidrs.iter().map(|cidr| cidr.trunc()).collect();
+        let mut pod_cidrs: std::collections::BTreeSet<_> =
+            own.cluster_cidrs.iter().map(|cidr| cidr.trunc()).collect();
         let of_nodes = self.nodes.values().flat_map(|node: &Node| &node.pod_cidrs);
         for cidr in of_nodes {
             if !own.cluster_cidrs.iter().any(|all| all.contains(cidr)) {

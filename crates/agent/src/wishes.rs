@@ -34,7 +34,8 @@ pub(crate) async fn grant(client: Client, mut wishes: watch::Receiver<Arc<Vec<Wi
             wanted.iter().filter(|wish| !tried.iter().any(|(other, _)| other == *wish)).cloned().collect();
         let writing =
             stream::iter(due.clone()).map(|wish| grant_one(client.clone(), wish)).buffer_unordered(AT_ONCE);
-        let error = writing.filter_map(async |result| result.err()).collect::<Vec<_>>().await.pop();
+        let results: Vec<Result<(), Error>> = writing.collect().await;
+        let error = results.into_iter().find_map(Result::err);
         match &error {
             Some(error) if !failing => tracing::warn!(%error, "cannot write identities, will try again"),
             None if failing && !due.is_empty() => tracing::info!("identities can be written again"),

@@ -62,6 +62,8 @@ pub(crate) struct Identities {
     /// How many published endpoints have each identity.
     users: BTreeMap<IdentityId, usize>,
     addresses: Addresses,
+    /// Identities that this node may have to collect: at which version, and since when, they were seen unused.
+    idle: BTreeMap<IdentityId, (String, Timestamp)>,
     /// Identities of attached pods may be others now.
     unsettled: bool,
     /// Wishes may be others now.

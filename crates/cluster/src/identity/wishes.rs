@@ -1,6 +1,6 @@
 //! What the API server's state lacks, as far as this node has to see to it. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use model::{IdentityId, Labels, PodName};
@@ -10,6 +10,10 @@ use super::{Choice, EndpointStatus, Identities, TwinplaneEndpoint};
 /// How long an identity must be unused before it is removed: much longer than any watch lags behind, because a node that
 /// begins to use it calls its collection off.
 pub(crate) const GRACE: SignedDuration = SignedDuration::from_mins(10);
+
+/// How long an identity must be seen unused before it is marked: whoever made it, or called its collection off, needs a
+/// moment to publish an endpoint.
+const IDLE: SignedDuration = SignedDuration::from_mins(1);
 
 /// A write to the API server. All are conditional: what another node did first makes it void, and the watch tells what is
 /// to be wished for then.
@@ -78,21 +82,27 @@ impl Identities {
     }
 
     /// Each identity is one node's to collect; where two nodes disagree about the nodes there are, one of them is late.
-    fn of_garbage(&self, nodes: &[&str], now: Timestamp) -> Vec<Wish> {
+    fn of_garbage(&mut self, nodes: &[&str], now: Timestamp) -> Vec<Wish> {
+        let before = std::mem::take(&mut self.idle);
         let Some(place) = nodes.iter().position(|node| *node == self.node) else { return vec![] };
         let needed: BTreeSet<IdentityId> =
             self.attached.values().filter_map(|pod| self.needed(pod)).collect();
         let unused = self.numbers.iter().filter(|(id, _)| {
             id.get() as usize % nodes.len() == place && !self.users.contains_key(id) && !needed.contains(id)
         });
-        let wish = |(id, known): (IdentityId, &super::Known)| match known.unused_since {
-            None => Some(Wish::Mark { id, version: known.version.clone(), since: now }),
-            Some(since) if now.duration_since(since) >= GRACE => {
-                Some(Wish::Remove { id, version: known.version.clone() })
+        let (mut idle, mut wishes) = (BTreeMap::new(), vec![]);
+        for (id, known) in unused {
+            let version = known.version.clone();
+            // Whatever is written to it is a sign of life.
+            let since = before.get(&id).filter(|(seen, _)| *seen == version).map_or(now, |(_, since)| *since);
+            match known.unused_since {
+                None if now.duration_since(since) >= IDLE => wishes.push(Wish::Mark { id, version, since: now }),
+                Some(marked) if now.duration_since(marked) >= GRACE => wishes.push(Wish::Remove { id, version }),
+                _ => _ = idle.insert(id, (version, since)),
             }
-            Some(_) => None,
-        };
-        unused.filter_map(wish).collect()
+        }
+        self.idle = idle;
+        wishes
     }
 
     fn needed(&self, pod: &super::Attached) -> Option<IdentityId> {

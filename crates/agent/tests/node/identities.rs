@@ -180,7 +180,7 @@ fn a_restarted_agent_finds_everything_as_it_was_and_removes_what_went_meanwhile(
     let before = told(&node);
     node.stop_agent();
     assert_eq!(in_kernel(&node, &kept), Some(id), "the kernel keeps what it has");
-    drop(gone_pod);
+    gone_pod.ip("link delete eth0");
     node.start_agent();
     node.until("the end is told", async || (told(&node).len() == 1).then_some(()));
     node.until("and programmed", async || in_kernel(&node, &gone).is_none().then_some(()));

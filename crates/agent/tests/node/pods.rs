@@ -28,7 +28,7 @@ impl Pod {
         Self { namespace, request }
     }
 
-    fn ip(&self, arguments: &str) -> String {
+    pub(crate) fn ip(&self, arguments: &str) -> String {
         run(self.namespace.command("ip").args(arguments.split(' ')))
     }
 }

@@ -96,8 +96,12 @@ impl Identities {
             // Whatever is written to it is a sign of life.
             let since = before.get(&id).filter(|(seen, _)| *seen == version).map_or(now, |(_, since)| *since);
             match known.unused_since {
-                None if now.duration_since(since) >= IDLE => wishes.push(Wish::Mark { id, version, since: now }),
-                Some(marked) if now.duration_since(marked) >= GRACE => wishes.push(Wish::Remove { id, version }),
+                None if now.duration_since(since) >= IDLE => {
+                    wishes.push(Wish::Mark { id, version, since: now })
+                }
+                Some(marked) if now.duration_since(marked) >= GRACE => {
+                    wishes.push(Wish::Remove { id, version })
+                }
                 _ => _ = idle.insert(id, (version, since)),
             }
         }

@@ -221,16 +221,43 @@ fn wanted(set: usize) -> (IdentityId, Labels) {
 
 #[derive(Clone, Copy, Debug)]
 enum Step {
-    Add { agent: usize, pod: usize, set: usize },
-    Remove { agent: usize, pod: usize },
-    Relabel { agent: usize, pod: usize, set: usize },
-    Hear { agent: usize, events: usize },
-    Think { agent: usize },
-    Grant { agent: usize, wish: usize },
+    Add {
+        agent: usize,
+        pod: usize,
+        set: usize,
+    },
+    Remove {
+        agent: usize,
+        pod: usize,
+    },
+    Relabel {
+        agent: usize,
+        pod: usize,
+        set: usize,
+    },
+    Hear {
+        agent: usize,
+        events: usize,
+    },
+    Think {
+        agent: usize,
+    },
+    Grant {
+        agent: usize,
+        wish: usize,
+    },
     /// Somebody else has the number that a set would like, or the one after.
-    Squat { set: usize, offset: u32 },
-    Leave { set: usize, offset: u32 },
-    Restart { agent: usize },
+    Squat {
+        set: usize,
+        offset: u32,
+    },
+    Leave {
+        set: usize,
+        offset: u32,
+    },
+    Restart {
+        agent: usize,
+    },
     /// Long enough for a collection. No watch lags that long, so that all hear and call off first.
     Wait,
 }

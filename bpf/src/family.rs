@@ -66,6 +66,8 @@ pub trait Family: Sized + 'static {
     const ICMP: u8;
     /// First word of a port-unreachable message.
     const PORT_UNREACHABLE: u32;
+    /// First word of the message that a packet is too big; the second is the size that fits.
+    const TOO_BIG: u32;
     /// Its addresses are part of the ICMP checksum.
     const ICMP_SUMS_ADDRESSES: bool;
     /// Every fragment says what is in the datagram.
@@ -87,6 +89,8 @@ pub trait Family: Sized + 'static {
 
     /// Of this version, without options, not a fragment.
     fn is_plain(header: Self::Header) -> bool;
+    /// Routers may cut it into fragments.
+    fn may_be_cut(header: Self::Header) -> bool;
     fn is_icmp_error(kind: u8) -> bool;
     fn protocol(header: Self::Header) -> u8;
     /// Bytes behind the network header, by its own word.

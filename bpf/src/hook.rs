@@ -13,8 +13,10 @@ use crate::{
 /// Note on packets that one of our programs sent out of a device: the egress program there lets them go.
 pub const HANDLED: u16 = 0x7450;
 
-/// What became of a packet.
+/// What became of a packet. Aligned as one word, so that functions return it in a register: a pair would be written through a
+/// hidden pointer, and the verifier refuses a function that still has that in its return register.
 #[must_use]
+#[repr(align(8))]
 #[derive(Clone, Copy)]
 pub struct Outcome {
     pub reason: Reason,
@@ -37,6 +39,12 @@ impl Outcome {
     #[inline(always)]
     pub fn refuse() -> Self {
         Self { reason: Reason::RefusedTcp, verdict: TO_BE_REFUSED }
+    }
+
+    /// To be answered with the size that fits; the scratch has its tuple and headers.
+    #[inline(always)]
+    pub fn too_big() -> Self {
+        Self { reason: Reason::AnsweredTooBig, verdict: TO_BE_TOLD }
     }
 
     /// To be sent by the entry of its tuple ([`send`]).
@@ -63,6 +71,7 @@ const TO_BE_REFUSED: i32 = i32::MIN;
 const TO_BE_SENT: i32 = i32::MIN + 1;
 const TO_BE_LOOKED_UP: i32 = i32::MIN + 2;
 const A_MESSAGE: i32 = i32::MIN + 3;
+const TO_BE_TOLD: i32 = i32::MIN + 4;
 
 /// Where a program runs.
 pub trait Hook {
@@ -72,6 +81,8 @@ pub trait Hook {
     const OPENS: bool;
     /// Packets come from other machines.
     const FROM_OUTSIDE: bool;
+    /// Packets come from other nodes of the cluster, and to a frontend only whole ([`abi::flow_flags::WHOLE`]).
+    const FROM_TUNNEL: bool = false;
 
     /// A cheap first question: may this packet be any of our business? Answers yes too often, never too seldom.
     fn concerns<F: Family>(config: &Config, tuple: &Tuple<F::Address>) -> bool;
@@ -83,6 +94,8 @@ pub struct FromPod;
 pub struct ToPod;
 /// From the network, on an uplink.
 pub struct FromWire;
+/// From another node, on the tunnel.
+pub struct FromTunnel;
 /// To the network, on an uplink: what this node's processes send to frontends or answer as backends.
 pub struct ToWire;
 
@@ -118,6 +131,18 @@ impl Hook for FromWire {
         config.masquerades(tuple.destination_port)
             || maps::may_have(tuple.destination, abi::Be16::default(), 0)
             || maps::may_have(tuple.destination, tuple.destination_port, tuple.protocol)
+    }
+}
+
+impl Hook for FromTunnel {
+    const INGRESS: bool = true;
+    const OPENS: bool = true;
+    const FROM_OUTSIDE: bool = true;
+    const FROM_TUNNEL: bool = true;
+
+    #[inline(always)]
+    fn concerns<F: Family>(config: &Config, tuple: &Tuple<F::Address>) -> bool {
+        FromWire::concerns::<F>(config, tuple)
     }
 }
 
@@ -163,13 +188,14 @@ fn handle<F: Family, H: Hook>(ctx: Context) -> Outcome {
     if outcome.verdict == TO_BE_LOOKED_UP {
         outcome = slow::run::<F, H>(ctx);
     }
+    if outcome.verdict == TO_BE_SENT {
+        let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };
+        scratch.reason = outcome.reason;
+        outcome = send::run::<F, H>(ctx);
+    }
     match outcome.verdict {
-        TO_BE_SENT => {
-            let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };
-            scratch.reason = outcome.reason;
-            send::run::<F, H>(ctx)
-        }
         TO_BE_REFUSED => reject::run::<F, H>(ctx),
+        TO_BE_TOLD => reject::too_big::<F, H>(ctx),
         _ => outcome,
     }
 }
@@ -186,7 +212,9 @@ fn fast<F: Family, H: Hook>(ctx: Context) -> Option<Outcome> {
         // SAFETY: as in `conntrack::find`.
         let flow = unsafe { &mut *flow };
         if conntrack::is_steady(packet.flags, flow, config, jiffies()) {
-            return Some(nat::forward::<F, H>(ctx, &packet, flow, Reason::ForwardedEstablished));
+            let outcome = nat::forward::<F, H>(ctx, &packet, flow, Reason::ForwardedEstablished);
+            // An answer quotes what the slow path has read.
+            return (outcome.verdict != TO_BE_TOLD).then_some(outcome);
         }
     }
     None
@@ -202,6 +230,7 @@ fn finish<H: Hook>(ctx: Context, outcome: Outcome, length: u32) -> i32 {
         | Reason::ForwardedNew
         | Reason::ForwardedUpdated
         | Reason::ForwardedIcmpError
+        | Reason::AnsweredTooBig
         | Reason::RefusedTcp
         | Reason::RefusedUdp
         | Reason::RefusedSctp => outcome.verdict,

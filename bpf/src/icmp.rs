@@ -39,6 +39,10 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
     };
     let Scratch { inner, .. } = &mut *scratch;
     let Some(flow) = conntrack::find::<F>(inner) else { return Outcome::pass(Reason::PassedUnrelated) };
+    if H::INGRESS && flow.has(flow_flags::WHOLE) {
+        // About an answer that left from the backend's node, which knows to whom it belongs.
+        return Outcome { reason: Reason::ForwardedIcmpError, verdict: nat::leave::<F, H>(ctx, flow) };
+    }
     if !flow.has(flow_flags::TRANSLATED) {
         return Outcome::pass(Reason::PassedUnrelated);
     }
@@ -86,8 +90,10 @@ fn quote<F: Family>(ctx: Context, scratch: &mut Scratch<F::Address>) -> Result<(
 fn translate<F: Family>(ctx: Context, scratch: &mut Scratch<F::Address>, flow: &Flow<F::Address>) -> bool {
     let Scratch { key, headers, quoted, inner: answer, .. } = scratch;
     let old = (key.source, key.destination);
-    // An error from the quoted packet's receiver comes from the frontend, as far as its sender knows.
-    let source = if old.0 == answer.source { flow.source } else { old.0 };
+    // The quoted packet's sender knows nobody behind the frontend, or behind a masquerading node: as the kernel's NAT does
+    // (`nf_nat_icmp_reply_translation`). A router on both ways would not take an error from its own address either.
+    let hidden = flow.has(flow_flags::REPLY | flow_flags::MASQUERADED);
+    let source = if hidden || old.0 == answer.source { flow.source } else { old.0 };
     let new = (source, flow.destination);
     let (old_quoted, new_quoted) = ((answer.destination, answer.source), (flow.destination, flow.source));
 

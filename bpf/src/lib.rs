@@ -41,7 +41,7 @@ pub mod sock;
 pub mod xdp;
 
 pub use family::{Ipv4, Ipv6};
-pub use hook::{FromPod, FromWire, ToPod, ToWire, run};
+pub use hook::{FromPod, FromTunnel, FromWire, ToPod, ToWire, run};
 
 /// What every object holds besides its programs: its licence for the kernel, and a panic handler that nothing reaches.
 #[macro_export]

@@ -14,6 +14,7 @@ use crate::{
     family::{Family, Scratch},
     hook::{HANDLED, Hook, Outcome},
     kernel::{self, Context, ETHERNET, NEXT, Summed},
+    maps,
     parse::{Bytes, Far, Packet, Transport},
     sctp, send,
 };
@@ -23,7 +24,7 @@ use crate::{
 const PORT_TRIES: u32 = 16;
 const EEXIST: i32 = -17;
 
-/// Whether a packet of this size has to be answered by the stack instead of sent.
+/// Whether the way does not take a packet of this size.
 #[inline(always)]
 fn is_too_big<F: Family>(ctx: Context, packet: &Packet<F>, mtu: u32, length: u32) -> bool {
     if length <= mtu {
@@ -43,6 +44,11 @@ fn is_too_big<F: Family>(ctx: Context, packet: &Packet<F>, mtu: u32, length: u32
     (F::TRANSPORT - ETHERNET) as u32 + transport + payload > mtu
 }
 
+#[inline(always)]
+fn is_tunnel(interface: u32) -> bool {
+    maps::config().is_some_and(|config| config.tunnel != 0 && config.tunnel == interface)
+}
+
 /// Rewrites the packet as its entry says, and sends it on.
 #[inline(always)]
 pub fn forward<F: Family, H: Hook>(
@@ -53,7 +59,14 @@ pub fn forward<F: Family, H: Hook>(
 ) -> Outcome {
     let length = ctx.length() - ETHERNET as u32;
     if is_too_big(ctx, packet, flow.mtu, length) {
-        return Outcome::pass(Reason::PassedTooBig);
+        // The stack knows nothing of the way to a backend, and takes a frontend's address for one of its own.
+        if !flow.has(flow_flags::WHOLE | flow_flags::TRANSLATED) || flow.has(flow_flags::REPLY) {
+            return Outcome::pass(Reason::PassedTooBig);
+        }
+        // The tunnel's own packets are cut instead: they do not forbid it (`vxlan_xmit_one`).
+        if !F::may_be_cut(packet.network) || !is_tunnel(flow.interface) {
+            return Outcome::too_big();
+        }
     }
     if flow.ttl_step != 0 && F::time_to_live(packet.network) <= 1 {
         return Outcome::pass(Reason::PassedTimeToLive);

@@ -1,4 +1,5 @@
-//! Refuses at once: a reset for TCP, port unreachable for UDP and SCTP, back out of the device the packet came from.
+//! Refuses at once: a reset for TCP, port unreachable for UDP and SCTP, back out of the device the packet came from. What does
+//! not fit the way to its backend is told what does, as by a router: the stack knows no route for what is not translated yet.
 //!
 //! A message is composed in place of the packet. Its checksum state must be known for that, also where the packet came
 //! with a partial checksum: see [`replace`].
@@ -7,6 +8,7 @@ use abi::{Reason, Tuple, protocol};
 
 use crate::{
     checksum::{Delta, fold, sum},
+    conntrack,
     family::{Family, MESSAGE_WORDS, QUOTE_WORDS, Scratch},
     headers::{BUFFER_WORDS, Headers, Shape},
     hook::{HANDLED, Hook, Outcome},
@@ -42,7 +44,7 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
     }
     let done = match key.protocol {
         protocol::TCP => reset::<F>(ctx, key, headers, words),
-        _ => unreachable::<F>(ctx, key, headers),
+        _ => icmp_error::<F>(ctx, key, headers, Error { kind: F::PORT_UNREACHABLE, detail: 0 }),
     };
     if !done || !swap_link_addresses(ctx) {
         return Outcome::drop(Reason::DroppedInternal);
@@ -59,6 +61,34 @@ fn is_answerable<F: Family>(ctx: Context, key: &Tuple<F::Address>) -> bool {
     const GROUP: u8 = 1;
     let to_one = Bytes::<ETHERNET>::at(ctx, 0).is_some_and(|header| header.read::<u8, 0>() & GROUP == 0);
     to_one && F::is_unicast(key.source) && F::is_unicast(key.destination)
+}
+
+/// Tells the sender what size fits its flow's route.
+#[inline(never)]
+pub fn too_big<F: Family, H: Hook>(ctx: Context) -> Outcome {
+    let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };
+    let Scratch { key, headers, .. } = scratch;
+    let Some(flow) = conntrack::find::<F>(key) else { return Outcome::drop(Reason::DroppedInternal) };
+    if headers.shape == Shape::Later {
+        // The first fragment is answered.
+        return Outcome::drop(Reason::AnsweredTooBig);
+    }
+    if !is_answerable::<F>(ctx, key) {
+        return Outcome::drop(Reason::DroppedUnanswerable);
+    }
+    let error = Error { kind: F::TOO_BIG, detail: flow.mtu.to_be() };
+    if !icmp_error::<F>(ctx, key, headers, error) || !swap_link_addresses(ctx) {
+        return Outcome::drop(Reason::DroppedInternal);
+    }
+    ctx.set_note(HANDLED);
+    Outcome { reason: Reason::AnsweredTooBig, verdict: ctx.bounce(!H::INGRESS) }
+}
+
+/// First and second word of an ICMP error, its checksum 0.
+#[derive(Clone, Copy)]
+struct Error {
+    kind: u32,
+    detail: u32,
 }
 
 /// What a reset carries (RFC 9293, section 3.10.7.1), in network order.
@@ -143,15 +173,15 @@ fn compose_reset<F: Family>(ctx: Context, key: &Tuple<F::Address>, headers: &Hea
 
 /// Quotes everything up to the ports and what identifies a packet, the least that RFC 792 asks for.
 #[inline(always)]
-fn unreachable<F: Family>(ctx: Context, key: &Tuple<F::Address>, headers: &Headers) -> bool {
+fn icmp_error<F: Family>(ctx: Context, key: &Tuple<F::Address>, headers: &Headers, error: Error) -> bool {
     let answer = key.reversed();
     let Some(Space { message, .. }) = maps::space() else { return false };
     let wanted = headers.transport - ETHERNET as u32 + QUOTED;
     let bytes = if wanted < 4 * QUOTE_WORDS as u32 { wanted } else { 4 * QUOTE_WORDS as u32 };
     let payload = ICMP_HEADER + bytes as u16;
     let at = F::compose(message, &answer, F::ICMP, payload);
-    message[at] = F::PORT_UNREACHABLE;
-    message[at + 1] = 0;
+    message[at] = error.kind;
+    message[at + 1] = error.detail;
     if bytes == 0 || !ctx.load_behind(ETHERNET, message, at + 2, bytes) {
         return false;
     }
@@ -160,7 +190,7 @@ fn unreachable<F: Family>(ctx: Context, key: &Tuple<F::Address>, headers: &Heade
         total += F::pseudo_sum(&answer, F::ICMP, payload);
     }
     let [low, high] = (!fold(total)).to_ne_bytes();
-    let [kind, code, ..] = F::PORT_UNREACHABLE.to_ne_bytes();
+    let [kind, code, ..] = error.kind.to_ne_bytes();
     message[at] = u32::from_ne_bytes([kind, code, low, high]);
     replace::<F>(ctx, headers, payload as u32) && store::<F>(ctx, message, payload)
 }

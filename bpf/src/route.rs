@@ -5,8 +5,7 @@ use core::mem;
 use abi::{Endpoint, Flow, Lookup, Origin, Route, flow_flags};
 use aya_ebpf::{
     bindings::{
-        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_OUTPUT,
-        BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup,
+        BPF_FIB_LKUP_RET_NO_NEIGH, BPF_FIB_LKUP_RET_SUCCESS, BPF_FIB_LOOKUP_SKIP_NEIGH, bpf_fib_lookup,
     },
     helpers::generated as helper,
 };
@@ -19,6 +18,10 @@ use crate::{
     maps::{self, Space},
 };
 
+/// The loopback device of every namespace. What its processes send is routed as if it had come from there
+/// (`ip_route_output_key_hash`), and that must be asked: `BPF_FIB_LOOKUP_OUTPUT` looks at the routes of one device only, and
+/// the way to a backend may be another than the frontend's, as the tunnel is.
+const LOOPBACK: u32 = 1;
 /// No limit of ours: a veth takes what the pod's stack takes.
 const NO_MTU: u32 = u32::MAX;
 
@@ -103,16 +106,15 @@ fn to_wire<F: Family, H: Hook>(ctx: Context, flow: &mut Flow<F::Address>) -> Way
     // SAFETY: all zero is a valid query.
     *query = unsafe { mem::zeroed() };
     query.family = F::ADDRESS_FAMILY;
-    query.ifindex = ctx.interface();
+    query.ifindex = if H::INGRESS { ctx.interface() } else { LOOPBACK };
     // Any length asks for the route's MTU; one byte always fits.
     query.__bindgen_anon_1.tot_len = 1;
     F::set_fib_addresses(query, flow.source, flow.destination);
-    let flags = if H::INGRESS { 0 } else { BPF_FIB_LOOKUP_OUTPUT };
     // The neighbour is found when the packet leaves; and with it, an unresolved one would hide the MTU.
-    let mut answer = ask(ctx, query, flags | BPF_FIB_LOOKUP_SKIP_NEIGH);
+    let mut answer = ask(ctx, query, BPF_FIB_LOOKUP_SKIP_NEIGH);
     if answer == EINVAL {
         // Kernels before 6.3 know no such flag.
-        answer = ask(ctx, query, flags);
+        answer = ask(ctx, query, 0);
     }
     if answer != BPF_FIB_LKUP_RET_SUCCESS as i64 && answer != BPF_FIB_LKUP_RET_NO_NEIGH as i64 {
         to_stack(flow);

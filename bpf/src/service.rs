@@ -21,8 +21,8 @@ const OTHERS: u32 = 16;
 pub enum Choice {
     /// No frontend is there.
     None,
-    /// A backend; whether the source is to be masqueraded.
-    Backend { masquerade: bool },
+    /// A backend; whether the source is to be masqueraded, and if so, whether it may be kept by way of the tunnel.
+    Backend { masquerade: bool, direct: bool },
     /// The frontend has no backend for this client.
     Refused,
     /// The source is outside the frontend's ranges.
@@ -57,12 +57,16 @@ pub fn choose<F: Family, H: Hook>(
         return Choice::Denied;
     }
     let origin = source_origin::<F>(key);
-    let (set, masquerade) = scope(frontend, origin);
+    let direct = origin == Origin::External && frontend.flags & frontend_flags::DIRECT_RETURN != 0;
+    // Another node has sent it here for a backend of this node. Where that is gone, any other will do.
+    let sent_here = H::FROM_TUNNEL && direct && frontend.tunnel.len != 0;
+    let (set, masquerade) = if sent_here { (frontend.tunnel, false) } else { scope(frontend, origin) };
     if set.len == 0 {
         return Choice::Refused;
     }
     let client = AffinityKey { set: set.set, client: key.source, namespace: [0; 2] };
-    let slot = || slot::<F>(key, frontend, set, origin);
+    let table_size = if sent_here { 0 } else { frontend.table_size };
+    let slot = || slot::<F>(key, frontend, set, (origin, table_size));
     if !select_by::<F>(frontend, set, &client, config, backend, slot) {
         return Choice::Missing;
     }
@@ -72,7 +76,7 @@ pub fn choose<F: Family, H: Hook>(
         return Choice::Refused;
     }
     remember::<F>(frontend, &client, backend);
-    Choice::Backend { masquerade }
+    Choice::Backend { masquerade, direct }
 }
 
 /// One of a set that is not empty: the one that this client was given before, or any. To be followed by [`remember`]. False
@@ -122,6 +126,19 @@ pub fn review<F: Family>(key: &Tuple<F::Address>, flow: &Flow<F::Address>) -> Re
     }
 }
 
+/// Looks again at a flow whose packets go whole to another node: the node is kept for TCP, which it alone knows; any other
+/// is chosen again, and mostly alike.
+#[inline(always)]
+pub fn review_whole<F: Family>(key: &Tuple<F::Address>, flow: &Flow<F::Address>, config: &Config) -> Review {
+    if flow.interface != config.direct_return || key.protocol != protocol::TCP {
+        return Review::Anew;
+    }
+    match frontend::<F>(key.destination, key.destination_port, key.protocol) {
+        Some(frontend) if frontend.outside.len == 0 => Review::Refused,
+        _ => Review::Keep,
+    }
+}
+
 /// The frontend at an address.
 #[inline(always)]
 pub fn frontend<F: Family>(address: F::Address, port: Be16, protocol: u8) -> Option<&'static Frontend> {
@@ -162,14 +179,19 @@ pub fn is_allowed<F: Family>(frontend: &Frontend, source: F::Address) -> bool {
 /// The slot of a new flow: each with equal chance. From outside every node gives the same answer, so that a flow which the
 /// load balancer moves to another node finds its backend again.
 #[inline(always)]
-fn slot<F: Family>(key: &Tuple<F::Address>, frontend: &Frontend, set: BackendSet, origin: Origin) -> u32 {
+fn slot<F: Family>(
+    key: &Tuple<F::Address>,
+    frontend: &Frontend,
+    set: BackendSet,
+    (origin, table_size): (Origin, u32),
+) -> u32 {
     if !matches!(origin, Origin::External) {
         return random_slot(set);
     }
     let ports = (key.source_port.get() as u32) << 16 | key.destination_port.get() as u32;
     let ports = if frontend.affinity_seconds == 0 { ports } else { 0 };
     let hash = maglev::hash(key.source, ports, key.protocol);
-    match entry::<F>(set, maglev::scale(hash, frontend.table_size), frontend.table_size) {
+    match entry::<F>(set, maglev::scale(hash, table_size), table_size) {
         Some(slot) if slot < set.len => slot,
         // No table, or one of backends that are gone: just as even, and the same everywhere while nothing changes.
         _ => maglev::scale(hash, set.len),

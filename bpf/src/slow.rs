@@ -42,7 +42,9 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
         return Outcome::drop(reason);
     }
     match choice {
-        Choice::Backend { masquerade } => open_translated::<F, H>(ctx, scratch, config, masquerade),
+        Choice::Backend { masquerade, direct } => {
+            open_translated::<F, H>(ctx, scratch, config, (masquerade, direct))
+        }
         Choice::None => open_plain::<F, H>(ctx, scratch, config),
         Choice::Refused => Outcome::refuse(),
         Choice::Denied => Outcome::drop(Reason::DroppedSourceRange),
@@ -66,7 +68,13 @@ fn update<F: Family, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, c
     }
     if flow.revision != config.revision {
         let is_ours = flow.has(flow_flags::TRANSLATED) && !flow.has(flow_flags::REPLY);
-        let review = if is_ours { service::review::<F>(&scratch.key, flow) } else { Review::Keep };
+        let review = if flow.has(flow_flags::WHOLE) {
+            service::review_whole::<F>(&scratch.key, flow, config)
+        } else if is_ours {
+            service::review::<F>(&scratch.key, flow)
+        } else {
+            Review::Keep
+        };
         match review {
             Review::Keep => {}
             Review::Refused | Review::Anew => {
@@ -74,8 +82,10 @@ fn update<F: Family, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, c
                 return if matches!(review, Review::Refused) { Known::Refused } else { Known::No };
             }
         }
-        route::resolve::<F, H>(ctx, flow);
-        nat::set_deltas::<F>(&scratch.key, flow);
+        if !flow.has(flow_flags::WHOLE) {
+            route::resolve::<F, H>(ctx, flow);
+            nat::set_deltas::<F>(&scratch.key, flow);
+        }
         flow.revision = config.revision;
     }
     conntrack::track(flow, pair, config, flags, scratch.key.protocol);
@@ -88,7 +98,7 @@ fn open_translated<F: Family, H: Hook>(
     ctx: Context,
     scratch: &mut Scratch<F::Address>,
     config: &Config,
-    masquerade: bool,
+    (masquerade, direct): (bool, bool),
 ) -> Outcome {
     scratch.flow.flags = 0;
     scratch.flow.source = scratch.key.source;
@@ -99,6 +109,13 @@ fn open_translated<F: Family, H: Hook>(
         // Made one of the node's addresses since it was chosen.
         return Outcome::refuse();
     }
+    let direct = direct && masquerade && H::FROM_OUTSIDE && config.direct_return != 0;
+    let by_tunnel = way == Way::Wire && scratch.flow.interface == config.direct_return;
+    if direct && by_tunnel && !H::FROM_TUNNEL {
+        return open_whole::<F>(scratch, config);
+    }
+    // A pod of this node answers by this node.
+    let masquerade = masquerade && !(direct && way == Way::Pod);
     // A backend must not answer itself directly. A process of this node would see its own address as the source, which the
     // stack drops as a martian; its answers pass this node in any case.
     let masquerade = (masquerade || scratch.key.source == scratch.backend.address) && way != Way::Node;
@@ -106,6 +123,33 @@ fn open_translated<F: Family, H: Hook>(
         Ok(()) => Outcome::send(Reason::ForwardedNew),
         Err(reason) => Outcome::drop(reason),
     }
+}
+
+/// The first packet of a flow whose backend is on another node and answers the client itself: sent there as it is.
+#[inline(always)]
+fn open_whole<F: Family>(scratch: &mut Scratch<F::Address>, config: &Config) -> Outcome {
+    let Scratch { key, flow, .. } = &mut *scratch;
+    (flow.source, flow.destination) = (key.source, key.destination);
+    (flow.source_port, flow.destination_port) = (key.source_port, key.destination_port);
+    flow.flags = flow_flags::WHOLE;
+    if !enter_plain::<F>(scratch, config) {
+        return Outcome::drop(Reason::DroppedTableFull);
+    }
+    Outcome::send(Reason::ForwardedNew)
+}
+
+/// Enters the flow's only entry for this direction.
+#[inline(always)]
+fn enter_plain<F: Family>(scratch: &mut Scratch<F::Address>, config: &Config) -> bool {
+    let Scratch { key, flow, .. } = &mut *scratch;
+    let state = conntrack::initial(key.protocol);
+    flow.state = state as u8;
+    flow.timeout = conntrack::timeout(config, key.protocol, state);
+    flow.last_seen = kernel::jiffies();
+    flow.revision = config.revision;
+    (flow.packets, flow.bytes, flow.padding) = (0, 0, 0);
+    nat::set_deltas::<F>(key, flow);
+    F::flows().insert(&*key, &*flow, 0).is_ok()
 }
 
 /// The first packet of a direction of a flow between pods, or to a pod: one entry, so that those after it take one lookup.
@@ -131,14 +175,7 @@ fn open_plain<F: Family, H: Hook>(
     if way != Way::Pod && (H::FROM_OUTSIDE || way != Way::Wire) {
         return Outcome::pass(Reason::PassedUnrelated);
     }
-    let state = conntrack::initial(key.protocol);
-    flow.state = state as u8;
-    flow.timeout = conntrack::timeout(config, key.protocol, state);
-    flow.last_seen = kernel::jiffies();
-    flow.revision = config.revision;
-    (flow.packets, flow.bytes, flow.padding) = (0, 0, 0);
-    nat::set_deltas::<F>(key, flow);
-    if F::flows().insert(&*key, &*flow, 0).is_err() {
+    if !enter_plain::<F>(scratch, config) {
         // The stack delivers as well, only slower.
         return Outcome::pass(Reason::PassedUnrelated);
     }

@@ -24,6 +24,7 @@ use crate::{
 
 const LENGTH: usize = 20;
 const AF_INET: u8 = 2;
+const DO_NOT_FRAGMENT: u16 = 0x4000u16.to_be();
 const MORE_FRAGMENTS: u16 = 0x2000u16.to_be();
 const FRAGMENT_OFFSET: u16 = 0x1fffu16.to_be();
 /// TTL is the first byte of its 16-bit word.
@@ -42,6 +43,8 @@ impl Family for Ipv4 {
     const ICMP: u8 = protocol::ICMP;
     /// Destination unreachable, port unreachable (RFC 792).
     const PORT_UNREACHABLE: u32 = 0x0303_0000u32.to_be();
+    /// Destination unreachable, fragmentation needed (RFC 1191).
+    const TOO_BIG: u32 = 0x0304_0000u32.to_be();
     const ICMP_SUMS_ADDRESSES: bool = false;
     const FRAGMENTS_NAME_PROTOCOL: bool = true;
 
@@ -110,6 +113,11 @@ impl Family for Ipv4 {
     #[inline(always)]
     fn is_plain(header: Self::Header) -> bool {
         header.read::<u8, 0>() == 0x45 && header.read::<u16, 6>() & (MORE_FRAGMENTS | FRAGMENT_OFFSET) == 0
+    }
+
+    #[inline(always)]
+    fn may_be_cut(header: Self::Header) -> bool {
+        header.read::<u16, 6>() & DO_NOT_FRAGMENT == 0
     }
 
     /// Destination unreachable, time exceeded, parameter problem (RFC 792).

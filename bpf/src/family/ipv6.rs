@@ -38,6 +38,8 @@ impl Family for Ipv6 {
     const ICMP: u8 = protocol::ICMPV6;
     /// Destination unreachable, port unreachable (RFC 4443).
     const PORT_UNREACHABLE: u32 = 0x0104_0000u32.to_be();
+    /// Packet too big (RFC 4443).
+    const TOO_BIG: u32 = 0x0200_0000u32.to_be();
     const ICMP_SUMS_ADDRESSES: bool = true;
     const FRAGMENTS_NAME_PROTOCOL: bool = false;
 
@@ -86,6 +88,11 @@ impl Family for Ipv6 {
     #[inline(always)]
     fn is_plain(header: Self::Header) -> bool {
         header.read::<u8, 0>() >> 4 == 6
+    }
+
+    #[inline(always)]
+    fn may_be_cut(_header: Self::Header) -> bool {
+        false
     }
 
     /// Error messages have the high bit clear (RFC 4443, section 2.1); neighbour discovery has it set.

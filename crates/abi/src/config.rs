@@ -26,6 +26,9 @@ pub struct Config {
     pub tunnel_v4: V4,
     pub tunnel_v6: V6,
     pub timeouts: Timeouts,
+    /// Interface index of the tunnel that packets for backends on other nodes enter whole, so that those answer the client
+    /// themselves (direct server return); 0: they are masqueraded.
+    pub direct_return: u32,
 }
 
 /// Idle times after which an entry is dead, in jiffies.
@@ -55,5 +58,5 @@ impl Config {
     }
 }
 
-const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 8));
+const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 8 + 1));
 plain!(Config);

@@ -119,6 +119,9 @@ pub mod flow_flags {
     pub const MASQUERADED: u8 = 1 << 2;
     /// A FIN went this way.
     pub const FIN: u8 = 1 << 3;
+    /// To a frontend, and sent as it is through the tunnel to the node of a backend. The only entry of its flow: answers do
+    /// not come this way.
+    pub const WHOLE: u8 = 1 << 4;
 }
 
 /// Where an entry is in its life. Numbers are part of the ABI.

@@ -96,6 +96,8 @@ pub enum Reason {
     DroppedLand = "dropped_land",
     /// Dropped: refused, and not answered, because it was sent to many.
     DroppedUnanswerable = "dropped_unanswerable",
+    /// Answered with the size that fits: too big for the route to the backend, and not to be cut on the way.
+    AnsweredTooBig = "answered_too_big",
     /// Dropped: a reset for a connection that is refused anyway; a reset is never answered.
     DroppedReset = "dropped_reset",
     /// Dropped: outside the frontend's source ranges.

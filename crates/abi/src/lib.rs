@@ -27,7 +27,7 @@ pub use service::{
 pub use socket::{DatagramKey, DatagramPeer, Socket, datagram_side, socket_flags};
 
 /// Names the directory of pinned maps: two versions never share a map.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// IANA protocol numbers (RFC 792, 9293, 768, 4443, 9260).
 pub mod protocol {

@@ -75,6 +75,8 @@ pub mod frontend_flags {
     pub const USABLE: u32 = 1 << 4;
     /// Traffic policy Local. For display: the sets already follow it.
     pub const LOCAL: u32 = 1 << 5;
+    /// Clients from outside keep their address where their backend is on another node ([`crate::Config::direct_return`]).
+    pub const DIRECT_RETURN: u32 = 1 << 6;
     /// Three bits, for display: 0 cluster IP, 1 external IP, 2 load balancer, 3 node port, 4 host port.
     pub const KIND_SHIFT: u32 = 8;
     pub const KIND_MASK: u32 = 7;

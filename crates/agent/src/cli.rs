@@ -5,7 +5,7 @@ use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use dataplane::Timing;
-use dataplane_ebpf::{Acceleration, TableSize};
+use dataplane_ebpf::{Acceleration, LoadBalancer, TableSize};
 use ipnet::IpNet;
 use kube::{
     Client,
@@ -22,6 +22,9 @@ use crate::{
     sysctl::Conntrack,
     tunnel::Vxlan,
 };
+
+/// Half a minute of growth is a trend, and five minutes are remembered.
+const FILL_EVERY: Duration = Duration::from_secs(10);
 
 /// Run the node daemon.
 #[derive(Debug, clap::Args)]
@@ -143,6 +146,10 @@ struct PlaneArgs {
     /// all nodes, and a hundred times the backends of the largest Service for even shares (ebpf only)
     #[arg(long, value_name = "PRIME", default_value_t)]
     maglev_table_size: TableSize,
+    /// How clients from outside reach backends on other nodes under Cluster policy: snat gives them the node's address, dsr
+    /// keeps theirs and needs a tunnel between the nodes (ebpf only)
+    #[arg(long, value_enum, default_value = "snat")]
+    load_balancer_mode: LoadBalancerMode,
     /// The cgroup (v2) whose processes get their backends at their sockets: a folder above the node's and its pods', "auto"
     /// for the root of the hierarchy, or "none" (ebpf only)
     #[arg(long, value_name = "PATH", default_value = "auto")]
@@ -244,6 +251,21 @@ fn node_ports(filters: &[NodePortFilter]) -> anyhow::Result<NodePortAddresses> {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LoadBalancerMode {
+    Snat,
+    Dsr,
+}
+
+impl From<LoadBalancerMode> for LoadBalancer {
+    fn from(mode: LoadBalancerMode) -> Self {
+        match mode {
+            LoadBalancerMode::Snat => Self::Masquerade,
+            LoadBalancerMode::Dsr => Self::DirectReturn,
+        }
+    }
+}
+
 impl From<PlaneArgs> for PlaneConfig {
     fn from(args: PlaneArgs) -> Self {
         let plane = match args.dataplane {
@@ -255,6 +277,7 @@ impl From<PlaneArgs> for PlaneConfig {
             bpffs: args.bpffs,
             uplinks: args.uplinks,
             table_size: args.maglev_table_size,
+            load_balancer: args.load_balancer_mode.into(),
             acceleration: args.xdp.into(),
             cgroup: args.cgroup,
         }
@@ -295,6 +318,9 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
     let plane_config = PlaneConfig::from(plane_args);
+    if plane_config.load_balancer == LoadBalancer::DirectReturn && routing == Routing::Native {
+        anyhow::bail!("--load-balancer-mode dsr needs a tunnel between the nodes\n\nadd --routing vxlan");
+    }
     let plane = open_plane(&plane_config)?;
     let client = connect(args.kubeconfig, args.api_server).await?;
     let config = daemon::Config {
@@ -308,6 +334,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         metrics_bind: args.metrics_bind.0,
         conntrack: (plane_config.plane == Plane::Iptables).then(|| args.conntrack.into()),
         timing: Timing::default(),
+        fill_every: FILL_EVERY,
     };
     let stop = async move {
         tokio::select! {

@@ -1,6 +1,6 @@
 //! Puts the parts together and runs them until told to stop.
 
-use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc};
+use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use cluster::{Index, Problem, Settings};
@@ -17,6 +17,7 @@ use tokio::{
 use crate::{
     controller::{Controller, Outlets},
     events::{self, Notice},
+    fill::Fill,
     health::Checks,
     health_server::{self, Probe},
     metrics::Metrics,
@@ -55,6 +56,8 @@ pub struct Config {
     /// What the kernel's connection tracking is set to; `None` for a plane that does not need it.
     pub conntrack: Option<Conntrack>,
     pub timing: Timing,
+    /// How often the fill of kernel tables is looked at, for its forecast.
+    pub fill_every: Duration,
 }
 
 /// Runs the agent in the network namespace of the calling thread until `stop` ends.
@@ -116,11 +119,13 @@ pub async fn run(
     if let Some(listener) = healthz {
         spawn(&mut tasks, "healthz", health_server::serve_proxy(listener, probe, metrics.clone()));
     }
+    let fill = Fill::default();
+    spawn(&mut tasks, "fill", fill.clone().watch(worker.clone(), config.fill_every));
     if let Some(listener) = metrics_listener {
-        let serving = metrics_server::serve(listener, plane_name, metrics, worker.clone());
+        let serving = metrics_server::serve(listener, plane_name, metrics, worker.clone(), fill.clone());
         spawn(&mut tasks, "metrics", serving);
     }
-    let context = server::Context { node: config.node, controller, worker, pods: Arc::new(pods) };
+    let context = server::Context { node: config.node, controller, worker, pods: Arc::new(pods), fill };
     let api = axum::serve(socket, server::router(context));
     tasks.spawn(async move {
         anyhow::Error::from(api.await.err().unwrap_or_else(|| std::io::Error::other("the local API ended")))

@@ -15,6 +15,7 @@ pub mod client;
 mod controller;
 mod daemon;
 mod events;
+mod fill;
 mod health;
 mod health_server;
 mod metrics;

@@ -3,7 +3,7 @@
 //! Every label has a bounded set of values: none names a Service, a pod or an address. Pure but for the clock.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
@@ -176,6 +176,8 @@ pub(crate) struct View {
     pub(crate) no_local_endpoints: NoLocalEndpoints,
     /// How many objects are in each state.
     pub(crate) objects: Vec<(ObjectState, usize)>,
+    /// By kernel table, where one is filling.
+    pub(crate) full_in_seconds: BTreeMap<String, u64>,
 }
 
 /// Services that drop what one of their traffic policies concerns: endpoints elsewhere, none here.
@@ -249,6 +251,12 @@ impl View {
             "twinplane_map_refused",
             "Entries that a kernel table had no room for",
             fill(|map| map.refused),
+        );
+        let full_in = self.full_in_seconds.iter();
+        registry.register(
+            "twinplane_map_full_in_seconds",
+            "When a kernel table is full if it goes on filling as it does; absent where it does not fill",
+            gauges(full_in.map(|(name, seconds)| (vec![("map", name.clone())], *seconds))),
         );
         let packets = Family::<Labels, Counter>::default();
         let bytes = Family::<Labels, Counter>::default();

@@ -14,6 +14,7 @@ use model::Plane;
 use tokio::net::TcpListener;
 
 use crate::{
+    fill::Fill,
     metrics::{Metrics, NoLocalEndpoints, View},
     worker::Worker,
 };
@@ -26,27 +27,29 @@ struct Context {
     plane: Plane,
     metrics: Metrics,
     worker: Worker,
+    fill: Fill,
 }
 
 /// Serves `/metrics` and `/proxyMode` on `listener`, for ever.
-pub(crate) async fn serve(listener: TcpListener, plane: Plane, metrics: Metrics, worker: Worker) {
+pub(crate) async fn serve(listener: TcpListener, plane: Plane, metrics: Metrics, worker: Worker, fill: Fill) {
     let router = Router::new()
         .route("/metrics", get(all))
         .route("/proxyMode", get(proxy_mode))
-        .with_state(Context { plane, metrics, worker });
+        .with_state(Context { plane, metrics, worker, fill });
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "cannot serve metrics");
     }
 }
 
 async fn all(State(context): State<Context>) -> Response {
-    match context.worker.ask(view).await {
+    let full_in_seconds = context.fill.full_in_seconds();
+    match context.worker.ask(|reconciler| view(reconciler, full_in_seconds)).await {
         Ok(view) => ([(header::CONTENT_TYPE, OPEN_METRICS)], context.metrics.render(&view)).into_response(),
         Err(gone) => (StatusCode::INTERNAL_SERVER_ERROR, gone.to_string()).into_response(),
     }
 }
 
-fn view(reconciler: &mut Reconciler) -> View {
+fn view(reconciler: &mut Reconciler, full_in_seconds: BTreeMap<String, u64>) -> View {
     let mut objects = BTreeMap::<ObjectState, usize>::new();
     for object in reconciler.objects() {
         *objects.entry(object.state).or_default() += 1;
@@ -55,6 +58,7 @@ fn view(reconciler: &mut Reconciler) -> View {
         status: reconciler.plane().status(),
         no_local_endpoints: NoLocalEndpoints::of(reconciler.wanted()),
         objects: objects.into_iter().collect(),
+        full_in_seconds,
     }
 }
 

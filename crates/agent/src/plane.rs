@@ -3,7 +3,7 @@
 use std::{convert::Infallible, path::PathBuf};
 
 use dataplane::Dataplane;
-use dataplane_ebpf::{Acceleration, EbpfDataplane, TableSize};
+use dataplane_ebpf::{Acceleration, EbpfDataplane, LoadBalancer, TableSize};
 use dataplane_iptables::IptablesDataplane;
 use model::Plane;
 
@@ -17,6 +17,8 @@ pub struct PlaneConfig {
     pub uplinks: Vec<String>,
     /// Entries of the lookup tables for clients from outside, the same on every node; ebpf only.
     pub table_size: TableSize,
+    /// How clients from outside reach backends on other nodes; ebpf only.
+    pub load_balancer: LoadBalancer,
     /// XDP on the uplinks; ebpf only.
     pub acceleration: Acceleration,
     /// Whose processes are served at their sockets; ebpf only.
@@ -84,6 +86,7 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Box<dyn Dataplane>, Unsupporte
                 bpffs: config.bpffs.clone(),
                 uplinks: config.uplinks.clone(),
                 table_size: config.table_size,
+                load_balancer: config.load_balancer,
                 acceleration: config.acceleration,
                 cgroup: config.cgroup.folder(),
                 ..dataplane_ebpf::Config::default()

@@ -18,6 +18,7 @@ use tokio::net::UnixListener;
 
 use crate::{
     controller::Controller,
+    fill::Fill,
     pods::Pods,
     wire::{
         AddRequest, Added, AddressIdentity, AgentStatus, Attachment, CheckRequest, CollectRequest, Failure,
@@ -36,6 +37,7 @@ pub(crate) struct Context {
     pub(crate) controller: Controller,
     pub(crate) worker: Worker,
     pub(crate) pods: Arc<Pods>,
+    pub(crate) fill: Fill,
 }
 
 /// Listens at `path` for the owner and the group. What an agent that has died left there is replaced.
@@ -128,6 +130,7 @@ async fn status(State(context): State<Context>) -> Answer<AgentStatus> {
         problems: objects.into_iter().filter(|object| object.state != ObjectState::Programmed).collect(),
         interruptions: context.controller.interruptions(),
         dataplane,
+        full_in_seconds: context.fill.full_in_seconds(),
     }))
 }
 

@@ -1,6 +1,6 @@
 //! What the agent's local API speaks: the types of its requests and answers, shared by server and client.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use dataplane::{ObjectStatus, PlaneStatus};
 use ipnet::IpNet;
@@ -27,6 +27,10 @@ pub struct AgentStatus {
     /// Watches on the API server that are interrupted now.
     pub interruptions: Vec<Interruption>,
     pub dataplane: PlaneStatus,
+    /// Seconds until a kernel table is full if it goes on filling as it does, by its name; tables that do not fill are not
+    /// here.
+    #[serde(default)]
+    pub full_in_seconds: BTreeMap<String, u64>,
 }
 
 /// How many objects are in which state.

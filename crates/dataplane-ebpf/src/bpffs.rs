@@ -40,7 +40,7 @@ impl Pins {
         Ok(pins)
     }
 
-    /// `<root>/v<ABI_VERSION>`: two versions of the ABI share nothing.
+    /// `<root>/v<ABI_VERSION>`: two versions of the ABI share no map.
     fn version(&self) -> PathBuf {
         self.root.join(format!("v{ABI_VERSION}"))
     }
@@ -49,8 +49,24 @@ impl Pins {
         self.version().join("maps")
     }
 
+    /// The same for all versions: a new one's programs replace the old one's, and never run beside them.
     pub(crate) fn links(&self) -> PathBuf {
-        self.version().join("links")
+        self.root.join("links")
+    }
+
+    /// Removes the maps of other versions, once no program uses them; names those versions.
+    pub(crate) fn remove_other_versions(&self) -> io::Result<Vec<String>> {
+        let mut removed = vec![];
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let is_version = name.strip_prefix('v').is_some_and(|number| number.parse::<u32>().is_ok());
+            if is_version && path != self.version() {
+                fs::remove_dir_all(&path)?;
+                removed.push(name);
+            }
+        }
+        Ok(removed)
     }
 
     /// Removes the folders, and the mount if it is ours. Collects every error.

@@ -155,7 +155,6 @@ impl<A: MapNames> Family<A> {
 
     /// Programs one Service port, or removes it where `snapshot` has none. Backends before the frontends that lead to them, and away only
     /// after them. `set_bits` enters the prefilter's bits before the frontends.
-    ///
     /// Where a table has no room, what fits is programmed: no frontend ever leads to a row that is not there.
     pub(crate) fn apply_service(
         &mut self,

@@ -37,7 +37,7 @@ mod xdp;
 pub use links::Attach;
 pub use maglev::{InvalidTableSize, TableSize};
 pub use objects::Checksums;
-pub use plane::{Config, EbpfDataplane};
+pub use plane::{Config, EbpfDataplane, LoadBalancer};
 pub use sizes::Sizes;
 pub use sock::{Refusals, cgroup_root};
 pub use xdp::Acceleration;

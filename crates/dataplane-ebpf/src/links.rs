@@ -57,6 +57,9 @@ pub(crate) type Pair = [(&'static str, TcAttachType); 2];
 pub(crate) const POD: Pair = [("from_pod", TcAttachType::Ingress), ("to_pod", TcAttachType::Egress)];
 pub(crate) const UPLINK: Pair = [("from_wire", TcAttachType::Ingress), ("to_wire", TcAttachType::Egress)];
 
+/// An uplink that other nodes send whole packets through.
+pub(crate) const TUNNEL: Pair = [("from_tunnel", TcAttachType::Ingress), ("to_wire", TcAttachType::Egress)];
+
 #[derive(Debug)]
 pub(crate) struct Links {
     folder: PathBuf,

@@ -52,7 +52,7 @@ impl Object {
     pub(crate) fn programs(self) -> &'static [&'static str] {
         match self {
             Self::Pod => &["from_pod", "to_pod", "clock", "identify"],
-            Self::Uplink => &["from_wire", "to_wire"],
+            Self::Uplink => &["from_wire", "to_wire", "from_tunnel"],
             Self::Xdp { .. } => &["xdp_from_wire"],
             Self::Bench => {
                 &["empty", "restore", "from_pod", "from_wire", "xdp_empty", "xdp_restore", "xdp_from_wire"]

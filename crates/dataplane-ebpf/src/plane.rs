@@ -1,74 +1,35 @@
 //! [`EbpfDataplane`]: opens the plane, and drives tables and links by what changed.
 
+mod config;
 mod identity;
 mod inspect;
 mod node;
+
+pub use self::config::{Config, LoadBalancer};
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     ops::RangeInclusive,
-    path::PathBuf,
 };
 
 use aya::Ebpf;
-use dataplane::{Applied, Connection, Counter, Dataplane, Error, Feature, Key, PlaneStatus, ServiceRow};
+use dataplane::{
+    Applied, Connection, Counter, Dataplane, Error, Feature, Key, MapFill, PlaneStatus, ServiceRow,
+};
 use model::{Changed, Endpoint, Family, IdentityId, Plane, PodName, ServicePortId, Snapshot};
 
 use crate::{
     bpffs::Pins,
-    links::{self, Attach, Device, Links},
-    maglev::TableSize,
-    objects::{self, Checksums, Object, Summed},
+    links::{self, Device, Links},
+    objects::{self, Object, Summed},
     ports, report,
     rows::Options,
-    sizes::Sizes,
-    sock::{Refusals, Sockets},
+    sock::Sockets,
     sys,
     tables::Tables,
     xdp::{self, Acceleration, Accelerator},
 };
-
-/// How the plane is set up on a node.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Folder for pinned maps and links. A bpf file system is mounted on it where it is on none.
-    pub bpffs: PathBuf,
-    /// Devices towards the other nodes and the world.
-    pub uplinks: Vec<String>,
-    /// Rows of each family's connection table; two per translated flow. Changing it starts with an empty table.
-    pub conntrack_entries: u32,
-    pub sizes: Sizes,
-    pub attach: Attach,
-    pub checksums: Checksums,
-    /// XDP on the uplinks.
-    pub acceleration: Acceleration,
-    /// The cgroup (v2) whose processes get socket load balancing: that of the node, above its pods'. `None`: nobody does.
-    pub cgroup: Option<PathBuf>,
-    pub refusals: Refusals,
-    /// Source ports for masqueraded flows; `None`: the largest range that no socket of this node draws from.
-    pub masquerade_ports: Option<RangeInclusive<u16>>,
-    /// Entries of the tables that lead clients from outside to the same backend on every node; the same on all of them.
-    pub table_size: TableSize,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            bpffs: PathBuf::from("/sys/fs/bpf/twinplane"),
-            uplinks: vec![],
-            conntrack_entries: 65_536,
-            sizes: Sizes::default(),
-            attach: Attach::Auto,
-            checksums: Checksums::Auto,
-            acceleration: Acceleration::Off,
-            cgroup: None,
-            refusals: Refusals::Auto,
-            masquerade_ports: None,
-            table_size: TableSize::default(),
-        }
-    }
-}
 
 /// The plane of the network namespace that it was opened in. To be used from threads in that namespace only.
 ///
@@ -147,7 +108,10 @@ impl EbpfDataplane {
             tunnel: None,
             masquerade_ports: config.masquerade_ports.unwrap_or_else(ports::masquerade_range),
             hz,
-            options: Options { table_size: config.table_size },
+            options: Options {
+                table_size: config.table_size,
+                direct_return: config.load_balancer == LoadBalancer::DirectReturn,
+            },
             endpoints: BTreeMap::new(),
             adopted: false,
         };
@@ -227,7 +191,13 @@ impl EbpfDataplane {
         let any = PodName { namespace: String::new(), name: "of a former agent".into() };
         self.drop_stale_addresses(&any)?;
         let keep = self.devices().cloned().collect();
-        self.links.retain(&keep).map_err(|source| Error::new("remove stale", "links", source))
+        self.links.retain(&keep).map_err(|source| Error::new("remove stale", "links", source))?;
+        let versions = self.pins.remove_other_versions();
+        let versions = versions.map_err(|source| Error::new("remove maps of", "another version", source))?;
+        if !versions.is_empty() {
+            tracing::info!(?versions, "took over from an agent of another version: its flows are forgotten");
+        }
+        Ok(())
     }
 
     /// Every service that `changed` asks for, given that a changed node changes all of them.
@@ -345,13 +315,17 @@ impl Dataplane for EbpfDataplane {
                 self.accelerator.as_ref().map_or_else(xdp::off, Accelerator::feature),
                 clock,
             ],
-            maps: self.tables.fill(self.now().unwrap_or_default()),
+            maps: self.maps(),
             counters: self.tables.counters().unwrap_or_default(),
         }
     }
 
     fn identity_of(&self, address: IpAddr) -> Result<Option<IdentityId>, Error> {
         self.kernel_identity(address)
+    }
+
+    fn maps(&self) -> Vec<MapFill> {
+        self.tables.fill(self.now().unwrap_or_default())
     }
 
     fn clean_up(&mut self) -> Result<(), Error> {

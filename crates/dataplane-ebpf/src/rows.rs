@@ -17,6 +17,8 @@ use crate::{maglev::TableSize, table::Prefix};
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) table_size: TableSize,
+    /// Clients from outside keep their address under Cluster policy.
+    pub(crate) direct_return: bool,
 }
 
 /// Everything that one Service port puts into the maps of its family.
@@ -48,6 +50,7 @@ pub(crate) fn rows<A: Address>(
     let mut rows = Rows::default();
     let cluster = backend_set(&mut rows, &service.id, "cluster", &service.cluster)?;
     let local = backend_set(&mut rows, &service.id, "local", &service.local)?;
+    let near = near_set(&mut rows, service, local, options)?;
     for (index, frontend) in service.frontends.iter().enumerate() {
         let mut row = Frontend {
             affinity_seconds: service.affinity_seconds.unwrap_or(0),
@@ -72,6 +75,10 @@ pub(crate) fn rows<A: Address>(
             if masquerade {
                 row.flags |= flag;
             }
+        }
+        if options.direct_return && returns_directly(frontend) {
+            row.flags |= frontend_flags::DIRECT_RETURN;
+            row.tunnel = near;
         }
         if has_table(frontend, row.outside, options) {
             row.table_size = options.table_size.get();
@@ -107,6 +114,27 @@ pub(crate) fn rows<A: Address>(
         .collect();
     rows.bits.extend(bits);
     Ok(rows)
+}
+
+/// Its address is the same on every node: the backend's node knows the frontend as well. The address of a node port is one
+/// node's alone.
+fn returns_directly(frontend: &model::Frontend) -> bool {
+    matches!(frontend.kind, FrontendKind::ExternalIp | FrontendKind::LoadBalancer)
+        && frontend.policy == TrafficPolicy::Cluster
+}
+
+/// The backends of this node, whatever the policy. A Service without Local policy has no list of them.
+fn near_set<A: Address>(
+    rows: &mut Rows<A>,
+    service: &ServicePort,
+    local: BackendSet,
+    options: &Options,
+) -> Result<BackendSet, Unsupported> {
+    if local.len > 0 || !options.direct_return || !service.frontends.iter().any(returns_directly) {
+        return Ok(local);
+    }
+    let near: Vec<_> = service.cluster.iter().filter(|backend| backend.local).cloned().collect();
+    backend_set(rows, &service.id, "near", &near)
 }
 
 /// Clients from outside that may be led to another node next time find the same backend there. Under Local policy they

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
 };
 
-use dataplane::{Applied, Connection, Dataplane, Error, Key, PlaneStatus, ServiceRow};
+use dataplane::{Applied, Connection, Dataplane, Error, Key, MapFill, PlaneStatus, ServiceRow};
 use model::{Changed, Family, Masquerade, NodeConfig, Plane, ServicePortId, Snapshot, oracle::Packet};
 
 use crate::{
@@ -244,6 +244,10 @@ impl Dataplane for IptablesDataplane {
 
     fn status(&self) -> PlaneStatus {
         status::of(self.families.values(), &self.probed, &self.udp_flows)
+    }
+
+    fn maps(&self) -> Vec<MapFill> {
+        vec![status::connection_table()]
     }
 
     fn clean_up(&mut self) -> Result<(), Error> {

@@ -7,7 +7,7 @@ use crate::{
     family::FamilyRules,
     features::{self, Probed},
     flows::UdpFlows,
-    kernel::{Programs, Rules as _, account, sysctl},
+    kernel::{Programs, Rules as _, account, conntrack, sysctl},
     render::LOCALHOST_ACCEPTED,
     ruleset::Table,
 };
@@ -38,14 +38,15 @@ pub(crate) fn of<'a>(
     PlaneStatus { plane: Plane::Iptables, features: features::list(probed), maps, counters: summed(counters) }
 }
 
-fn connection_table() -> MapFill {
+/// The one table with a limit. Reading the rules would cost as much as there are.
+pub(crate) fn connection_table() -> MapFill {
     let read = |name| sysctl::read(name).unwrap_or_default();
     MapFill {
         name: "nf_conntrack".to_owned(),
         entries: read(sysctl::CONNTRACK_COUNT),
         capacity: read(sysctl::CONNTRACK_MAX),
         bytes: 0,
-        refused: 0,
+        refused: conntrack::dropped().unwrap_or_default(),
     }
 }
 

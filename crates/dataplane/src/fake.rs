@@ -141,19 +141,19 @@ impl Dataplane for Fake {
 
     fn status(&self) -> PlaneStatus {
         let kernel = self.kernel();
-        let fill = |name: &str, entries: usize, capacity: usize| MapFill {
-            name: name.to_owned(),
+        let fill = |name: &'static str, entries: usize, capacity: usize| MapFill {
+            name: format!("{name}s"),
             entries: entries as u64,
             capacity: capacity as u64,
             bytes: 0,
-            refused: 0,
+            refused: kernel.full.get(name).copied().unwrap_or_default(),
         };
         PlaneStatus {
             plane: self.plane(),
             features: vec![],
             maps: vec![
-                fill("frontends", kernel.frontends.len(), kernel.frontend_capacity),
-                fill("backends", kernel.backends.len(), kernel.backend_capacity),
+                fill("frontend", kernel.frontends.len(), kernel.frontend_capacity),
+                fill("backend", kernel.backends.len(), kernel.backend_capacity),
             ],
             counters: vec![],
         }

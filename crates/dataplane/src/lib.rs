@@ -53,6 +53,11 @@ pub trait Dataplane: Send {
         Ok(None)
     }
 
+    /// How full the tables are: what can be asked for every few seconds, so nothing that costs more.
+    fn maps(&self) -> Vec<MapFill> {
+        self.status().maps
+    }
+
     /// Removes everything this plane ever put into the kernel of this node.
     fn clean_up(&mut self) -> Result<(), Error>;
 }

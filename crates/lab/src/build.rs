@@ -42,6 +42,9 @@ pub(crate) fn build(state: &State) -> Result<(), Error> {
     }
     for (wiring, namespace) in wiring.iter().zip(&namespaces) {
         command::ip_batch(namespace, &wiring.batch)?;
+        for device in &wiring.receive_offload {
+            command::output(namespace, "ethtool", &["-K", device, "gro", "on"])?;
+        }
     }
     // The edge is the first: see `wiring`.
     wait_for_carrier(&namespaces[0])?;

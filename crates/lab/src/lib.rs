@@ -9,6 +9,7 @@
 //!
 //! Never touches a dataplane: nodes run the real agent, and nothing here knows what it programs.
 
+mod agent_arg;
 mod build;
 pub mod cli;
 pub mod command;
@@ -31,6 +32,7 @@ mod supervisor;
 pub mod system;
 mod up;
 
+pub use agent_arg::{AgentArg, Taken};
 pub use exec::Output;
 pub use lab::{Error, Lab};
 pub use log::Line as LogLine;

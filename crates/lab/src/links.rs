@@ -20,6 +20,9 @@ pub(crate) struct Wiring {
     pub(crate) sysctls: Vec<(&'static str, &'static str)>,
     /// For `ip -batch`.
     pub(crate) batch: String,
+    /// Devices that put together what they receive, as a machine's card does. What native XDP sends back out of a veth is
+    /// taken by receive queues, which its peer has only with this (drivers/net/veth.c, `veth_xdp_xmit`).
+    pub(crate) receive_offload: Vec<String>,
 }
 
 /// Replies take the direct way and the edge is no node's first hop in both directions. All addresses are known to be
@@ -94,7 +97,8 @@ fn edge(topology: &Topology) -> Wiring {
         // What is switched between nodes never meets the load balancer's filter.
         ("net.bridge.bridge-nf-call-iptables", "0"),
     ]);
-    Wiring { namespace: topology.edge_namespace(), sysctls, batch }
+    let receive_offload = topology.nodes.iter().map(|node| node.name.clone()).collect();
+    Wiring { namespace: topology.edge_namespace(), sysctls, batch, receive_offload }
 }
 
 fn client(topology: &Topology) -> Wiring {
@@ -103,7 +107,12 @@ fn client(topology: &Topology) -> Wiring {
         let _ = writeln!(batch, "{}", address(family.client(), family.clients, "eth0"));
         let _ = writeln!(batch, "route add default via {}", family.client_gateway());
     }
-    Wiring { namespace: topology.client_namespace(), sysctls: BASICS.to_vec(), batch }
+    Wiring {
+        namespace: topology.client_namespace(),
+        sysctls: BASICS.to_vec(),
+        batch,
+        receive_offload: vec![],
+    }
 }
 
 fn node(topology: &Topology, node: &NodePlan) -> Wiring {
@@ -114,7 +123,7 @@ fn node(topology: &Topology, node: &NodePlan) -> Wiring {
     }
     let mut sysctls = BASICS.to_vec();
     sysctls.extend(FORWARDING);
-    Wiring { namespace: node.namespace.clone(), sysctls, batch }
+    Wiring { namespace: node.namespace.clone(), sysctls, batch, receive_offload: vec![] }
 }
 
 /// A pair between the edge's `name` and `eth0` of the machine in `namespace`.

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    agent_arg::AgentArg,
     edge::HealthCheckTiming,
     paths::Paths,
     plan::{LabName, Topology},
@@ -26,6 +27,9 @@ pub struct State {
     pub group: Option<LabName>,
     pub created: Timestamp,
     pub health_check: HealthCheckTiming,
+    /// What every agent is given besides what the lab itself gives it.
+    #[serde(default)]
+    pub agent_args: Vec<AgentArg>,
     /// The lab's cgroup, where the machine has a cgroup v2 hierarchy.
     pub cgroup: Option<PathBuf>,
     pub bpffs: PathBuf,
@@ -66,6 +70,7 @@ impl State {
             group,
             created: Timestamp::now(),
             health_check,
+            agent_args: vec![],
             cgroup: cgroup_mount.map(|mount| paths.cgroup(&mount)),
             bpffs: paths.bpffs(),
         }

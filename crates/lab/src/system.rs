@@ -48,7 +48,7 @@ pub fn check(plane: Plane) -> Result<(), Error> {
     if !Path::new("/proc/self/ns/net").exists() {
         return Err(Error::NoNamespaces);
     }
-    let mut tools = vec!["ip", "iptables", "iptables-restore", "nginx", "kubectl"];
+    let mut tools = vec!["ip", "ethtool", "iptables", "iptables-restore", "nginx", "kubectl"];
     if plane == Plane::Iptables {
         tools.extend(["iptables-save", "conntrack"]);
     }

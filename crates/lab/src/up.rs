@@ -13,6 +13,7 @@ use std::{
 use model::Plane;
 
 use crate::{
+    agent_arg::AgentArg,
     build,
     edge::HealthCheckTiming,
     lab::Lab,
@@ -38,6 +39,8 @@ pub struct Options {
     pub nodes: u8,
     pub families: IpFamilies,
     pub routing: Routing,
+    /// What every node's agent is given besides.
+    pub agent_args: Vec<AgentArg>,
     /// The name the user gave, where it stands for two labs.
     pub group: Option<LabName>,
     /// Applied once the agents are ready.
@@ -58,6 +61,7 @@ impl Options {
             nodes: 2,
             families: IpFamilies::default(),
             routing: Routing::default(),
+            agent_args: vec![],
             group: None,
             manifests: vec![],
             health_check: HealthCheckTiming::default(),
@@ -149,11 +153,13 @@ impl Run<'_> {
 
     fn claim(&mut self) -> Result<State, Failure> {
         self.begin("check this machine")?;
-        let Options { name, plane, nodes, families, routing, group, health_check, .. } = self.options;
+        let Options { name, plane, nodes, families, routing, agent_args, group, health_check, .. } =
+            self.options;
         let mut topology = Topology::with_families(name.clone(), *plane, *nodes, *families)?;
         topology.routing = *routing;
         system::check(*plane)?;
-        let state = State::new(topology, group.clone(), *health_check, system::cgroup_mount());
+        let mut state = State::new(topology, group.clone(), *health_check, system::cgroup_mount());
+        state.agent_args.clone_from(agent_args);
         state.claim()?;
         Ok(state)
     }

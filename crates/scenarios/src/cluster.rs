@@ -7,7 +7,7 @@ use std::{net::SocketAddr, sync::Arc};
 
 use ipnet::IpNet;
 use model::{
-    Backend, Family, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, NodeConfig, Peer, Port,
+    Backend, Family, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, NodeConfig, Peer, PodName, Port,
     Protocol, ServiceName, ServicePort, ServicePortId, Snapshot, TrafficPolicy,
 };
 
@@ -51,6 +51,61 @@ enum State {
     Ready,
     /// Serving while it terminates.
     Terminating,
+}
+
+/// A port of a pod that its node serves.
+#[derive(Clone, Copy, Debug)]
+pub struct HostPort {
+    pod: Pod,
+    protocol: Protocol,
+    number: u16,
+    target: u16,
+    /// At one address instead of all of the node.
+    at: Option<Pair>,
+}
+
+impl HostPort {
+    /// At every address of the pod's node.
+    pub const fn new(pod: Pod, protocol: Protocol, number: u16, target: u16) -> Self {
+        Self { pod, protocol, number, target, at: None }
+    }
+
+    /// At the node's first address only.
+    #[must_use]
+    pub const fn at_first(self) -> Self {
+        Self { at: Some(self.pod.node().addresses()), ..self }
+    }
+
+    /// At the node's second address only.
+    #[must_use]
+    pub const fn at_second(self) -> Self {
+        Self { at: Some(self.pod.node().second_addresses()), ..self }
+    }
+
+    /// The pod alone stands behind it, and its own node alone has it.
+    fn service_port(self, family: Family) -> ServicePort {
+        let port = Port::new(self.number).expect("a case's port");
+        let pod = PodName { namespace: "scenario".into(), name: self.pod.name().into() };
+        let at = self.at.map(|at| at.of(family));
+        let address = SocketAddr::new(self.pod.address(family), self.target);
+        let backend = Backend { address, local: true, terminating: false };
+        ServicePort {
+            id: ServicePortId::of_host_port(&pod, (at, port), self.protocol, family),
+            frontends: vec![Frontend {
+                kind: FrontendKind::HostPort,
+                address: at.map_or(FrontendAddress::Node, FrontendAddress::Ip),
+                port,
+                policy: TrafficPolicy::Local,
+                source_ranges: vec![],
+            }],
+            cluster: vec![backend.clone()],
+            local: vec![backend],
+            usable_anywhere: true,
+            endpoints: vec![KnownEndpoint { address, serving: true }],
+            affinity_seconds: None,
+            health_check_port: None,
+        }
+    }
 }
 
 impl Service {
@@ -262,10 +317,19 @@ pub fn snapshot(services: &[Service], node: Node) -> Snapshot {
     }
 }
 
+/// The host ports that `node` is to serve besides.
+pub fn host_ports(all: &[HostPort], node: Node) -> impl Iterator<Item = ServicePort> {
+    let own = all.iter().filter(move |port| port.pod.node() == node);
+    own.flat_map(|port| Family::ALL.map(|family| port.service_port(family)))
+}
+
 fn config(node: Node) -> NodeConfig {
     NodeConfig {
         name: node.name().into(),
-        addresses: in_both(|family| node.address(family)),
+        addresses: [node.addresses(), node.second_addresses()]
+            .into_iter()
+            .flat_map(|pair| in_both(|family| pair.of(family)))
+            .collect(),
         pod_cidrs: in_both(|family| node.pod_cidr(family)),
         cluster_cidrs: in_both(places::cluster_cidr),
         ..NodeConfig::default()

@@ -136,7 +136,7 @@ impl Oracle {
     pub fn outcome(&self, probe: &Question) -> (Node, Outcome) {
         let first = first_node(probe);
         let outcome = self.at(first, probe);
-        match Node::at(probe.to.ip()) {
+        match Node::owner(probe.to.ip()) {
             // A node's own address is routed to it, and it decides.
             Some(owner) if outcome == Outcome::Untouched && owner != first => (owner, self.at(owner, probe)),
             _ => (first, outcome),
@@ -212,7 +212,7 @@ impl Seen {
         if from.addresses().contains(address) {
             return Self::Own;
         }
-        Node::at(address).map_or(Self::Other(address), Self::Node)
+        Node::at(address).map_or(Self::Other(address), Self::Node).of(from)
     }
 }
 
@@ -227,6 +227,7 @@ fn packet(probe: &Question) -> Packet {
 pub fn source(from: Place, to: IpAddr) -> IpAddr {
     let is_vip = VIPS.iter().any(|vip| vip.contains(to));
     match from {
+        Place::Host(node) if node.second_addresses().contains(to) => to,
         Place::Host(_) if to.is_ipv4() && is_vip => to,
         from => from.address(Family::of(to)),
     }
@@ -237,6 +238,6 @@ fn first_node(probe: &Question) -> Node {
     match probe.from {
         Place::Pod(pod) => pod.node(),
         Place::Host(node) => node,
-        Place::Client => Node::at(probe.to.ip()).unwrap_or(probe.via),
+        Place::Client => Node::owner(probe.to.ip()).unwrap_or(probe.via),
     }
 }

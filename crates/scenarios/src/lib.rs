@@ -6,8 +6,11 @@
 pub mod cases;
 pub mod cluster;
 pub mod expect;
+pub mod held;
+mod paths;
 pub mod places;
 mod planes;
+mod stray;
 pub mod talk;
 pub mod topology;
 pub mod world;

@@ -47,6 +47,7 @@ enum Spot {
     Vip,
     ExternalIp(u8),
     Node(Node),
+    Second(Node),
     Loopback,
 }
 
@@ -133,9 +134,28 @@ impl Node {
         self.addresses().of(family)
     }
 
-    /// The node with that address.
+    /// Of the node's end of the tunnel between the nodes, where there is one: the first of its pods' range, which is no pod's.
+    pub fn tunnel_address(self, family: Family) -> IpAddr {
+        self.pod_cidr(family).network()
+    }
+
+    /// Further ones on the same device, never the source of what the node sends of its own accord.
+    pub const fn second_addresses(self) -> Pair {
+        Pair(Ipv4Addr::new(10, 128, 0, 21 + self as u8), node(0x21 + self as u16))
+    }
+
+    /// The node whose first address or end of the tunnel that is.
     pub fn at(address: IpAddr) -> Option<Self> {
-        Self::ALL.into_iter().find(|node| node.addresses().contains(address))
+        let own = |node: &Self| {
+            node.addresses().contains(address) || node.tunnel_address(Family::of(address)) == address
+        };
+        Self::ALL.into_iter().find(own)
+    }
+
+    /// The node that has that address.
+    pub fn owner(address: IpAddr) -> Option<Self> {
+        let second = |node: &Self| node.second_addresses().contains(address);
+        Self::at(address).or_else(|| Self::ALL.into_iter().find(second))
     }
 
     pub fn pod_cidr(self, family: Family) -> IpNet {
@@ -259,12 +279,18 @@ impl To {
         Self { address: Spot::Node(node), port }
     }
 
+    /// A port of a node's second address.
+    pub const fn second(node: Node, port: u16) -> Self {
+        Self { address: Spot::Second(node), port }
+    }
+
     pub const fn of(self, family: Family) -> SocketAddr {
         let pair = match self.address {
             Spot::ClusterIp(last) => cluster_ip(last),
             Spot::Vip => VIP,
             Spot::ExternalIp(last) => external_ip(last),
             Spot::Node(node) => node.addresses(),
+            Spot::Second(node) => node.second_addresses(),
             Spot::Loopback => Pair(Ipv4Addr::LOCALHOST, Ipv6Addr::LOCALHOST),
         };
         SocketAddr::new(pair.of(family), self.port)

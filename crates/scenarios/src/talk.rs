@@ -1,5 +1,5 @@
 //! What runs in pods, and how clients talk to it: "who" is answered by the pod's name and the client address it
-//! saw, "body N" by N known bytes; a datagram by one of its own size.
+//! saw, "echo N" by the N bytes that follow; a datagram by one of its own size.
 
 use std::{
     io::{self, BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
@@ -24,7 +24,7 @@ pub const TCP_PORTS: [u16; 2] = [8080, 9090];
 pub const UDP_PORTS: [u16; 1] = [8080];
 
 /// No larger ones are sent.
-const DATAGRAM: usize = 8192;
+const DATAGRAM: usize = 16_384;
 
 /// How often a server looks whether it is to stop.
 const TICK: Duration = Duration::from_millis(50);
@@ -91,12 +91,18 @@ fn serve_tcp(listener: &TcpListener, pod: Pod, stop: &AtomicBool) {
 
 fn serve_stream(mut stream: TcpStream, pod: Pod, client: IpAddr) -> io::Result<()> {
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-    let mut lines = BufReader::new(stream.try_clone()?).lines();
-    while let Some(Ok(line)) = lines.next() {
-        match line.split_once(' ') {
-            Some(("body", size)) => stream.write_all(&body(size.parse().unwrap_or(0)))?,
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut line = String::new();
+    while reader.read_line(&mut line)? > 0 {
+        match line.trim_end().split_once(' ') {
+            Some(("echo", size)) => {
+                let mut body = vec![0; size.parse().unwrap_or(0)];
+                reader.read_exact(&mut body)?;
+                stream.write_all(&body)?;
+            }
             _ => writeln!(stream, "{} {client}", pod.name())?,
         }
+        line.clear();
     }
     Ok(())
 }
@@ -139,15 +145,25 @@ impl Conversation {
         parse(line.trim_end())
     }
 
-    /// Whether `size` bytes arrive as they were sent.
+    /// The client's own address and port.
+    ///
+    /// # Errors
+    /// The socket is gone.
+    pub fn local(&self) -> io::Result<SocketAddr> {
+        self.0.get_ref().local_addr()
+    }
+
+    /// Whether `size` bytes arrive as they were sent, there and back.
     ///
     /// # Errors
     /// The connection broke, or is silent.
     pub fn body_is_intact(&mut self, size: usize) -> io::Result<bool> {
-        self.0.get_mut().write_all(format!("body {size}\n").as_bytes())?;
+        let sent = body(size);
+        self.0.get_mut().write_all(format!("echo {size}\n").as_bytes())?;
+        self.0.get_mut().write_all(&sent)?;
         let mut received = vec![0; size];
         self.0.read_exact(&mut received)?;
-        Ok(received == body(size))
+        Ok(received == sent)
     }
 }
 
@@ -167,17 +183,23 @@ pub fn who_udp(
     let mut buffer = [0; DATAGRAM];
     socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     while Instant::now() < deadline {
-        match to {
-            Some(to) => socket.send_to(&question, to)?,
-            None => socket.send(&question)?,
+        let sent = match to {
+            Some(to) => socket.send_to(&question, to),
+            None => socket.send(&question),
         };
-        match socket.recv_from(&mut buffer) {
+        match sent.and_then(|_| socket.recv_from(&mut buffer)) {
             Ok((_, from)) if to.is_some_and(|to| to != from) => {
                 return Err(ErrorKind::AddrNotAvailable.into());
             }
             Ok((length, _)) if length < size => return Err(ErrorKind::UnexpectedEof.into()),
             Ok((length, _)) => return parse(String::from_utf8_lossy(&buffer[..length]).trim_end()),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
+            // The path's MTU has just been heard of: what is sent next is cut to fit (udp(7)).
+            Err(error) if error.raw_os_error() == Some(nix::errno::Errno::EMSGSIZE as i32) => {}
             Err(error) => return Err(error),
         }
     }

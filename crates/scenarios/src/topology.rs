@@ -100,7 +100,11 @@ impl Topology {
         node.pods().map(endpoint).collect()
     }
 
-    fn ifindex(&self, node: Node, interface: &str) -> u32 {
+    pub(crate) fn edge(&self) -> &Owned {
+        &self.edge
+    }
+
+    pub(crate) fn ifindex(&self, node: Node, interface: &str) -> u32 {
         let index =
             self.node(node).run(|| nix::net::if_::if_nametoindex(interface)).expect("enter namespace");
         index.expect("interface index")
@@ -161,6 +165,7 @@ impl Topology {
         let mut batch = String::from("link set eth0 up\n");
         for family in Family::ALL {
             batch += &add_address(node.address(family), subnet(family), "eth0");
+            batch += &add_second_address(node.second_addresses().of(family), subnet(family));
             batch += &format!("route add default via {}\n", EDGE_NODE_SIDE.of(family));
             // What a cloud's guest agent does for forwarding rules.
             for vip in VIPS {
@@ -221,6 +226,12 @@ fn add_address(address: IpAddr, length: u8, device: &str) -> String {
     format!("addr add {address}/{length} dev {device}{no_detection}\n")
 }
 
+/// No source of its own accord: in IPv4 the first of a subnet is, in IPv6 a deprecated one is not (RFC 6724, rule 3).
+fn add_second_address(address: IpAddr, length: u8) -> String {
+    let deprecated = if address.is_ipv6() { " nodad preferred_lft 0" } else { "" };
+    format!("addr add {address}/{length} dev eth0{deprecated}\n")
+}
+
 /// The length of a segment's prefix.
 const fn subnet(family: Family) -> u8 {
     match family {
@@ -230,7 +241,7 @@ const fn subnet(family: Family) -> u8 {
 }
 
 /// The length of a single address's prefix.
-const fn single(family: Family) -> u8 {
+pub(crate) const fn single(family: Family) -> u8 {
     match family {
         Family::V4 => 32,
         Family::V6 => 128,
@@ -268,7 +279,7 @@ fn write(name: &str, value: &str) {
         .unwrap_or_else(|error| panic!("write {name}: {error}"));
 }
 
-fn ip(namespace: &Owned, batch: &str) {
+pub(crate) fn ip(namespace: &Owned, batch: &str) {
     let mut child = namespace
         .command("ip")
         .args(["-batch", "-"])

@@ -5,14 +5,15 @@ use std::{
     io::ErrorKind,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use model::{Answer, Changed, Family, NodePortAddresses, Plane, Protocol, Snapshot};
 
 use crate::{
-    cluster::{self, Service},
+    cluster::{self, HostPort, Service},
     expect::{Oracle, Probe, Question, Seen, Want},
+    held::{Held, Socket},
     places::{Node, Place, Pod},
     planes::{NodePlane, chain},
     talk::{Conversation, Servers, Who, who_udp},
@@ -20,7 +21,7 @@ use crate::{
 };
 
 /// Long enough for an answer on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// A first retransmission (1 s) that is not answered either is silence.
 const SILENCE: Duration = Duration::from_millis(1500);
 
@@ -30,17 +31,20 @@ pub struct World {
     /// The family that probes are asked in. Services have both.
     family: Family,
     node_ports: NodePortAddresses,
+    host_ports: Vec<HostPort>,
     oracle: Oracle,
-    lab: Option<Lab>,
+    pub(crate) lab: Option<Lab>,
+    /// Nodes reach each other's pods through a tunnel.
+    tunnel: bool,
 }
 
 /// Nodes that run a plane, and pods that serve.
-struct Lab {
-    plane: Plane,
+pub(crate) struct Lab {
+    pub(crate) plane: Plane,
     /// Before the topology: planes leave before their namespaces go.
     planes: BTreeMap<Node, NodePlane>,
     _servers: Servers,
-    topology: Topology,
+    pub(crate) topology: Topology,
 }
 
 /// What clients noticed.
@@ -54,48 +58,50 @@ pub enum Noticed {
     Unreachable,
 }
 
-/// A flow that outlives changes.
-#[derive(Debug)]
-pub struct Held {
-    probe: Question,
-    socket: Option<Socket>,
-}
-
-#[derive(Debug)]
-enum Socket {
-    Tcp(Conversation),
-    Udp(UdpSocket),
-    /// Each datagram names the service.
-    Unconnected(UdpSocket),
-}
-
 impl World {
     /// Without a kernel: `expect` compares with the oracle only.
     pub fn oracle() -> Self {
-        Self { family: Family::V4, node_ports: NodePortAddresses::All, oracle: Oracle::default(), lab: None }
+        Self::on(None)
     }
 
     /// Two nodes that run `plane`, four pods that serve, a client outside.
     pub fn kernel(plane: Plane) -> Self {
+        Self::on(Some(Lab::new(plane)))
+    }
+
+    fn on(lab: Option<Lab>) -> Self {
         Self {
             family: Family::V4,
             node_ports: NodePortAddresses::All,
+            host_ports: vec![],
             oracle: Oracle::default(),
-            lab: Some(Lab::new(plane)),
+            lab,
+            tunnel: false,
         }
     }
 
-    /// Probes are of this family from now on; no Service is left, and node ports are served everywhere.
+    /// Probes are of this family from now on; no Service or host port is left, and node ports are served everywhere.
     pub fn start_in(&mut self, family: Family) {
         self.family = family;
         self.node_ports = NodePortAddresses::All;
+        self.host_ports.clear();
         self.program(&[]);
     }
 
     /// The nodes' filter, from the next [`Self::program`] on.
     pub fn serve_node_ports_within(&mut self, prefixes: &[&str]) {
         let prefixes = prefixes.iter().map(|prefix| prefix.parse().expect("a case's prefix"));
-        self.node_ports = NodePortAddresses::Within(prefixes.collect());
+        self.serve_node_ports(NodePortAddresses::Within(prefixes.collect()));
+    }
+
+    /// The nodes' filter, from the next [`Self::program`] on.
+    pub fn serve_node_ports(&mut self, filter: NodePortAddresses) {
+        self.node_ports = filter;
+    }
+
+    /// The pods' host ports, from the next [`Self::program`] on.
+    pub fn map_host_ports(&mut self, ports: &[HostPort]) {
+        self.host_ports = ports.to_vec();
     }
 
     pub fn family(&self) -> Family {
@@ -106,6 +112,8 @@ impl World {
     pub fn program(&mut self, services: &[Service]) {
         for node in Node::ALL {
             let mut next = cluster::snapshot(services, node);
+            let host_ports = cluster::host_ports(&self.host_ports, node);
+            next.services.extend(host_ports.map(|port| (port.id.clone(), Arc::new(port))));
             let before = self.oracle.snapshots.remove(&node).unwrap_or_default();
             next.node.node_ports = self.node_ports.clone();
             next.generation = before.generation.next();
@@ -113,6 +121,7 @@ impl World {
                 let endpoints = lab.topology.endpoints(node).into_iter();
                 next.endpoints =
                     endpoints.map(|endpoint| (endpoint.pod.clone(), Arc::new(endpoint))).collect();
+                next.node.tunnel = self.tunnel.then(|| lab.topology.tunnel(node));
                 lab.apply(node, &next, &next.changed_since(&before));
             }
             self.oracle.snapshots.insert(node, next);
@@ -220,52 +229,26 @@ impl World {
         self.lab.as_ref().map(|lab| lab.plane)
     }
 
+    /// Pods of the other node are reached through a tunnel, from the next [`Self::program`] on.
+    pub fn add_tunnel(&mut self) {
+        if let Some(lab) = self.lab.as_ref().filter(|_| !self.tunnel) {
+            lab.topology.add_tunnel();
+        }
+        self.tunnel = true;
+    }
+
+    /// A router on the way between the nodes, and to the client, takes packets of `mtu` bytes at most.
+    pub fn narrow(&self, mtu: u32) {
+        if let Some(lab) = &self.lab {
+            lab.topology.narrow(mtu);
+        }
+    }
+
     /// Pods send complete checksums from now on.
     pub fn disable_transmit_offload(&self) {
         if let Some(lab) = &self.lab {
             lab.topology.disable_transmit_offload();
         }
-    }
-}
-
-impl Held {
-    /// Asks again over the same flow, and wants this pod to answer.
-    pub fn expect(&mut self, pod: Pod) {
-        if let Some(who) = self.who() {
-            assert_eq!(who.pod, pod, "{:?}", self.probe);
-        }
-    }
-
-    /// Whether `size` bytes arrive as they were sent.
-    pub fn expect_intact_body(&mut self, size: usize) {
-        if let Some(Socket::Tcp(conversation)) = &mut self.socket {
-            assert!(conversation.body_is_intact(size).expect("body"), "{:?}", self.probe);
-        }
-    }
-
-    /// Waits for the end of a datagram socket: its owner is told, and connects another.
-    pub fn expect_closed(&mut self) {
-        let Some(Socket::Udp(socket)) = &self.socket else { return };
-        let deadline = Instant::now() + PATIENCE;
-        socket.set_read_timeout(Some(Duration::from_millis(50))).expect("timeout");
-        while Instant::now() < deadline {
-            match socket.recv(&mut [0; 8192]) {
-                Err(error) if error.kind() == ErrorKind::ConnectionAborted => return,
-                // An answer that was on its way, or nothing yet.
-                _ => {}
-            }
-        }
-        panic!("{:?}: still open", self.probe)
-    }
-
-    fn who(&mut self) -> Option<Who> {
-        let probe = &self.probe;
-        let answer = match self.socket.as_mut()? {
-            Socket::Tcp(conversation) => conversation.who(),
-            Socket::Udp(socket) => who_udp(socket, None, probe.datagram, PATIENCE),
-            Socket::Unconnected(socket) => who_udp(socket, Some(probe.to), probe.datagram, PATIENCE),
-        };
-        Some(answer.unwrap_or_else(|error| panic!("{probe:?}: {error}")))
     }
 }
 

@@ -27,7 +27,12 @@ fn view(maps: &[(&str, u64)], counters: &[(&str, u64)]) -> View {
         maps: maps.iter().map(fill).collect(),
         counters: counters.iter().map(counter).collect(),
     };
-    View { status, no_local_endpoints: NoLocalEndpoints::default(), objects: vec![(ObjectState::Failed, 2)] }
+    View {
+        status,
+        no_local_endpoints: NoLocalEndpoints::default(),
+        objects: vec![(ObjectState::Failed, 2)],
+        full_in_seconds: [("nf_conntrack".to_owned(), 720)].into(),
+    }
 }
 
 /// The value of the line that begins with `name`, labels included.
@@ -74,6 +79,7 @@ fn facts_60_99_112_a_planes_own_counts_have_kube_proxys_names() {
     let text = Metrics::default().render(&view(&maps, &counters));
     for (name, expected) in [
         ("kubeproxy_sync_proxy_rules_iptables_total{table=\"nat\",ip_family=\"ipv4\"}", 40.0),
+        ("twinplane_map_full_in_seconds{map=\"nf_conntrack\"}", 720.0),
         ("kubeproxy_sync_proxy_rules_iptables_total{table=\"filter\",ip_family=\"ipv6\"}", 7.0),
         ("kubeproxy_iptables_ct_state_invalid_dropped_packets_total", 4.0),
         ("kubeproxy_iptables_localhost_nodeports_accepted_packets_total", 5.0),

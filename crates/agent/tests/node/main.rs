@@ -6,5 +6,6 @@ mod health;
 mod identities;
 mod network;
 mod pods;
+mod pressure;
 mod services;
 mod support;

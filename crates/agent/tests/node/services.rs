@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::support::{Node, SERVICES, SLICES, load_balancer, run, slice};
 
-fn backends(rows: &[ServiceRow], frontend: &str) -> Option<Vec<String>> {
+pub(crate) fn backends(rows: &[ServiceRow], frontend: &str) -> Option<Vec<String>> {
     let row = rows.iter().find(|row| row.frontend.to_string() == frontend)?;
     Some(row.backends.iter().map(|backend| backend.address.to_string()).collect())
 }
@@ -121,7 +121,7 @@ fn a_stopped_agent_leaves_the_datapath_and_the_next_one_takes_it_over() {
 }
 
 /// A cluster IP Service of a fixed address, with one endpoint.
-fn create_service(node: &Node, name: &str, last: u8) {
+pub(crate) fn create_service(node: &Node, name: &str, last: u8) {
     let service = json!({
         "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": "default"},
         "spec": {"clusterIP": format!("10.24.0.{last}"), "ports": [{"name": "http", "port": 80}]},

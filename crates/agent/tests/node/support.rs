@@ -105,6 +105,7 @@ impl Node {
                 retry: Backoff { first: Duration::from_millis(20), longest: Duration::from_millis(100) },
                 repair_every: Duration::from_secs(60),
             },
+            fill_every: Duration::from_millis(20),
         };
         Self {
             namespace,

@@ -54,6 +54,7 @@ impl EbpfDataplane {
         config.tunnel = tunnel.map_or(0, |tunnel| tunnel.ifindex);
         config.tunnel_v4 = tunnel.and_then(tunnel_address).unwrap_or_default();
         config.tunnel_v6 = tunnel.and_then(tunnel_address).unwrap_or_default();
+        config.direct_return = if self.options.direct_return { config.tunnel } else { 0 };
         self.set_ports(&mut config, tunnel);
         self.tables.set_config(&config)
     }
@@ -76,11 +77,18 @@ impl EbpfDataplane {
             let detached = self.links.detach(&old);
             detached.map_err(|source| Error::new("detach programs from", old.name, source))?;
         }
-        if let Some(device) = wanted {
-            self.links.attach(&mut self.uplink, &links::UPLINK, &device)?;
-            self.tunnel = Some(device);
+        match wanted {
+            Some(device) => {
+                self.links.attach(&mut self.uplink, &links::TUNNEL, &device)?;
+                self.tunnel = Some(device);
+                Ok(())
+            }
+            None if self.options.direct_return => {
+                let reason = "needs a tunnel between the nodes, and there is none: clients are masqueraded";
+                Err(Error::new("set up", "direct server return", reason))
+            }
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Every device that programs are on.

@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use aya::programs::{SchedClassifier, TcAttachType};
 use dataplane::{Dataplane as _, Key};
 use dataplane_ebpf::{Attach, Config, EbpfDataplane};
 use model::{
@@ -174,6 +175,37 @@ fn drift_is_repaired_and_reported() {
         let services = plane.services().expect("services");
         assert_eq!(services.iter().map(|row| row.frontend).collect::<Vec<_>>(), [at("10.24.0.10:80")]);
         assert_eq!(plane.repair(&snapshot).expect("repair"), [""; 0]);
+        plane.clean_up().expect("clean up");
+    });
+}
+
+/// Its maps are of another layout and are left alone until they are of no use.
+#[test]
+fn an_agent_of_another_version_is_replaced_and_leaves_nothing() {
+    on_a_node(|_, pins| {
+        let snapshot = desired(vec![named("web", "10.24.0.10")]);
+        let mut plane = open(config(pins));
+        plane.apply(&snapshot, &Changed::all(&snapshot)).expect("apply");
+        drop(plane);
+        let folders = || -> Vec<String> {
+            let entries = std::fs::read_dir(pins.path()).expect("pins");
+            entries.map(|entry| entry.expect("entry").file_name().to_string_lossy().into_owned()).collect()
+        };
+        let own = folders().into_iter().find(|name| name.starts_with('v')).expect("a version");
+        let other = pins.path().join("v1");
+        std::fs::rename(pins.path().join(&own), &other).expect("rename");
+
+        let mut plane = open(config(pins));
+        assert!(other.exists(), "pods still use its maps");
+        assert!(plane.services().expect("services").is_empty(), "no row of its");
+        plane.apply(&snapshot, &Changed::all(&snapshot)).expect("apply");
+        assert_eq!(plane.services().expect("services").len(), 1);
+        assert!(!other.exists());
+        for (direction, name) in [(TcAttachType::Ingress, "from_wire"), (TcAttachType::Egress, "to_wire")] {
+            let (_, programs) = SchedClassifier::query_tcx("wire0", direction).expect("query");
+            let names: Vec<_> = programs.iter().filter_map(|program| program.name_as_str()).collect();
+            assert_eq!(names, [name]);
+        }
         plane.clean_up().expect("clean up");
     });
 }

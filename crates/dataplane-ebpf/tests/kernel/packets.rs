@@ -1,5 +1,6 @@
 //! Packet in, packet out, by test runs of the real programs over the real maps: every test for both families.
 
+mod direct;
 mod errors;
 mod flows;
 mod headers;
@@ -89,6 +90,8 @@ struct Bench<'a> {
     plane: &'a mut EbpfDataplane,
     uplink: u32,
     pod_link: u32,
+    /// What the node is told of its tunnel.
+    tunnel: Option<model::Tunnel>,
     counters: BTreeMap<String, u64>,
 }
 
@@ -139,6 +142,11 @@ impl Bench<'_> {
         self.run("from_wire", self.uplink, frame)
     }
 
+    fn tunnel_brings(&mut self, frame: &[u8]) -> Answer {
+        let tunnel = self.tunnel.as_ref().expect("a tunnel").ifindex;
+        self.run("from_tunnel", tunnel, frame)
+    }
+
     /// What a process of the node has sent, at the uplink.
     fn host_sends(&mut self, frame: &[u8]) -> Answer {
         self.run("to_wire", self.uplink, frame)
@@ -183,7 +191,8 @@ impl Bench<'_> {
 
     fn snapshot(&self, services: Vec<ServicePort>) -> Snapshot {
         let addresses: Vec<String> = plans().iter().map(|plan| plan.node.to_string()).collect();
-        let node = node("node-a", &addresses.iter().map(String::as_str).collect::<Vec<_>>());
+        let mut node = node("node-a", &addresses.iter().map(String::as_str).collect::<Vec<_>>());
+        node.tunnel.clone_from(&self.tunnel);
         let pods: Vec<IpAddr> = plans().iter().map(|plan| plan.pod).collect();
         let macs = ("02:20:00:00:00:05", "02:20:00:00:00:01");
         snapshot(node, services, vec![endpoint("pod", &pods, "tppod", self.pod_link, macs)])
@@ -269,7 +278,7 @@ fn run_both(config: Config, test: &(dyn Fn(&mut Bench<'_>) + Sync)) {
     for plan in plans() {
         println!("{plan:?}");
         let counters = counters(&plane);
-        test(&mut Bench { plan, plane: &mut plane, uplink, pod_link, counters });
+        test(&mut Bench { plan, plane: &mut plane, uplink, pod_link, tunnel: None, counters });
     }
     plane.clean_up().expect("clean up");
 }

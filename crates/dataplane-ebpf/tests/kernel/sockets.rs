@@ -6,5 +6,6 @@
 //! ```
 
 pub(crate) mod cluster;
+mod direct;
 mod scenarios;
 mod xdp;

@@ -9,9 +9,10 @@ use model::{Family, Protocol};
 
 use super::netlink::{ACK, DUMP, Dump, NESTED, Netfilter, Request, attribute, attributes, find, number};
 
-/// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_{GET,DELETE}`.
+/// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_{GET,DELETE,GET_STATS_CPU}`.
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
+const GET_STATISTICS: u16 = 1 << 8 | 4;
 
 /// `CTA_*`.
 const ORIGINAL: u16 = 1;
@@ -34,6 +35,8 @@ const TCP_STATE: u16 = 1;
 /// `CTA_COUNTERS_PACKETS`, `CTA_COUNTERS_BYTES`.
 const PACKETS: u16 = 1;
 const BYTES: u16 = 2;
+/// `CTA_STATS_DROP`, an attribute of a CPU's statistics.
+const NO_ROOM: u16 = 10;
 
 /// How often a dump is started over when the table changed under it. A partial one is used after that.
 const DUMP_ATTEMPTS: usize = 3;
@@ -109,6 +112,21 @@ pub(crate) fn delete(family: Family, entries: &[Entry]) -> io::Result<usize> {
         }
     }
     Ok(deleted)
+}
+
+/// Packets of this network namespace that connection tracking dropped itself: there was no room for their flow
+/// (`nf_conntrack_in`, "too stressed to deal").
+///
+/// # Errors
+/// The kernel has no connection tracking, or refuses.
+pub(crate) fn dropped() -> io::Result<u64> {
+    let mut dropped = 0;
+    let request = Request { kind: GET_STATISTICS, flags: DUMP, family: libc::AF_UNSPEC as u8 };
+    Netfilter::open()?.request(request, &[], |cpu| {
+        dropped += find(cpu, NO_ROOM).map_or(0, number);
+        true
+    })?;
+    Ok(dropped)
 }
 
 impl Entry {
@@ -191,6 +209,21 @@ const fn address_family(family: Family) -> u8 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// In the words of `/proc`: a heading, and a line of hexadecimal numbers for each CPU.
+    #[test]
+    fn dropped_packets_are_those_of_the_kernels_own_statistics() {
+        let text = std::fs::read_to_string("/proc/thread-self/net/stat/nf_conntrack").expect("statistics");
+        let mut lines = text.lines();
+        let column =
+            lines.next().and_then(|heading| heading.split_whitespace().position(|word| word == "drop"));
+        let column = column.expect("a column of that name");
+        let of_cpu = |line: &str| {
+            let word = line.split_whitespace().nth(column).expect("a number");
+            u64::from_str_radix(word, 16).expect("hexadecimal")
+        };
+        assert_eq!(dropped().expect("asked"), lines.map(of_cpu).sum::<u64>());
+    }
 
     #[test]
     fn an_interrupted_dump_is_started_over_and_used_in_the_end() {

@@ -31,6 +31,8 @@ pub struct Kernel {
     pub broken: Option<String>,
     /// A family of which nothing can be programmed.
     pub broken_family: Option<Family>,
+    /// How often a table had no room, by its name.
+    pub full: BTreeMap<&'static str, u64>,
     /// How often the plane was asked to apply and to repair.
     pub applies: usize,
     pub repairs: usize,
@@ -86,6 +88,7 @@ impl Default for Kernel {
             refused: BTreeMap::new(),
             broken: None,
             broken_family: None,
+            full: BTreeMap::new(),
             applies: 0,
             repairs: 0,
         }
@@ -106,7 +109,7 @@ impl Kernel {
 
     pub(super) fn insert_backend(&mut self, backend: BackendKey) -> Result<(), Refusal> {
         if !self.backends.contains(&backend) && self.backends.len() >= self.backend_capacity {
-            return Err(Refusal::Full("backend"));
+            return Err(self.full("backend"));
         }
         self.backends.insert(backend);
         Ok(())
@@ -117,10 +120,15 @@ impl Kernel {
             return Err(Refusal::Dangling(missing.1));
         }
         if !self.frontends.contains_key(&key) && self.frontends.len() >= self.frontend_capacity {
-            return Err(Refusal::Full("frontend"));
+            return Err(self.full("frontend"));
         }
         self.frontends.insert(key, slot);
         Ok(())
+    }
+
+    fn full(&mut self, table: &'static str) -> Refusal {
+        *self.full.entry(table).or_default() += 1;
+        Refusal::Full(table)
     }
 
     pub(super) fn remove_frontend(&mut self, key: &FrontendKey) -> Result<(), Refusal> {

@@ -13,6 +13,7 @@ use super::{
     show,
 };
 use crate::{
+    agent_arg::AgentArg,
     edge::HealthCheckTiming,
     manifest::{self, Manifest, Problem, Source},
     plan::{IpFamilies, LabName, Routing},
@@ -39,6 +40,9 @@ pub(super) struct Args {
     /// Manifests to apply: files, folders or - for standard input; by default three nginx behind a load balancer
     #[arg(short = 'f', long = "filename", value_name = "PATH")]
     manifests: Vec<PathBuf>,
+    /// An argument for every node's agent, as --agent-arg=--xdp=auto; may be given several times (see twinplane agent --help)
+    #[arg(long = "agent-arg", value_name = "ARGUMENT", allow_hyphen_values = true)]
+    agent_args: Vec<AgentArg>,
     /// Between two health checks of a node
     #[arg(long, default_value = "8s", value_parser = duration, value_name = "TIME")]
     health_check_interval: Duration,
@@ -109,6 +113,7 @@ fn options(args: &Args, manifests: &[Manifest]) -> anyhow::Result<Vec<Options>> 
         nodes: args.nodes,
         families: args.ip_family,
         routing: args.routing,
+        agent_args: args.agent_args.clone(),
         group,
         manifests: manifests.to_vec(),
         health_check: HealthCheckTiming {

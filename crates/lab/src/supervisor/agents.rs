@@ -13,7 +13,7 @@ use netns::NetNs;
 use tokio::{process::Child, task::JoinSet};
 
 use super::{Shared, quiet_environment};
-use crate::{http, plan::NodePlan, status::AgentStatus};
+use crate::{agent_arg::AgentArg, http, plan::NodePlan, status::AgentStatus};
 
 /// Between an end and the next start, doubling with every end in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -87,6 +87,7 @@ fn spawn(shared: &Shared, node: &NodePlan, namespace: &NetNs) -> io::Result<Chil
         }
     }
     command.args(["--routing", state.topology.routing.as_str()]);
+    command.args(state.agent_args.iter().map(AgentArg::as_str));
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
     quiet_environment(&mut command);
     let child = tokio::process::Command::from(command).spawn()?;

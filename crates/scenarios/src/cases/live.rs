@@ -80,6 +80,15 @@ pub(super) fn connected_datagrams_close(world: &mut World) {
     }
 }
 
+/// Such a segment must not make the client reset a connection of the backend's.
+pub(super) fn out_of_window_segments(world: &mut World) {
+    world.program(&[Service::web(&[A2, B1])]);
+    for backend in [A2, B1] {
+        let mut held = world.hold_by(Probe::tcp(Place::Pod(A1), WEB).by_packets(), backend);
+        world.expect_out_of_window_does_no_harm(&mut held, backend);
+    }
+}
+
 pub(super) fn service_removed(world: &mut World) {
     world.program(&[Service::web(&[A2, B1])]);
     world.expect(Probe::tcp(Client, web_node_port(A)), masqueraded(A, &[A2, B1]));

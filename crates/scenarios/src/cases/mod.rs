@@ -1,6 +1,7 @@
 //! The table of cases.
 
 mod live;
+mod node;
 mod policy;
 mod reach;
 
@@ -73,11 +74,14 @@ cases! {
         external_ip,
         several_ports,
         tcp_and_udp_on_one_port,
+        tcp_and_udp_at_a_vip,
         named_ports_differ,
         single_stack,
         spread_is_even,
         body_is_intact,
-        large_datagrams for V4 because "the eBPF plane leaves IPv6 fragments to the stack, which knows no Service",
+        large_datagrams,
+        narrow_path,
+        tunnel,
         no_transmit_offload;
     policy:
         external_local,
@@ -96,12 +100,21 @@ cases! {
         terminating_local,
         affinity,
         affinity_per_way,
+        affinity_expires,
         node_port_on_localhost;
+    node:
+        node_port_at_every_address,
+        node_port_at_some_addresses,
+        node_port_filter_of_the_other_family,
+        host_port,
+        host_ports_share_a_number,
+        host_port_where_node_ports_are_filtered;
     live:
         endpoint_added,
         endpoint_removed,
         udp_moves,
         connected_datagrams_close,
+        out_of_window_segments,
         service_removed,
         service_without_endpoints_gets_one,
         plane_restarts;

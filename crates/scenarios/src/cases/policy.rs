@@ -1,6 +1,8 @@
 //! Traffic policies, refusals, source ranges, terminating backends.
 
-use model::{Family, Plane};
+use std::time::{Duration, Instant};
+
+use model::{Family, Plane, Protocol};
 
 use super::reach::{WEB, WEB_VIP, web_node_port};
 use crate::{
@@ -94,7 +96,7 @@ pub(super) fn internal_local(world: &mut World) {
 }
 
 pub(super) fn no_endpoints(world: &mut World) {
-    let dns = Service::new("dns", 2).port("dns", model::Protocol::Udp, 53, 8080).node_port(30053);
+    let dns = Service::new("dns", 2).port("dns", Protocol::Udp, 53, 8080).node_port(30053);
     world.program(&[Service::web(&[]), dns]);
     for probe in [
         Probe::tcp(Place::Pod(A1), WEB),
@@ -162,6 +164,57 @@ pub(super) fn affinity(world: &mut World) {
     }
     world.program(&[Service::web(&[A1, A2, B1])]);
     world.expect(Probe::tcp(Place::Pod(B2), WEB), own(&[A1, A2, B1]));
+}
+
+/// What a client was given is kept while it comes back, and no longer than the timeout after that. Where a client's next
+/// choice is a matter of its hash, only one that was given another backend than that shows it: each is given two in turn.
+pub(super) fn affinity_expires(world: &mut World) {
+    const TIMEOUT: Duration = Duration::from_secs(1);
+    let services = |pods: &[Pod]| {
+        let local = Service::new("local", 3).port("http", Protocol::Tcp, 81, 8080).on_vip().external_local();
+        let dns = Service::new("dns", 2).port("dns", Protocol::Udp, 53, 8080).on_vip();
+        let all = [Service::web(&[]), local, dns];
+        all.map(|service| service.backends(pods).affinity(TIMEOUT.as_secs() as u32))
+    };
+    let mut pending = vec![
+        Probe::tcp(Place::Pod(B2), WEB),
+        Probe::tcp(Place::Pod(B2), WEB).by_packets(),
+        Probe::tcp(Client, WEB_VIP),
+        Probe::tcp(Client, To::vip(81)),
+        Probe::udp(Client, To::vip(53)),
+        Probe::udp(Place::Host(A), To::cluster_ip(2, 53)),
+    ];
+    for given in [A1, A2].into_iter().cycle().take(30) {
+        world.program(&services(&[given]));
+        let ask = |probe: &Probe| (*probe, Instant::now(), world.hold(*probe).1);
+        let mut asked: Vec<_> = pending.iter().map(ask).collect();
+        world.program(&services(&[A1, A2, B1]));
+        if world.plane().is_none() {
+            return;
+        }
+        assert!(asked.iter().all(|(.., answers)| *answers == Some(given)), "{asked:?}");
+        // For longer than the timeout, by connections that follow sooner.
+        let begun = Instant::now();
+        while begun.elapsed() < TIMEOUT + TIMEOUT / 2 {
+            for (probe, at, before) in &mut asked {
+                let now = Instant::now();
+                let (_, answers) = world.hold(*probe);
+                // Where the machine stood still in between it may have been forgotten.
+                if at.elapsed() < TIMEOUT * 3 / 4 {
+                    assert_eq!(answers, *before, "{probe:?} after {:?}", begun.elapsed());
+                }
+                (*at, *before) = (now, answers);
+            }
+            std::thread::sleep(TIMEOUT / 10);
+        }
+        std::thread::sleep(TIMEOUT + TIMEOUT / 4);
+        asked.retain(|(probe, _, before)| world.hold(*probe).1 == *before);
+        pending = asked.into_iter().map(|(probe, ..)| probe).collect();
+        if pending.is_empty() {
+            return;
+        }
+    }
+    panic!("never forgotten: {pending:?}")
 }
 
 /// The planes differ: one remembers what a pod was given by its socket and what its packets were given, one makes no

@@ -115,6 +115,37 @@ pub(super) fn tcp_and_udp_on_one_port(world: &mut World) {
     world.expect(Probe::udp(Place::Pod(A1), address), own(&[B1]));
 }
 
+/// One load balancer's, from inside and outside; then two that share its address, so that an answer tells which one it
+/// came by.
+pub(super) fn tcp_and_udp_at_a_vip(world: &mut World) {
+    let address = To::vip(53);
+    let port = |service: Service, protocol| {
+        let name = if protocol == Protocol::Tcp { "tcp" } else { "udp" };
+        service.port(name, protocol, 53, 8080).node_port(30053).on_vip()
+    };
+    let both = port(port(Service::new("dns", 4), Protocol::Tcp), Protocol::Udp);
+    let froms = [Client, Place::Pod(A1), Place::Host(A)];
+    world.program(&[both.backends(&[A2, B1])]);
+    for from in froms {
+        world.expect(Probe::tcp(from, address), masqueraded(A, &[A2, B1]));
+        world.expect(Probe::udp(from, address), masqueraded(A, &[A2, B1]));
+    }
+    let apart = |tcp: &[Pod], udp: &[Pod]| {
+        let stream = port(Service::new("stream", 4), Protocol::Tcp).backends(tcp);
+        [stream, port(Service::new("datagram", 5), Protocol::Udp).backends(udp)]
+    };
+    world.program(&apart(&[A2], &[B1]));
+    for from in froms {
+        world.expect(Probe::tcp(from, address), masqueraded(A, &[A2]));
+        world.expect(Probe::udp(from, address), masqueraded(A, &[B1]));
+    }
+    world.program(&apart(&[], &[B1]));
+    for from in froms {
+        world.expect(Probe::tcp(from, address), Want::NoEndpoints);
+        world.expect(Probe::udp(from, address), masqueraded(A, &[B1]));
+    }
+}
+
 pub(super) fn named_ports_differ(world: &mut World) {
     world.program(&[Service::new("named", 5).named_port("http", 80, 8080, 9090).backends(&[A2, B1])]);
     world.expect(Probe::tcp(Place::Pod(A1), To::cluster_ip(5, 80)), own(&[A2, B1]));
@@ -165,25 +196,85 @@ pub(super) fn no_transmit_offload(world: &mut World) {
 
 fn intact_from_everywhere(world: &World) {
     for backend in [A2, B1] {
-        for probe in [
-            Probe::tcp(Place::Pod(A1), WEB),
-            Probe::tcp(Place::Pod(A1), WEB).by_packets(),
-            Probe::tcp(Client, WEB_VIP),
-            Probe::tcp(Client, web_node_port(B)),
-            Probe::tcp(Place::Host(A), WEB),
-            Probe::tcp(Place::Host(A), WEB).by_packets(),
-        ] {
+        for probe in everywhere() {
             world.hold_by(probe, backend).expect_intact_body(1 << 20);
         }
     }
 }
 
+fn everywhere() -> [Probe; 6] {
+    [
+        Probe::tcp(Place::Pod(A1), WEB),
+        Probe::tcp(Place::Pod(A1), WEB).by_packets(),
+        Probe::tcp(Client, WEB_VIP),
+        Probe::tcp(Client, web_node_port(B)),
+        Probe::tcp(Place::Host(A), WEB),
+        Probe::tcp(Place::Host(A), WEB).by_packets(),
+    ]
+}
+
 /// Larger than the wire takes in one piece.
 pub(super) fn large_datagrams(world: &mut World) {
+    world.program(&[dns()]);
+    datagrams_of(world, 2000);
+    datagrams_of(world, 9000);
+    datagrams_of_the_host(world);
+}
+
+fn datagrams_of_the_host(world: &World) {
+    let from_host = Probe::udp(Place::Host(A), To::cluster_ip(2, 53)).by_packets();
+    for size in [1400, 9000] {
+        world.expect(from_host.datagram(size), masqueraded(A, &[A2, B1]));
+    }
+}
+
+fn dns() -> Service {
     let dns = Service::new("dns", 2).port("dns", Protocol::Udp, 53, 8080).node_port(30053);
-    world.program(&[dns.backends(&[A2, B1])]);
-    let to_cluster_ip = Probe::udp(Place::Pod(A1), To::cluster_ip(2, 53));
-    world.expect(to_cluster_ip.datagram(2000), own(&[A2, B1]));
-    let to_node_port = Probe::udp(Client, To::node(A, 30053));
-    world.expect(to_node_port.datagram(4000), masqueraded(A, &[A2, B1]));
+    dns.backends(&[A2, B1])
+}
+
+fn datagrams_of(world: &World, size: usize) {
+    let from_pod = Probe::udp(Place::Pod(A1), To::cluster_ip(2, 53)).datagram(size);
+    world.expect(from_pod, own(&[A2, B1]));
+    let from_outside = Probe::udp(Client, To::node(A, 30053)).datagram(size);
+    world.expect(from_outside, masqueraded(A, &[A2, B1]));
+}
+
+/// Senders offer 1,500 bytes. What the router says of their packets is about a backend's address, or a masquerading
+/// node's; each must hear it of the address that it knows, or nothing large ever arrives.
+///
+/// Not asked: large IPv6 datagrams of the host. It hears of the path to the frontend, and the iptables plane sends what fits
+/// the path to the backend, of which nobody told it.
+pub(super) fn narrow_path(world: &mut World) {
+    world.narrow(1300);
+    world.program(&[Service::web(&[A2, B1]), dns()]);
+    transfers(world);
+}
+
+/// Between the nodes through VXLAN, which takes 50 bytes less than pods, hosts and clients send.
+pub(super) fn tunnel(world: &mut World) {
+    world.add_tunnel();
+    world.program(&[Service::web(&[A2, B1]), dns()]);
+    transfers(world);
+    datagrams_of_the_host(world);
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), own(&[A2, B1]));
+    for probe in [Probe::tcp(Place::Host(A), WEB), Probe::tcp(Place::Host(A), WEB).by_packets()] {
+        world.expect(probe, masqueraded(A, &[A2, B1]));
+    }
+    world.expect(Probe::tcp(Client, WEB_VIP), masqueraded(A, &[A2, B1]));
+    world.expect(Probe::tcp(Client, web_node_port(B)), masqueraded(B, &[A2, B1]));
+}
+
+fn transfers(world: &World) {
+    for backend in [A2, B1] {
+        for probe in everywhere() {
+            let mut held = world.hold_by(probe, backend);
+            for size in [1400, 9000, 1 << 20] {
+                held.expect_intact_body(size);
+            }
+        }
+    }
+    for size in [1400, 9000] {
+        datagrams_of(world, size);
+    }
 }

@@ -72,7 +72,10 @@ fn table(report: &Report) -> String {
     let sections = [
         section(&["OBJECT", "STATE", "FIELD", "REASON"], listed(report).iter().map(object)),
         section(&["FEATURE", "AVAILABLE", "DETAIL"], status.dataplane.features.iter().map(feature)),
-        section(&["MAP", "ENTRIES", "CAPACITY", "FILL", "BYTES"], status.dataplane.maps.iter().map(map)),
+        section(
+            &["MAP", "ENTRIES", "CAPACITY", "FILL", "FULL IN", "REFUSED", "BYTES"],
+            status.dataplane.maps.iter().map(|fill| map(fill, status.full_in_seconds.get(&fill.name))),
+        ),
         section(&["COUNTER", "PACKETS", "BYTES"], status.dataplane.counters.iter().map(counter)),
     ];
     let head = columns(&["", ""], head).trim_start().to_owned();
@@ -110,13 +113,25 @@ fn feature(feature: &Feature) -> Vec<String> {
     vec![feature.name.clone(), available.to_owned(), feature.detail.clone()]
 }
 
-fn map(map: &MapFill) -> Vec<String> {
+fn map(map: &MapFill, full_in_seconds: Option<&u64>) -> Vec<String> {
     // A plane may have tables without a limit.
     let (capacity, fill) = match map.capacity {
         0 => ("-".to_owned(), "-".to_owned()),
         capacity => (capacity.to_string(), format!("{}%", map.entries * 100 / capacity)),
     };
-    vec![map.name.clone(), map.entries.to_string(), capacity, fill, map.bytes.to_string()]
+    let full_in = full_in_seconds.map_or_else(|| "-".to_owned(), |seconds| full_in(*seconds));
+    let [entries, refused, bytes] = [map.entries, map.refused, map.bytes].map(|count| count.to_string());
+    vec![map.name.clone(), entries, capacity, fill, full_in, refused, bytes]
+}
+
+/// As precise as a forecast is.
+fn full_in(seconds: u64) -> String {
+    match seconds {
+        0 => "now".to_owned(),
+        1..60 => "<1 min".to_owned(),
+        60..7200 => format!("~{} min", seconds / 60),
+        _ => format!("~{} h", seconds / 3600),
+    }
 }
 
 fn counter(counter: &Counter) -> Vec<String> {
@@ -159,10 +174,11 @@ mod tests {
                     entries: 5,
                     capacity: 20,
                     bytes: 4096,
-                    refused: 0,
+                    refused: 3,
                 }],
                 counters: vec![],
             },
+            full_in_seconds: [("services".to_owned(), 12 * 60 + 30)].into(),
         };
         let text = table(&Report { status, all: None });
         let lines: Vec<_> =
@@ -178,9 +194,16 @@ mod tests {
                 "OBJECT STATE FIELD REASON",
                 "Service ns/web refused spec.externalIPs taken",
                 "",
-                "MAP ENTRIES CAPACITY FILL BYTES",
-                "services 5 20 25% 4096",
+                "MAP ENTRIES CAPACITY FILL FULL IN REFUSED BYTES",
+                "services 5 20 25% ~12 min 3 4096",
             ]
         );
+    }
+
+    #[test]
+    fn forecasts_are_rounded_and_absent_where_there_is_none() {
+        let shown = [0, 1, 59, 60, 7199, 7200, 86_400].map(full_in);
+        assert_eq!(shown, ["now", "<1 min", "<1 min", "~1 min", "~119 min", "~2 h", "~24 h"]);
+        assert_eq!(map(&MapFill::default(), None)[2..5], ["-", "-", "-"]);
     }
 }

@@ -21,10 +21,9 @@ fn the_senders_own_packet_is_quoted_back_to_it() {
         let syn = Frame::tcp(pod, frontend, SYN);
         bench.pod_sends(&syn.bytes());
 
-        // From the backend itself: it comes from the frontend. From a router: its address stays.
-        for (from, seen_from) in
-            [(bench.plan.remote_pod, bench.plan.cluster_ip), (bench.plan.client, bench.plan.client)]
-        {
+        // From the backend itself, or from a router: it comes from the frontend.
+        for from in [bench.plan.remote_pod, bench.plan.client] {
+            let seen_from = bench.plan.cluster_ip;
             for (kind, code) in [bench.plan.unreachable, bench.plan.too_big] {
                 let quoted = quote(&syn.translated(pod, backend), None);
                 let error = icmp_error((from, pod.ip()), 60, kind, code, &quoted);
@@ -73,7 +72,7 @@ fn headers_before_the_quoted_ports_do_not_matter() {
         let restored = quotes(&syn.translated(pod, frontend));
         for (quoted, original) in quotes(&syn.translated(pod, backend)).zip(restored) {
             let error = icmp_error((router, pod.ip()), 60, kind, code, &quoted);
-            let expected = icmp_error((router, pod.ip()), 59, kind, code, &original);
+            let expected = icmp_error((frontend.ip(), pod.ip()), 59, kind, code, &original);
             let odd = decorations(&error).into_iter().zip(decorations(&delivered(expected.clone())));
             for (error, expected) in odd.chain([(error.clone(), delivered(expected.clone()))]) {
                 bench.wire_brings(&error).expect(REDIRECT, &expected, "forwarded_icmp_error");
@@ -109,12 +108,15 @@ fn an_error_about_a_masqueraded_packet_goes_on_to_its_client() {
         bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
         let syn = Frame::tcp(client, node_port, SYN);
         bench.wire_brings(&syn.bytes());
-        let (kind, code) = bench.plan.unreachable;
-        let quoted = quote(&syn.translated(node, backend), None);
-        let error = icmp_error((backend.ip(), node.ip()), 60, kind, code, &quoted);
-        let original = quote(&syn.translated(client, node_port), Some(&quoted));
-        let expected = icmp_error((node_port.ip(), client.ip()), 59, kind, code, &original);
-        bench.wire_brings(&error).expect(REDIRECT, &expected, "forwarded_icmp_error");
+        // Also from a router that is on the way to the client, too, and knows its own address.
+        let router = bench.plan.vip;
+        for (from, (kind, code)) in [(backend.ip(), bench.plan.unreachable), (router, bench.plan.too_big)] {
+            let quoted = quote(&syn.translated(node, backend), None);
+            let error = icmp_error((from, node.ip()), 60, kind, code, &quoted);
+            let original = quote(&syn.translated(client, node_port), Some(&quoted));
+            let expected = icmp_error((node_port.ip(), client.ip()), 59, kind, code, &original);
+            bench.wire_brings(&error).expect(REDIRECT, &expected, "forwarded_icmp_error");
+        }
     });
 }
 

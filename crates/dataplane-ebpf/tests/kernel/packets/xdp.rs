@@ -5,8 +5,11 @@ use std::net::SocketAddr;
 use aya::programs::TestRunOptions;
 use model::TrafficPolicy::Cluster;
 
-use super::{Answer, Bench, MASQUERADE_PORT, counters, each};
-use crate::wire::{ACK, FIN, Frame, Mac, RST, SYN, leave_partial};
+use super::{
+    Answer, Bench, MASQUERADE_PORT, counters, each, hex,
+    random::mutate::{mutate, noise},
+};
+use crate::wire::{ACK, Body, FIN, Frame, Mac, RST, SYN, leave_partial};
 
 const PASS: i32 = 2;
 const TRANSMIT: i32 = 3;
@@ -40,10 +43,25 @@ impl Bench<'_> {
     /// Comes out as it went in, uncounted.
     #[track_caller]
     fn expect_passed(&mut self, frame: &[u8]) {
-        let answer = self.driver_receives(frame);
-        assert_eq!(answer.verdict, PASS);
-        assert_eq!(answer.frame, frame);
-        assert!(answer.counted.is_empty(), "{:?}", answer.counted);
+        self.driver_receives(frame).expect_passed(frame);
+    }
+
+    fn learn_gateway(&self) {
+        let gateway = if self.plan.node.is_ipv4() { "10.128.0.1" } else { "fd00:128::1" };
+        let status = std::process::Command::new("ip")
+            .args([
+                "neigh",
+                "replace",
+                gateway,
+                "lladdr",
+                "02:80:00:00:00:01",
+                "dev",
+                "wire0",
+                "nud",
+                "permanent",
+            ])
+            .status();
+        assert!(status.expect("ip starts").success());
     }
 
     /// A client's connection to the VIP with a backend on another node, masqueraded, through its handshake.
@@ -61,6 +79,15 @@ impl Bench<'_> {
         self.wire_brings(&Frame::tcp(client, vip, ACK).bytes());
         self.wire_brings(&Frame::tcp(backend, node, ACK).bytes());
         connection
+    }
+}
+
+impl Answer {
+    #[track_caller]
+    fn expect_passed(&self, frame: &[u8]) {
+        assert_eq!(self.verdict, PASS);
+        assert_eq!(self.frame, frame);
+        assert!(self.counted.is_empty(), "{:?}", self.counted);
     }
 }
 
@@ -92,12 +119,7 @@ fn a_reply_waits_until_its_neighbour_is_known() {
         let Connection { client, vip, node, backend } = bench.established();
         let reply = Frame::tcp(backend, node, ACK);
         bench.expect_passed(&reply.bytes());
-        let (gateway, mac) =
-            (if client.is_ipv4() { "10.128.0.1" } else { "fd00:128::1" }, "02:80:00:00:00:01");
-        let status = std::process::Command::new("ip")
-            .args(["neigh", "replace", gateway, "lladdr", mac, "dev", "wire0", "nud", "permanent"])
-            .status();
-        assert!(status.expect("ip starts").success());
+        bench.learn_gateway();
         let sent = reply.translated(vip, client).macs([2, 0x80, 0, 0, 0, 1], UPLINK).bytes();
         bench.driver_receives(&reply.bytes()).expect(TRANSMIT, &sent, "forwarded_xdp");
     });
@@ -119,6 +141,12 @@ fn everything_else_is_left_to_tc() {
         for length in [14, 20, 33, whole.len() - 1] {
             bench.expect_passed(&whole[..length]);
         }
+        // It says that it is longer than it is.
+        let mut cut = data.clone();
+        cut.body = Body::Tcp { flags: ACK, sequence: 1000, acknowledgment: 2000, payload: vec![1; 64] };
+        let mut cut = cut.bytes();
+        cut.truncate(cut.len() - 1);
+        bench.expect_passed(&cut);
         // A checksum that the sender left to be completed: the pseudo header's sum.
         let mut partial = whole.clone();
         leave_partial(&mut partial);
@@ -142,5 +170,36 @@ fn a_flow_to_a_pod_of_this_node_is_left_to_tc() {
             bench.wire_brings(&Frame::tcp(client, vip, flags).bytes());
         }
         bench.expect_passed(&Frame::tcp(client, vip, ACK).bytes());
+    });
+}
+
+/// Broken frames are the tc program's to count: the driver sends back just what it would have sent.
+#[test]
+fn of_random_frames_only_what_tc_forwards_is_turned_around() {
+    each(|bench| {
+        let Connection { client, vip, node, backend } = bench.established();
+        bench.learn_gateway();
+        let whole = [Frame::tcp(client, vip, ACK).bytes(), Frame::tcp(backend, node, ACK).bytes()];
+        let mut rng = fastrand::Rng::with_seed(0x7450);
+        let mut changed = 0;
+        for _ in 0..2000 {
+            let mut frame = if rng.u8(..8) == 0 { noise(&mut rng) } else { whole[rng.usize(..2)].clone() };
+            for _ in 0..rng.u8(..3) {
+                mutate(&mut frame, &mut rng);
+            }
+            let answer = bench.driver_receives(&frame);
+            if answer.verdict == PASS {
+                answer.expect_passed(&frame);
+                continue;
+            }
+            changed += u32::from(!whole.contains(&frame));
+            assert_eq!(answer.verdict, TRANSMIT);
+            assert_eq!(answer.reasons(), [("forwarded_xdp".to_owned(), 1)].into(), "{}", hex(&frame));
+            let tc = bench.wire_brings(&frame);
+            assert_eq!(tc.reasons(), [("forwarded_established".to_owned(), 1)].into(), "{}", hex(&frame));
+            // The stack writes the link addresses later.
+            assert_eq!(hex(&answer.frame[14..]), hex(&tc.frame[14..]), "{}", hex(&frame));
+        }
+        assert!(changed > 50, "{changed}");
     });
 }

@@ -11,9 +11,7 @@ use crate::space::PinFolder;
 
 /// Names and inodes of the pinned links: a link that is made anew has another inode.
 fn pins(node: &Node) -> BTreeSet<(String, u64)> {
-    let folder = fs::read_dir(node.pins.path()).into_iter().flatten().flatten().next();
-    let links = folder.map(|version| version.path().join("links"));
-    let names = links.and_then(|links| fs::read_dir(links).ok()).into_iter().flatten().flatten();
+    let names = fs::read_dir(node.pins.path().join("links")).into_iter().flatten().flatten();
     let names = names.map(|entry| (entry.file_name().to_string_lossy().into_owned(), entry.ino()));
     names.filter(|(name, _)| name.starts_with("sock-")).collect()
 }
@@ -83,8 +81,7 @@ fn an_agent_without_a_cgroup_takes_off_what_a_former_one_attached() {
 fn what_someone_took_off_is_attached_again() {
     let mut node = Node::new();
     node.program(&[balanced(Form::V4, Protocol::Tcp, &[5])]);
-    let version = fs::read_dir(node.pins.path()).expect("pins").flatten().next().expect("a version");
-    fs::remove_file(version.path().join("links/sock-connect4")).expect("remove");
+    fs::remove_file(node.pins.path().join("links/sock-connect4")).expect("remove");
     until("the link's end", || node.on_host(|| connect(Form::V4.cluster_ip()).err()));
     let (plane, snapshot) = (node.plane.as_mut().expect("open"), &node.snapshot);
     node.host.run(|| plane.repair(snapshot).expect("repair")).expect("enter");

@@ -8,8 +8,8 @@ use std::{
 };
 
 use dataplane::Dataplane as _;
-use dataplane_ebpf::{Acceleration, Attach, Checksums, Config, EbpfDataplane};
-use model::{Changed, ServicePort, Snapshot};
+use dataplane_ebpf::{Acceleration, Attach, Checksums, Config, EbpfDataplane, LoadBalancer};
+use model::{Changed, NodeConfig, Port, ServicePort, Snapshot, Tunnel};
 
 use crate::{
     model_of::{address, endpoint, node, snapshot},
@@ -36,6 +36,7 @@ pub(crate) struct Node {
     pub(crate) plane: Option<EbpfDataplane>,
     pins: PinFolder,
     setting: Setting,
+    tunnel: Option<Tunnel>,
     snapshot: Snapshot,
 }
 
@@ -47,6 +48,8 @@ pub(crate) struct Setting {
     pub(crate) acceleration: Acceleration,
     /// Pods' interfaces compute their own checksums.
     pub(crate) transmit_offload: bool,
+    /// Direct return needs a tunnel: pods of the other node are reached through it then.
+    pub(crate) load_balancer: LoadBalancer,
 }
 
 pub(crate) const USUAL: Setting = Setting {
@@ -54,6 +57,7 @@ pub(crate) const USUAL: Setting = Setting {
     checksums: Checksums::Auto,
     acceleration: Acceleration::Off,
     transmit_offload: true,
+    load_balancer: LoadBalancer::Masquerade,
 };
 
 pub(crate) struct Cluster {
@@ -101,6 +105,22 @@ impl Cluster {
         let b = Node::new(&bridge, setting, "node-b", 12, &[("b1", "tpb1", "10.20.1.7")]);
         space::ip(&a.space, "route add 10.20.1.0/24 via 10.128.0.12\n");
         space::ip(&b.space, "route add 10.20.0.0/24 via 10.128.0.11\n");
+        if a.tunnel.is_some() {
+            for (here, there, number, pods) in [(&a, &b, 12, "10.20.1"), (&b, &a, 11, "10.20.0")] {
+                let (mac, to) = (mac(&there.space, "vx0"), there.ip);
+                assert_eq!(to, address(&format!("10.128.0.{number}")));
+                space::ip(
+                    &here.space,
+                    &format!(
+                        "route replace {pods}.0/24 via {pods}.0 dev vx0 onlink
+                         neigh add {pods}.0 lladdr {mac} dev vx0 nud permanent
+                         "
+                    ),
+                );
+                let entry = ["fdb", "append", &mac, "dev", "vx0", "dst", &to.to_string()];
+                space::run(&here.space, "bridge", &entry);
+            }
+        }
         let mut this = Self { client, edge, bridge, a, b };
         this.program(&[]);
         this
@@ -148,6 +168,20 @@ fn plug(bridge: &netns::NetNs, space: &netns::NetNs, port: &str) {
     space::ip(space, "link set eth0 up\n");
 }
 
+/// A VXLAN device over the node's uplink.
+fn add_tunnel(node: &netns::NetNs, number: u8) -> Tunnel {
+    space::ip(
+        node,
+        &format!(
+            "link add vx0 type vxlan id 7 dstport 8472 local 10.128.0.{number} dev eth0 nolearning
+             link set vx0 up
+             "
+        ),
+    );
+    let ifindex = node.run(|| space::ifindex("vx0")).expect("enter");
+    Tunnel { interface: "vx0".into(), ifindex, addresses: vec![], port: Port::new(8472).expect("port") }
+}
+
 impl Node {
     fn new(
         bridge: &netns::NetNs,
@@ -169,6 +203,8 @@ impl Node {
                  "
             ),
         );
+        let tunnel =
+            (setting.load_balancer == LoadBalancer::DirectReturn).then(|| add_tunnel(&space, number));
         let pods =
             pods.iter().map(|(pod, link, ip)| Pod::new(&space, setting, pod, link, address(ip))).collect();
         let mut this = Self {
@@ -179,7 +215,11 @@ impl Node {
             plane: None,
             pins: PinFolder::new(),
             setting,
-            snapshot: Snapshot::default(),
+            snapshot: Snapshot {
+                node: NodeConfig { tunnel: tunnel.clone(), ..NodeConfig::default() },
+                ..Snapshot::default()
+            },
+            tunnel,
         };
         this.open();
         this
@@ -195,6 +235,7 @@ impl Node {
             attach: self.setting.attach,
             checksums: self.setting.checksums,
             acceleration: self.setting.acceleration,
+            load_balancer: self.setting.load_balancer,
             ..Config::default()
         };
         let open =
@@ -222,7 +263,8 @@ impl Node {
             let macs = (pod.macs.0.as_str(), pod.macs.1.as_str());
             endpoint(pod.name, &[pod.ip], pod.interface, pod.ifindex, macs)
         });
-        let config = node(self.name, &[&self.ip.to_string()]);
+        let mut config = node(self.name, &[&self.ip.to_string()]);
+        config.tunnel.clone_from(&self.tunnel);
         self.snapshot = snapshot(config, localized.collect(), endpoints.collect());
         self.apply();
     }
@@ -287,6 +329,10 @@ impl Pod {
                 macs.1
             ),
         );
+        // Pods of node b know nothing of the tunnel, and ask clients for more than it takes.
+        if setting.load_balancer == LoadBalancer::DirectReturn && name.starts_with('a') {
+            space::ip(&space, "link set eth0 mtu 1450\n");
+        }
         if !setting.transmit_offload {
             space::run(&space, "ethtool", &["-K", "eth0", "tx", "off"]);
             space::run(node, "ethtool", &["-K", interface, "tx", "off"]);

@@ -1,27 +1,19 @@
 //! One pod behind one Service: its endpoint, its conditions, its ports. Pure.
 
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use k8s_openapi::{
     api::{
-        core::v1::{Container, Node, ObjectReference, Pod, Service, ServicePort},
+        core::v1::{Container, ObjectReference, Pod, Service, ServicePort},
         discovery::v1::{Endpoint, EndpointConditions, EndpointHints, EndpointPort, ForNode, ForZone},
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::super::meta::{is_finished, is_ready, is_terminating, node_of};
-
-const ZONE: &str = "topology.kubernetes.io/zone";
-
-/// The zone of every node that has one.
-pub(super) fn zones(nodes: &[Arc<Node>]) -> BTreeMap<String, String> {
-    let zone = |node: &Arc<Node>| {
-        let zone = node.metadata.labels.as_ref()?.get(ZONE)?;
-        Some((node.metadata.name.clone()?, zone.clone()))
-    };
-    nodes.iter().filter_map(zone).collect()
-}
+use super::{
+    super::meta::{is_finished, is_ready, is_terminating, node_of},
+    topology::Zones,
+};
 
 /// The address of the family that `address_type` names, if the pod takes part at all.
 pub(super) fn address(pod: &Pod, address_type: &str) -> Option<IpAddr> {
@@ -43,18 +35,13 @@ pub(super) fn addresses(pod: &Pod) -> impl Iterator<Item = IpAddr> {
 }
 
 /// The pod as an endpoint of `service`.
-pub(super) fn endpoint(
-    service: &Service,
-    pod: &Pod,
-    address: IpAddr,
-    zones: &BTreeMap<String, String>,
-) -> Endpoint {
+pub(super) fn endpoint(service: &Service, pod: &Pod, address: IpAddr, zones: &Zones) -> Endpoint {
     let spec = service.spec.as_ref();
     let publish = spec.and_then(|spec| spec.publish_not_ready_addresses) == Some(true);
     let (serving, terminating) = (is_ready(pod), is_terminating(&pod.metadata));
     let ready = publish || (serving && !terminating);
     let node = node_of(pod).map(str::to_owned);
-    let zone = node.as_ref().and_then(|node| zones.get(node)).cloned();
+    let zone = node.as_ref().and_then(|node| zones.of_node(node)).cloned();
     let pod_spec = pod.spec.as_ref();
     let subdomain = pod_spec.and_then(|spec| spec.subdomain.as_ref());
     let hostname = pod_spec

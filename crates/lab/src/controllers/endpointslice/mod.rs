@@ -5,6 +5,7 @@
 mod endpoint;
 mod legacy;
 mod plan;
+mod topology;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +24,7 @@ use kube::{
 };
 use tokio::sync::watch;
 
-use self::plan::Action;
+use self::{plan::Action, topology::Zones};
 use super::{
     pass::{Controller, Outcome},
     world::World,
@@ -63,7 +64,7 @@ impl Controller for EndpointSlices {
 
     async fn pass(&mut self) -> Outcome {
         let mut outcome = Outcome::default();
-        let zones = endpoint::zones(&self.world.nodes.all());
+        let zones = Zones::of(&self.world.nodes.all());
         let mut pods = BTreeMap::<_, Vec<_>>::new();
         for pod in self.world.pods.all() {
             pods.entry(pod.metadata.namespace.clone().unwrap_or_default()).or_default().push(pod);

@@ -19,6 +19,7 @@ use k8s_openapi::{
 use super::{
     super::meta::{controlled_by, is_terminating, pod_condition, suffix},
     endpoint, is_managed, selected,
+    topology::{self, Zones},
 };
 
 pub(super) const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -45,7 +46,7 @@ type PortKey = (String, i32, String, Option<String>);
 pub(super) fn plan(
     service: &Service,
     pods: &[Arc<Pod>],
-    zones: &BTreeMap<String, String>,
+    zones: &Zones,
     existing: &[Arc<EndpointSlice>],
 ) -> Vec<Action> {
     let selector = service.spec.as_ref().and_then(|spec| spec.selector.as_ref());
@@ -67,7 +68,7 @@ pub(super) fn plan(
 fn plan_family(
     service: &Service,
     pods: &[Arc<Pod>],
-    zones: &BTreeMap<String, String>,
+    zones: &Zones,
     family: &'static str,
     own: &[Arc<EndpointSlice>],
 ) -> Vec<Action> {
@@ -93,6 +94,9 @@ fn plan_family(
         filled.extend(
             fill(&same, wanted).into_iter().map(|(slice, endpoints)| (slice, ports.clone(), endpoints)),
         );
+    }
+    if topology::is_auto(service) {
+        zones.hint(filled.iter_mut().flat_map(|(.., endpoints)| endpoints));
     }
     let kept: BTreeSet<_> =
         filled.iter().filter_map(|(slice, ..)| slice.as_ref()?.metadata.name.clone()).collect();

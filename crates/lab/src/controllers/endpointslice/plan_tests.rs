@@ -86,7 +86,9 @@ impl Api {
 
     /// Brings the slices in step; returns how many writes it took.
     fn sync(&mut self, service: &Service, pods: &[Arc<Pod>]) -> usize {
-        let zones = BTreeMap::from([("node-a".to_owned(), "zone-a".to_owned())]);
+        let node =
+            json!({"metadata": {"name": "node-a", "labels": {"topology.kubernetes.io/zone": "zone-a"}}});
+        let zones = Zones::of(&[Arc::new(serde_json::from_value(node).expect("node"))]);
         self.writes = 0;
         self.apply(plan(service, pods, &zones, &self.slices));
         let writes = self.writes;
@@ -297,11 +299,11 @@ fn slices_of_others_are_never_touched() {
     foreign.metadata.namespace = Some("test".to_owned());
     foreign.metadata.labels = Some(BTreeMap::from([(SERVICE_NAME.to_owned(), "web".to_owned())]));
     let foreign = Arc::new(foreign);
-    let actions = plan(&plain(), &[pod(0)], &BTreeMap::new(), &[Arc::clone(&foreign)]);
+    let actions = plan(&plain(), &[pod(0)], &Zones::default(), &[Arc::clone(&foreign)]);
     assert!(matches!(actions.as_slice(), [Action::Create(_)]), "{actions:?}");
     assert!(abandoned(None, &[foreign]).is_empty());
     let no_selector = service(json!({"selector": {}, "ports": [{"port": 80}]}));
-    assert!(plan(&no_selector, &[pod(0)], &BTreeMap::new(), &[]).is_empty());
+    assert!(plan(&no_selector, &[pod(0)], &Zones::default(), &[]).is_empty());
 }
 
 #[test]
@@ -328,4 +330,42 @@ fn the_api_has_a_slice_of_its_own() {
     assert_eq!(slice.endpoints[0].addresses, ["10.128.0.2"]);
     assert_eq!(slice.ports.as_ref().expect("ports")[0].port, Some(6443));
     assert!(api_slice(address, &[Arc::clone(slice)]).is_empty());
+}
+
+/// The annotation's hints come, keep still, go with the annotation, and win over `trafficDistribution`.
+#[test]
+fn topology_mode_auto_hints_by_the_zones_processors() {
+    let node = |name: &str, zone: &str, processors: &str| {
+        Arc::new(
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "labels": {"topology.kubernetes.io/zone": zone}},
+                "status": {
+                    "conditions": [{"type": "Ready", "status": "True"}], "allocatable": {"cpu": processors},
+                },
+            }))
+            .expect("node"),
+        )
+    };
+    let pods: Vec<_> = (0..4).map(pod).collect();
+    let mut auto = plain();
+    auto.spec.as_mut().expect("spec").traffic_distribution = Some("PreferSameNode".to_owned());
+    auto.metadata.annotations =
+        Some(BTreeMap::from([("service.kubernetes.io/topology-mode".to_owned(), "Auto".to_owned())]));
+    let mut api = Api::default();
+    let mut hints = |service: &Service, small: &str| {
+        let zones = Zones::of(&[node("node-a", "zone-a", "3"), node("node-b", "zone-b", small)]);
+        api.apply(plan(service, &pods, &zones, &api.slices));
+        assert!(plan(service, &pods, &zones, &api.slices).is_empty(), "a second pass changes nothing");
+        let hints = |n: usize| {
+            let hints = api.endpoint(&format!("web-{n}")).hints.clone()?;
+            assert_eq!(hints.for_nodes, None);
+            Some(hints.for_zones?.into_iter().map(|zone| zone.name).collect::<String>())
+        };
+        (0..4).map(|n| hints(n).unwrap_or_default().replace("zone-", "")).collect::<String>()
+    };
+    assert_eq!(hints(&auto, "3"), "abab");
+    assert_eq!(hints(&auto, "1"), "aaab");
+    assert_eq!(hints(&auto, "nothing"), "");
+    assert_eq!(hints(&auto, "3"), "abab");
+    assert_eq!(hints(&plain(), "3"), "");
 }

@@ -8,7 +8,7 @@ const PROTOCOLS: [u8; 12] = [0, 1, 2, 6, 17, 43, 44, 51, 58, 60, 132, 255];
 const FRAGMENTS: [[u8; 2]; 6] = [[0x20, 0], [0x20, 1], [0, 1], [0, 185], [0x40, 0], [0x80, 0]];
 
 /// Swaps addresses and ports, as in an answer; checksums stay right.
-pub(super) fn turn_around(frame: &mut [u8]) {
+pub(crate) fn turn_around(frame: &mut [u8]) {
     let (addresses, length) = if is_v4(frame) { (26, 4) } else { (22, 16) };
     for (at, length) in [(addresses, length), (addresses + 2 * length, 2)] {
         if let Some(pair) = frame.get_mut(at..at + 2 * length) {
@@ -19,7 +19,7 @@ pub(super) fn turn_around(frame: &mut [u8]) {
 }
 
 /// One change; every other time the checksums are made right again.
-pub(super) fn mutate(frame: &mut Vec<u8>, rng: &mut Rng) {
+pub(crate) fn mutate(frame: &mut Vec<u8>, rng: &mut Rng) {
     let transport = if is_v4(frame) { 34 } else { 54 };
     let (length, time_to_live, protocol) = if is_v4(frame) { (16, 22, 23) } else { (18, 21, 20) };
     match rng.u8(..13) {
@@ -55,8 +55,24 @@ pub(super) fn mutate(frame: &mut Vec<u8>, rng: &mut Rng) {
     }
 }
 
+/// Random bytes behind the start of an IP header, which is often plausible.
+pub(crate) fn noise(rng: &mut Rng) -> Vec<u8> {
+    let v4 = rng.bool();
+    let mut frame: Vec<u8> = (0..rng.usize(15..200)).map(|_| rng.u8(..)).collect();
+    set(&mut frame, 12, if v4 { &[8, 0] } else { &[0x86, 0xdd] });
+    frame[14] = if v4 { 0x40 | rng.u8(4..16) } else { 0x60 };
+    if rng.bool() {
+        set(&mut frame, if v4 { 23 } else { 20 }, &[PROTOCOLS[rng.usize(..PROTOCOLS.len())]]);
+    }
+    if rng.bool() {
+        set(&mut frame, 20, &[0, 0]);
+        repair(&mut frame);
+    }
+    frame
+}
+
 /// The kernel runs no program by hand over less than a network header (`bpf_prog_test_run_skb`).
-pub(super) fn lengthen(frame: &mut Vec<u8>) {
+pub(crate) fn lengthen(frame: &mut Vec<u8>) {
     let shortest = match frame[12..14] {
         [8, 0] => 34,
         [0x86, 0xdd] => 54,

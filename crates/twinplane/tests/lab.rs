@@ -138,7 +138,8 @@ fn knows_who_is_who(lab: &Named, plane: &str, pods: &[Value]) {
     assert!(list.starts_with("ID") && list.contains("reserved:kube-apiserver"), "{list}");
     let kernel = |address| ask("identity get", &[address, "-o", "json"]);
     if plane == "ebpf" {
-        assert_eq!(json(&kernel("198.51.100.1"))["labels"][0], "reserved:world");
+        assert_eq!(json(&kernel("198.51.100.1"))["labels"][0], "reserved:world-ipv4");
+        assert_eq!(json(&kernel("2001:db8::1"))["labels"][0], "reserved:world-ipv6");
         assert_eq!(json(&kernel("10.20.250.1"))["labels"][0], "reserved:unmanaged");
     }
     assert_eq!(ask("endpoint get", &["no-such-pod"]).status.code(), Some(1));

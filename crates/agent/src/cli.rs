@@ -366,6 +366,23 @@ async fn connect(kubeconfig: Option<PathBuf>, api_server: Option<String>) -> any
 mod tests {
     use super::*;
 
+    /// Every option has one row in the document, and every row is an option's.
+    #[test]
+    fn every_option_is_documented_once() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/agent.md");
+        let document = std::fs::read_to_string(path).expect("the document");
+        let rows = document.lines().filter_map(|line| line.strip_prefix("| `--"));
+        let name =
+            |row: &str| row.split(|c: char| !c.is_ascii_lowercase() && c != '-').next().map(str::to_owned);
+        let mut documented: Vec<_> = rows.filter_map(name).collect();
+        documented.sort();
+        let command = <Args as clap::Args>::augment_args(clap::Command::new("agent"));
+        let mut options: Vec<_> =
+            command.get_arguments().filter_map(|option| option.get_long().map(str::to_owned)).collect();
+        options.sort();
+        assert_eq!(documented, options);
+    }
+
     #[test]
     fn times_are_read_as_gos_flags_are() {
         let seconds = |text: &str| text.parse::<Period>().map(|period| period.0.as_secs());

@@ -8,9 +8,12 @@
 //!  2001:db8:198::a    └── API 10.128.0.2:6443
 //! ```
 
+mod addressing;
+mod name;
+
 use std::{
     fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
     str::FromStr,
 };
 
@@ -19,8 +22,8 @@ use model::{Family, Plane};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// Names are given to namespaces as `tpl-<lab>-<place>`.
-const PREFIX: &str = "tpl";
+pub use addressing::Addressing;
+pub use name::{InvalidName, LabName};
 
 /// Where the agents of a lab find its API.
 pub const API_PORT: u16 = 6443;
@@ -30,16 +33,6 @@ pub const MAX_NODES: u8 = 8;
 
 /// What a lab has in place of a cloud's region.
 pub const REGION: &str = "lab";
-
-/// The name of one lab: it becomes part of namespace, file and cgroup names.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct LabName(String);
-
-/// A lab name that cannot be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("lab name {0:?}: want 1 to 32 characters a-z, 0-9 and '-', first and last no '-'")]
-pub struct InvalidName(String);
 
 /// A number of nodes that cannot be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -102,18 +95,6 @@ impl Routing {
     }
 }
 
-/// The prefixes of one address family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Addressing {
-    pub clients: IpNet,
-    pub nodes: IpNet,
-    pub pods: IpNet,
-    pub services: IpNet,
-    /// Load-balancer addresses, given out by the edge.
-    pub vips: IpNet,
-}
-
 /// One node.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -139,69 +120,6 @@ pub enum Place {
     Node(String),
     /// `name`, or `namespace/name` where names alone are not unique.
     Pod { namespace: Option<String>, name: String },
-}
-
-impl LabName {
-    /// # Errors
-    /// Not a name that files and namespaces can carry.
-    pub fn new(name: impl Into<String>) -> Result<Self, InvalidName> {
-        let name = name.into();
-        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        let sound = (1..=32).contains(&name.len())
-            && name.chars().all(allowed)
-            && !name.starts_with('-')
-            && !name.ends_with('-');
-        if sound { Ok(Self(name)) } else { Err(InvalidName(name)) }
-    }
-
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Whether `namespace` belongs to the lab of this name, whatever its size was.
-    ///
-    /// The last part decides: `tpl-x-node-b-client` is of lab `x-node-b`, never of `x`.
-    pub fn owns_namespace(&self, namespace: &str) -> bool {
-        let Some(place) = namespace.strip_prefix(&self.namespace("")) else { return false };
-        match place.split_once('-') {
-            None => matches!(place, "client" | "edge"),
-            Some(("node", letter)) => letter.len() == 1 && letter.chars().all(|c| c.is_ascii_lowercase()),
-            Some(("pod", id)) => id.len() == 8 && id.chars().all(|c| c.is_ascii_hexdigit()),
-            Some(_) => false,
-        }
-    }
-
-    fn namespace(&self, place: &str) -> String {
-        format!("{PREFIX}-{self}-{place}")
-    }
-}
-
-impl fmt::Display for LabName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl FromStr for LabName {
-    type Err = InvalidName;
-
-    fn from_str(s: &str) -> Result<Self, InvalidName> {
-        Self::new(s)
-    }
-}
-
-impl TryFrom<String> for LabName {
-    type Error = InvalidName;
-
-    fn try_from(s: String) -> Result<Self, InvalidName> {
-        Self::new(s)
-    }
-}
-
-impl From<LabName> for String {
-    fn from(name: LabName) -> Self {
-        name.0
-    }
 }
 
 impl Topology {
@@ -271,65 +189,6 @@ impl Topology {
     }
 }
 
-impl Addressing {
-    /// Documentation ranges outside, private ones inside.
-    pub const V4: Self = Self {
-        clients: v4([198, 51, 100, 0], 24),
-        nodes: v4([10, 128, 0, 0], 24),
-        pods: v4([10, 20, 0, 0], 16),
-        services: v4([10, 24, 0, 0], 16),
-        vips: v4([203, 0, 113, 0], 24),
-    };
-
-    /// Documentation ranges outside, unique local ones inside (RFC 3849, RFC 4193).
-    pub const V6: Self = Self {
-        clients: v6([0x2001, 0xdb8, 0x198], 64),
-        nodes: v6([0xfd00, 0x10, 0x128], 64),
-        pods: v6([0xfd00, 0x10, 0x20], 56),
-        services: v6([0xfd00, 0x10, 0x24], 112),
-        vips: v6([0x2001, 0xdb8, 0x203], 112),
-    };
-
-    pub fn family(&self) -> Family {
-        Family::of(self.nodes.addr())
-    }
-
-    /// The machine outside.
-    pub fn client(&self) -> IpAddr {
-        host(self.clients, 10)
-    }
-
-    /// The edge as the client sees it.
-    pub fn client_gateway(&self) -> IpAddr {
-        host(self.clients, 1)
-    }
-
-    /// The edge as the nodes see it; health checks come from here.
-    pub fn node_gateway(&self) -> IpAddr {
-        host(self.nodes, 1)
-    }
-
-    /// The embedded API.
-    pub fn api(&self) -> IpAddr {
-        host(self.nodes, 2)
-    }
-
-    /// The node of this index, from 0.
-    pub fn node(&self, index: u8) -> IpAddr {
-        host(self.nodes, 11 + u32::from(index))
-    }
-
-    /// The pods of the node of this index, from 0: the pods' prefix has room for 256.
-    pub fn pod_cidr(&self, index: u8) -> IpNet {
-        let length = self.pods.prefix_len() + 8;
-        self.pods
-            .subnets(length)
-            .ok()
-            .and_then(|mut subnets| subnets.nth(index.into()))
-            .expect("the pods' prefix is long enough by construction")
-    }
-}
-
 impl NodePlan {
     fn new(lab: &LabName, index: u8, addressing: &[Addressing]) -> Self {
         let letter = char::from(b'a' + index);
@@ -382,28 +241,6 @@ impl fmt::Display for Place {
             Self::Node(name) | Self::Pod { namespace: None, name } => f.write_str(name),
             Self::Pod { namespace: Some(namespace), name } => write!(f, "{namespace}/{name}"),
         }
-    }
-}
-
-const fn v4([a, b, c, d]: [u8; 4], length: u8) -> IpNet {
-    match ipnet::Ipv4Net::new(Ipv4Addr::new(a, b, c, d), length) {
-        Ok(net) => IpNet::V4(net),
-        Err(_) => panic!("a prefix length within the family"),
-    }
-}
-
-const fn v6([a, b, c]: [u16; 3], length: u8) -> IpNet {
-    match ipnet::Ipv6Net::new(Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0), length) {
-        Ok(net) => IpNet::V6(net),
-        Err(_) => panic!("a prefix length within the family"),
-    }
-}
-
-/// The address `offset` above the prefix.
-fn host(net: IpNet, offset: u32) -> IpAddr {
-    match net.network() {
-        IpAddr::V4(address) => (u32::from(address) + offset).to_be_bytes().into(),
-        IpAddr::V6(address) => (u128::from(address) + u128::from(offset)).to_be_bytes().into(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use model::{
-    Plane, Protocol, ServicePortId, Snapshot,
+    Plane, ServicePortId, Snapshot,
     oracle::{Choice, Outcome},
 };
 use scenarios::places::Node;
@@ -53,7 +53,6 @@ pub trait Executor {
 
 /// The source port of packets that nobody remembers.
 const PORT: u16 = 40_000;
-const SCTP: &str = "the eBPF plane refuses SCTP Services, and reports each";
 const NO_DEVICE: &str = "passes no device: settled at the socket";
 
 /// `cluster` and the oracle against the objects read naively; and a state that is stepped to against one that is listed.
@@ -175,9 +174,7 @@ impl Programs {
     fn asked(&self, case: &Case, snapshot: &Snapshot, tally: &mut Tally) -> Vec<Probe> {
         let mut asked = vec![];
         for probe in probes(case) {
-            if probe.protocol == Protocol::Sctp {
-                tally.leave_out(SCTP);
-            } else if probe.is_own() && (probe.is_to_own_address() || self.returns(&probe, snapshot)) {
+            if probe.is_own() && (probe.is_to_own_address() || self.returns(&probe, snapshot)) {
                 tally.leave_out(NO_DEVICE);
             } else {
                 asked.push(probe);
@@ -195,10 +192,9 @@ impl Programs {
         }
     }
 
-    /// Everything but SCTP must be programmed.
     fn program(&mut self, snapshot: &Snapshot) -> Result<(), Stop> {
         let refused = self.run.program(snapshot).context("program the eBPF plane")?;
-        match refused.iter().find(|(id, _)| id.protocol != Protocol::Sctp) {
+        match refused.first_key_value() {
             Some((id, reason)) => Err(not_programmed(self.name(), format!("{id}: {reason}")).into()),
             None => Ok(()),
         }

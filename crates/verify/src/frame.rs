@@ -7,30 +7,29 @@ use model::{Protocol, oracle::Packet};
 const ETHERNET: usize = 14;
 const TTL: u8 = 64;
 
-/// A TCP SYN or a UDP datagram, with right checksums.
+/// A TCP SYN, a UDP datagram or an SCTP INIT, with right checksums.
 pub(crate) fn build(packet: &Packet) -> Vec<u8> {
-    let (source, destination) = (packet.source, packet.destination);
-    let mut transport = [source.port().to_be_bytes(), destination.port().to_be_bytes()].concat();
-    let field = match packet.protocol {
-        Protocol::Udp => {
-            transport.extend([0, 16, 0, 0]);
-            transport.extend(b"question");
-            6
+    let ends = (packet.source.ip(), packet.destination.ip());
+    let mut transport =
+        [packet.source.port().to_be_bytes(), packet.destination.port().to_be_bytes()].concat();
+    transport.extend(match packet.protocol {
+        Protocol::Tcp => &[0, 0, 3, 232, 0, 0, 0, 0, 0x50, SYN, 0xfa, 0xf0, 0, 0, 0, 0][..],
+        Protocol::Udp => b"\0\x10\0\0question",
+        // Verification tag and checksum; an INIT chunk (RFC 9260, 3.3.2).
+        Protocol::Sctp => {
+            &[0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 20, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]
         }
-        Protocol::Tcp | Protocol::Sctp => {
-            transport.extend([0, 0, 3, 232, 0, 0, 0, 0, 0x50, SYN, 0xfa, 0xf0, 0, 0, 0, 0]);
-            16
-        }
-    };
+    });
     let number = packet.protocol.number();
-    let sum = match !fold(sum(&transport) + pseudo((source.ip(), destination.ip()), number, transport.len()))
-    {
-        0 if packet.protocol == Protocol::Udp => 0xffff,
-        sum => sum,
+    let internet = || !fold(sum(&transport) + pseudo(ends, number, transport.len()));
+    let (field, checksum) = match packet.protocol {
+        Protocol::Tcp => (16, internet().to_be_bytes().to_vec()),
+        // All ones for none: zero means that there is no checksum (RFC 768).
+        Protocol::Udp => (6, if internet() == 0 { !0 } else { internet() }.to_be_bytes().to_vec()),
+        Protocol::Sctp => (8, crc32c(&transport).to_le_bytes().to_vec()),
     };
-    transport[field..field + 2].copy_from_slice(&sum.to_be_bytes());
-    [link(&source.ip()), network((source.ip(), destination.ip()), number, transport.len()), transport]
-        .concat()
+    transport[field..field + checksum.len()].copy_from_slice(&checksum);
+    [link(&ends.0), network(ends, number, transport.len()), transport].concat()
 }
 
 const SYN: u8 = 2;
@@ -54,7 +53,7 @@ fn network((source, destination): (IpAddr, IpAddr), protocol: u8, payload: usize
     header
 }
 
-/// Source and destination of a TCP or UDP packet without options.
+/// Source and destination of a TCP, UDP or SCTP packet without options.
 ///
 /// # Errors
 /// What is wrong with it: it is cut short, or a checksum does not fit.
@@ -72,7 +71,14 @@ pub(crate) fn ends(frame: &[u8]) -> Result<(SocketAddr, SocketAddr), &'static st
     if v4 && fold(sum(&packet[..header])) != 0xffff {
         return Err("header checksum is wrong");
     }
-    if fold(sum(transport) + pseudo((source, destination), protocol, transport.len())) != 0xffff {
+    let right = if protocol == Protocol::Sctp.number() {
+        let (head, rest) = transport.split_at(8);
+        rest.get(..4)
+            == Some(&crc32c(&[head, &[0; 4], rest.get(4..).unwrap_or_default()].concat()).to_le_bytes())
+    } else {
+        fold(sum(transport) + pseudo((source, destination), protocol, transport.len())) == 0xffff
+    };
+    if !right {
         return Err("transport checksum is wrong");
     }
     let port = |at: usize| u16::from_be_bytes([transport[at], transport[at + 1]]);
@@ -95,6 +101,12 @@ fn sum(bytes: &[u8]) -> u32 {
     bytes.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)]))).sum()
 }
 
+/// RFC 9260, appendix A, bit by bit.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let step = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| step(crc)))
+}
+
 fn fold(mut sum: u32) -> u16 {
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
@@ -110,7 +122,7 @@ mod tests {
     fn what_is_built_is_read_back_and_a_flipped_bit_is_noticed() {
         for (source, destination) in [("10.0.0.1:40000", "10.24.0.1:80"), ("[fd00::1]:40000", "[fd00::2]:53")]
         {
-            for protocol in [Protocol::Tcp, Protocol::Udp] {
+            for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
                 let (source, destination) =
                     (source.parse().expect("address"), destination.parse().expect("address"));
                 let mut frame = build(&Packet { source, destination, protocol });

@@ -1,3 +1,5 @@
+//! Metrics as they are scraped.
+
 use std::{net::SocketAddr, sync::Arc};
 
 use dataplane::{Counter as PlaneCounter, MapFill};

@@ -1,3 +1,5 @@
+//! Shares, agreement and disruption of lookup tables.
+
 use std::collections::BTreeSet;
 
 use abi::{Be16, V4, V6};

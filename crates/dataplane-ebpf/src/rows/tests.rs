@@ -1,3 +1,5 @@
+//! Service ports as rows of the tables.
+
 use std::net::SocketAddr;
 
 use abi::{V4, V6};

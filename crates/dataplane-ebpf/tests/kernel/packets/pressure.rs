@@ -4,11 +4,11 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::{Dataplane as _, Key, MapFill};
 use dataplane_ebpf::{Config, Sizes};
-use model::{Protocol, ServicePort};
+use model::{FrontendAddress, FrontendKind, Protocol, ServicePort, TrafficPolicy::Cluster};
 
 use super::{Bench, REDIRECT, on_a_node_with, small};
 use crate::{
-    model_of::{cluster_ip, service, with_backends},
+    model_of::{cluster_ip, frontend, service, with_backends},
     wire::{ACK, Frame, SYN},
 };
 
@@ -170,6 +170,69 @@ fn a_full_affinity_table_forgets_and_serves() {
         }
         let table = fill(bench, "affinity");
         assert!(table.entries > 0 && table.entries <= 64 && table.capacity == 64, "{table:?}");
+        bench.program(vec![]);
+    });
+}
+
+/// A VIP on a port of its own, for two prefixes that are not the client's, and for the client's where `to_client`.
+fn restricted(bench: &Bench<'_>, index: u16, to_client: bool) -> ServicePort {
+    let v4 = bench.plan.client.is_ipv4();
+    let others = if v4 { ["192.0.2.0/25", "192.0.2.128/25"] } else { ["2001:db8:d::/64", "2001:db8:e::/64"] };
+    let client = if v4 { "198.51.100.0/24" } else { "2001:db8:c::/64" };
+    let ranges = others.into_iter().chain(to_client.then_some(client));
+    let mut vip =
+        frontend(FrontendKind::LoadBalancer, FrontendAddress::Ip(bench.plan.vip), 100 + index, Cluster);
+    vip.source_ranges = ranges.map(|range| range.parse().expect("range")).collect();
+    let backends = [(bench.at(|p| p.remote_pod, 8080), false)];
+    with_backends(service(&format!("r{index}"), Protocol::Tcp, vec![vip]), &backends)
+}
+
+/// What could not be written is never an open door.
+#[test]
+fn a_full_table_of_source_ranges_lets_no_stranger_in() {
+    on_a_node_with(sized(Sizes { ranges: 3, ..Sizes::default() }), &|bench| {
+        let asks = |bench: &mut Bench<'_>, index: u16, port: u16| {
+            let (client, vip) = (bench.at(|p| p.client, port), bench.at(|p| p.vip, 100 + index));
+            bench.wire_brings(&Frame::tcp(client, vip, SYN).bytes()).reasons().into_keys().next()
+        };
+        bench.program(vec![restricted(bench, 0, true)]);
+        assert_eq!(asks(bench, 0, 40_000).as_deref(), Some("forwarded_new"));
+        let failed = bench.try_program(vec![restricted(bench, 0, true), restricted(bench, 1, false)]);
+        let [(Key::Service(id), reason)] = &failed.into_iter().collect::<Vec<_>>()[..] else {
+            panic!("one service")
+        };
+        assert_eq!(id.service.name, "r1");
+        assert!(reason.contains("RANGES_V") && reason.ends_with("is full"), "{reason}");
+        assert!(fill(bench, "ranges").refused > 0);
+        let stranger = asks(bench, 1, 40_001).expect("counted");
+        assert!(!stranger.starts_with("forwarded"), "{stranger}");
+        assert_eq!(asks(bench, 0, 40_002).as_deref(), Some("forwarded_new"), "the other goes on");
+        bench.program(vec![restricted(bench, 1, false)]);
+        assert_eq!(asks(bench, 1, 40_003).as_deref(), Some("dropped_source_range"), "there is room now");
+        bench.program(vec![]);
+    });
+}
+
+/// Those that have their lookup table go on, and the others choose by the hash alone.
+#[test]
+fn a_full_table_of_lookups_fails_by_name_and_every_service_serves() {
+    on_a_node_with(sized(Sizes { lookups: 40, ..Sizes::default() }), &|bench| {
+        let outside = |bench: &Bench<'_>, index: u16| {
+            let mut service = numbered(bench, index, 3);
+            service.frontends = restricted(bench, index, false).frontends;
+            service.frontends[0].source_ranges.clear();
+            service
+        };
+        let all: Vec<_> = (0..4).map(|index| outside(bench, index)).collect();
+        let failed = bench.try_program(all);
+        assert_eq!(failed.len(), 2, "{failed:?}");
+        assert!(failed.values().all(|r| r.contains("MAGLEV_V") && r.ends_with("is full")), "{failed:?}");
+        assert!(fill(bench, "maglev").refused > 0);
+        for index in 0..4 {
+            let (client, vip) = (bench.at(|p| p.client, 40_000), bench.at(|p| p.vip, 100 + index));
+            let answer = bench.wire_brings(&Frame::tcp(client, vip, SYN).bytes());
+            assert_eq!(answer.reasons(), [("forwarded_new".to_owned(), 1)].into(), "service {index}");
+        }
         bench.program(vec![]);
     });
 }

@@ -20,6 +20,7 @@
 pub mod checksum;
 pub mod conntrack;
 pub mod counters;
+pub mod events;
 pub mod family;
 pub mod fragments;
 pub mod headers;

@@ -17,6 +17,7 @@
 
 mod bpffs;
 mod btf;
+mod events;
 mod family;
 mod identities;
 mod links;
@@ -34,6 +35,8 @@ mod table;
 mod tables;
 mod xdp;
 
+pub use abi::{Event, EventCount, EventKind, Point, Reason, event_flags};
+pub use events::{Events, Record};
 pub use links::Attach;
 pub use maglev::{InvalidTableSize, TableSize};
 pub use objects::Checksums;

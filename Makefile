@@ -1,5 +1,5 @@
 # Everything a user needs: `make demo` and `make test` do all set-up themselves.
-.PHONY: setup build install demo test lint bench clean
+.PHONY: setup build install demo test verify lint bench clean
 
 PREFIX ?= /usr/local
 
@@ -18,6 +18,10 @@ demo: build
 
 test: setup lint
 	cargo test --workspace --locked --no-fail-fast
+
+# Generated states, a few of them by real sockets; ARGS="--states 5000 --seed 7" for others.
+verify: setup
+	cargo run --locked -p twinplane -- verify $(or $(ARGS),--states 1000 --sockets 10)
 
 lint: setup
 	cargo fmt --all --check

@@ -12,6 +12,7 @@ mod programs {
     };
     use datapath::{
         FromPod, FromWire,
+        checksum::{Delta, adjust},
         kernel::{Context, Frame},
         parse::Bytes,
         run,
@@ -99,7 +100,11 @@ mod programs {
         if template.vary != 0 {
             template.count = template.count.wrapping_add(1);
             packet.write::<u16, 34>(template.count as u16);
-            packet.write::<u16, 28>((template.count >> 16) as u16);
+            let (old, new) = (packet.read::<u16, 28>(), (template.count >> 16) as u16);
+            packet.write::<u16, 28>(new);
+            // A first packet with a wrong one is dropped.
+            let sum = adjust(packet.read::<u16, 24>(), Delta::none().word(old, new).fold());
+            packet.write::<u16, 24>(sum);
         }
         true
     }

@@ -1,6 +1,8 @@
 //! `twinplane agent`: arguments, signals, exit codes. Everything else is the library's.
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
+mod values;
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
@@ -11,12 +13,13 @@ use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use model::{NodePortAddresses, Plane, Port};
+use model::{Plane, Port};
 use tokio::signal::unix::{SignalKind, signal};
 
+use self::values::{Bind, NodePortFilter, Period, node_ports};
 use crate::{
     client::DEFAULT_SOCKET,
-    daemon,
+    daemon, memory,
     network::{self, Routing},
     plane::{Cgroup, PlaneConfig, open_plane},
     sysctl::Conntrack,
@@ -112,19 +115,6 @@ impl From<ConntrackArgs> for Conntrack {
     }
 }
 
-/// A time as Go's flags spell it ("1h30m", "90s").
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Period(Duration);
-
-impl std::str::FromStr for Period {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
-        parsed.map(Self).ok_or_else(|| format!("invalid time {text:?}: want one as 1h30m or 90s"))
-    }
-}
-
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     /// Remove everything the agent ever put into this node's kernel, the pods' own interfaces aside
@@ -196,61 +186,6 @@ enum RoutingName {
     Vxlan,
 }
 
-#[derive(Clone, Copy, Debug)]
-struct Bind(Option<SocketAddr>);
-
-impl std::str::FromStr for Bind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "none" => Ok(Self(None)),
-            _ => text
-                .parse()
-                .map(|address| Self(Some(address)))
-                .map_err(|_| format!("invalid address {text:?}: want ADDRESS:PORT, or none")),
-        }
-    }
-}
-
-/// One value of `--nodeport-addresses`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum NodePortFilter {
-    Primary,
-    Within(IpNet),
-}
-
-impl std::str::FromStr for NodePortFilter {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "primary" => Ok(Self::Primary),
-            _ => text
-                .parse()
-                .map(Self::Within)
-                .map_err(|_| format!("invalid prefix {text:?}: want CIDR, or primary")),
-        }
-    }
-}
-
-/// "primary" stands alone, as in kube-proxy.
-fn node_ports(filters: &[NodePortFilter]) -> anyhow::Result<NodePortAddresses> {
-    let prefixes: Vec<IpNet> = filters
-        .iter()
-        .filter_map(|filter| match filter {
-            NodePortFilter::Primary => None,
-            NodePortFilter::Within(prefix) => Some(*prefix),
-        })
-        .collect();
-    match (filters.len(), prefixes.len()) {
-        (0, _) => Ok(NodePortAddresses::All),
-        (1, 0) => Ok(NodePortAddresses::Primary),
-        (all, given) if all == given => Ok(NodePortAddresses::Within(prefixes)),
-        _ => anyhow::bail!("--nodeport-addresses: \"primary\" cannot be combined with other values"),
-    }
-}
-
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum LoadBalancerMode {
     Snat,
@@ -289,6 +224,7 @@ impl From<PlaneArgs> for PlaneConfig {
 /// # Errors
 /// The environment does not support the plane, or a part fails that the agent cannot do without.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    memory::keep_little();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -361,7 +297,6 @@ async fn connect(kubeconfig: Option<PathBuf>, api_server: Option<String>) -> any
     };
     Client::try_from(config).context("set up the connection to the API server")
 }
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -381,28 +316,5 @@ mod tests {
             command.get_arguments().filter_map(|option| option.get_long().map(str::to_owned)).collect();
         options.sort();
         assert_eq!(documented, options);
-    }
-
-    #[test]
-    fn times_are_read_as_gos_flags_are() {
-        let seconds = |text: &str| text.parse::<Period>().map(|period| period.0.as_secs());
-        assert_eq!([seconds("24h"), seconds("1h30m"), seconds("0s")], [Ok(86_400), Ok(5_400), Ok(0)]);
-        assert!(seconds("-1s").is_err() && seconds("soon").is_err());
-    }
-
-    #[test]
-    fn fact_53_node_port_addresses_are_prefixes_or_primary_alone() {
-        let read = |text: &str| {
-            let filters: Result<Vec<NodePortFilter>, _> =
-                text.split_terminator(',').map(str::parse).collect();
-            node_ports(&filters.map_err(anyhow::Error::msg)?)
-        };
-        assert_eq!(read("").expect("nothing"), NodePortAddresses::All);
-        assert_eq!(read("primary").expect("primary"), NodePortAddresses::Primary);
-        let prefixes = ["10.0.0.0/8", "fd00::/8"].map(|prefix| prefix.parse().expect("prefix")).to_vec();
-        assert_eq!(read("10.0.0.0/8,fd00::/8").expect("prefixes"), NodePortAddresses::Within(prefixes));
-        for wrong in ["primary,10.0.0.0/8", "10.0.0.1", "none"] {
-            assert!(read(wrong).is_err(), "{wrong}");
-        }
     }
 }

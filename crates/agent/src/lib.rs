@@ -18,6 +18,7 @@ mod events;
 mod fill;
 mod health;
 mod health_server;
+mod memory;
 mod metrics;
 mod metrics_server;
 mod netlink;

@@ -3,7 +3,7 @@
 //! Three two-node clusters exist at the same time, alike but for the plane; rounds take turns between them, and a share is
 //! the median of the rounds' own ratios, because machines drift and single runs scatter.
 
-use std::{net::SocketAddr, process::Command};
+use std::{collections::BTreeSet, net::SocketAddr, process::Command};
 
 use anyhow::{Context as _, ensure};
 use dataplane::Dataplane;
@@ -27,17 +27,20 @@ const PORT: u16 = 8080;
 /// Who connects to whom. The control goes to the backend's own address, over the same hops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Path {
-    /// A pod to a pod of the other node.
+    /// A pod to a pod of the other node, by its own address: what a plane costs that has nothing to do.
+    Pod,
+    /// The same pods through a Service.
     ClusterIp,
     /// The client to a pod of the node that the load balancer chose.
     Vip,
 }
 
 impl Path {
-    const ALL: [Self; 2] = [Self::ClusterIp, Self::Vip];
+    const ALL: [Self; 3] = [Self::Pod, Self::ClusterIp, Self::Vip];
 
     fn id(self) -> &'static str {
         match self {
+            Self::Pod => "pod",
             Self::ClusterIp => "clusterip",
             Self::Vip => "vip",
         }
@@ -45,6 +48,7 @@ impl Path {
 
     fn words(self) -> &'static str {
         match self {
+            Self::Pod => "pod to remote pod",
             Self::ClusterIp => "pod to ClusterIP to remote pod",
             Self::Vip => "client to LoadBalancer to pod",
         }
@@ -52,22 +56,24 @@ impl Path {
 
     fn client(self) -> Place {
         match self {
-            Self::ClusterIp => Place::Pod(Pod::A1),
+            Self::Pod | Self::ClusterIp => Place::Pod(Pod::A1),
             Self::Vip => Place::Client,
         }
     }
 
     fn backend(self) -> Pod {
         match self {
-            Self::ClusterIp => Pod::B1,
+            Self::Pod | Self::ClusterIp => Pod::B1,
             Self::Vip => Pod::A2,
         }
     }
 
-    fn frontend(self) -> (FrontendKind, SocketAddr) {
+    /// `None` where no Service is between.
+    fn frontend(self) -> Option<(FrontendKind, SocketAddr)> {
         match self {
-            Self::ClusterIp => (FrontendKind::ClusterIp, (cluster_ip(10).of(V4), 80).into()),
-            Self::Vip => (FrontendKind::LoadBalancer, (VIP.of(V4), 80).into()),
+            Self::Pod => None,
+            Self::ClusterIp => Some((FrontendKind::ClusterIp, (cluster_ip(10).of(V4), 80).into())),
+            Self::Vip => Some((FrontendKind::LoadBalancer, (VIP.of(V4), 80).into())),
         }
     }
 }
@@ -143,7 +149,7 @@ impl World {
             let mut opened = plane::open(kind, &topology, node, &pins)?;
             let mut snapshot = plane::bare_snapshot(&topology, node);
             for path in Path::ALL {
-                let (kind, frontend) = path.frontend();
+                let Some((kind, frontend)) = path.frontend() else { continue };
                 let pod = path.backend();
                 let backend = (SocketAddr::new(pod.address(V4), PORT), pod.node() == node);
                 scale::put(&mut snapshot, scale::service(path.id(), &[(kind, frontend.ip())], &[backend]));
@@ -152,8 +158,8 @@ impl World {
             nodes.push(ProgrammedNode { node, plane: opened, snapshot, _pins: pins });
         }
         let mut servers = vec![];
-        for path in Path::ALL {
-            let place = Place::Pod(path.backend());
+        for backend in BTreeSet::from(Path::ALL.map(Path::backend)) {
+            let place = Place::Pod(backend);
             let arguments = ["serve", &PORT.to_string()];
             let command = child(&topology, place, machine::cpus() - 1, &arguments)?;
             servers.push(Running::start_until_ready(command)?);
@@ -172,10 +178,9 @@ impl World {
     }
 
     fn ask(&self, path: Path, what: What, seconds: f64) -> anyhow::Result<Heard> {
-        let to = match self.plane {
-            Some(_) => path.frontend().1,
-            None => SocketAddr::new(path.backend().address(V4), PORT),
-        };
+        let own = SocketAddr::new(path.backend().address(V4), PORT);
+        let frontend = path.frontend().filter(|_| self.plane.is_some());
+        let to = frontend.map_or(own, |(_, frontend)| frontend);
         let what = if what == What::Stream { "stream" } else { "connections" };
         let arguments = ["ask", what, &to.to_string(), &seconds.to_string()];
         let output = child(&self.topology, path.client(), 0, &arguments)?.output().context("run a client")?;

@@ -15,6 +15,7 @@ mod plane;
 mod program;
 mod rows;
 mod scale;
+mod stale;
 mod talk;
 #[path = "../../dataplane-ebpf/tests/kernel/wire.rs"]
 #[expect(dead_code, reason = "shared with the datapath's tests")]
@@ -108,7 +109,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         eprintln!("bench: {:6.1} s  {}", start.elapsed().as_secs_f64(), format!("{part:?}").to_lowercase());
         match part {
             Part::Packets => packet::measure(effort, &mut report)?,
-            Part::Programming => program::measure(effort, &mut report)?,
+            Part::Programming => {
+                program::measure(effort, &mut report)?;
+                stale::measure(&mut report)?;
+            }
             Part::Memory => {
                 maps::measure(&mut report)?;
                 agents::measure(effort, &mut report)?;

@@ -1,8 +1,9 @@
-//! How long a plane takes to program many services from nothing, and one endpoint's change among them.
+//! How long a plane takes to program many services from nothing, and one endpoint's change among them: cluster IPs alone,
+//! and (ebpf) with a load-balancer address each, whose hash tables come on top.
 
 use std::time::Instant;
 
-use model::{Changed, Plane, Snapshot};
+use model::{Changed, Plane, ServicePort, Snapshot};
 use scenarios::{places::Node, topology::Topology};
 
 use crate::{
@@ -14,20 +15,43 @@ use crate::{
 /// Changes that are timed one by one.
 const CHANGES: u32 = 9;
 
+/// What every Service has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Frontends {
+    ClusterIp,
+    /// And a load-balancer address.
+    Vip,
+}
+
+impl Frontends {
+    fn service(self, index: u32) -> ServicePort {
+        match self {
+            Self::ClusterIp => scale::filler(index),
+            Self::Vip => scale::with_vip(scale::filler(index), index),
+        }
+    }
+}
+
 pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()> {
-    for plane in [Plane::Ebpf, Plane::Iptables] {
+    use Frontends::{ClusterIp, Vip};
+    for (plane, frontends) in [(Plane::Ebpf, ClusterIp), (Plane::Ebpf, Vip), (Plane::Iptables, ClusterIp)] {
         let mut former: Option<(f64, f64)> = None;
         for services in effort.sizes.iter().copied().filter(|services| *services >= 1_000) {
-            let (from_nothing, change) = time(plane, services)?;
+            let (from_nothing, change) = time(plane, frontends, services)?;
             let ((control, changed), of) = match former {
                 None => ((from_nothing, change), "itself"),
                 Some(former) => (former, "at 1,000 services"),
             };
             let size = format!("{}k", services / 1000);
-            let what = format!("{services} services with 2.5 endpoints each from nothing, {plane}");
-            report.add((format!("program-{size}-{plane}"), what), (from_nothing, "ms"), (control, of));
-            let what = format!("one endpoint less among {services} services, {plane}");
-            report.add((format!("update-{size}-{plane}"), what), (change, "ms"), (changed, of));
+            let (suffix, vip) = if frontends == Vip { ("-vip", ", each with a VIP") } else { ("", "") };
+            let what = format!("{services} services with 2.5 endpoints each from nothing, {plane}{vip}");
+            report.add(
+                (format!("program-{size}-{plane}{suffix}"), what),
+                (from_nothing, "ms"),
+                (control, of),
+            );
+            let what = format!("one endpoint less among {services} services, {plane}{vip}");
+            report.add((format!("update-{size}-{plane}{suffix}"), what), (change, "ms"), (changed, of));
             former.get_or_insert((from_nothing, change));
         }
     }
@@ -35,7 +59,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()>
 }
 
 /// Milliseconds from nothing, and of one change (the median).
-fn time(plane: Plane, services: u32) -> anyhow::Result<(f64, f64)> {
+fn time(plane: Plane, frontends: Frontends, services: u32) -> anyhow::Result<(f64, f64)> {
     let topology = Topology::new();
     let node = topology.node(Node::A);
     let pins = plane::Pins::new(&topology.name);
@@ -49,13 +73,13 @@ fn time(plane: Plane, services: u32) -> anyhow::Result<(f64, f64)> {
         Ok(start.elapsed().as_secs_f64() * 1e3)
     };
     let empty = snapshot.clone();
-    scale::fill(&mut snapshot, services);
+    (0..services).for_each(|index| scale::put(&mut snapshot, frontends.service(index)));
     let from_nothing = timed(&snapshot, &snapshot.changed_since(&empty))?;
     let mut changes = vec![];
     for change in 0..CHANGES {
         let before = snapshot.clone();
         // Spread over the whole range, and never the same Service twice.
-        let mut service = scale::filler((services - 1) / CHANGES * change);
+        let mut service = frontends.service((services - 1) / CHANGES * change);
         service.cluster.pop();
         scale::put(&mut snapshot, service);
         changes.push(timed(&snapshot, &snapshot.changed_since(&before))?);

@@ -57,6 +57,15 @@ pub(crate) fn filler(index: u32) -> ServicePort {
     service(&format!("s{index:05}"), &[frontend], &backends)
 }
 
+/// The same Service with a load-balancer address of its own, too.
+pub(crate) fn with_vip(mut service: ServicePort, index: u32) -> ServicePort {
+    let mut vip = service.frontends[0].clone();
+    vip.kind = FrontendKind::LoadBalancer;
+    vip.address = FrontendAddress::Ip(Ipv4Addr::from(0xc612_0000 + index).into());
+    service.frontends.push(vip);
+    service
+}
+
 /// Makes `snapshot` hold fillers up to `count` Services in all.
 pub(crate) fn fill(snapshot: &mut Snapshot, count: u32) {
     let have = snapshot.services.len() as u32;

@@ -74,6 +74,18 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whoever was asked lives, but did not answer in time.
+    pub(crate) fn is_late(&self) -> bool {
+        let (Self::Supervisor { source, .. } | Self::Agent { source, .. } | Self::Api { source, .. }) = self
+        else {
+            return false;
+        };
+        // A socket whose patience ends says either (socket(7), SO_RCVTIMEO).
+        matches!(source.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+    }
+}
+
 impl Lab {
     /// Brings a lab up; returns when pods are ready, addresses assigned and nodes programmed.
     ///

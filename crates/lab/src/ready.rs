@@ -59,8 +59,16 @@ pub(crate) fn nodes(lab: &Lab) -> Result<Option<String>, Failure> {
     let serves =
         |pool: &TargetPool| serving.contains(&(pool.service.namespace.clone(), pool.service.name.clone()));
     for node in &lab.topology().nodes {
-        let agent: Programmed = serde_json::from_slice(&lab.agent_get(&node.name, "/v1/status")?)?;
-        let services: Vec<ServiceRow> = serde_json::from_slice(&lab.agent_get(&node.name, "/v1/services")?)?;
+        let answer = |path| match lab.agent_get(&node.name, path) {
+            Err(error) if error.is_late() => Ok(None),
+            answer => answer.map(Some),
+        };
+        let (Some(agent), Some(services)) = (answer("/v1/status")?, answer("/v1/services")?) else {
+            // It answers between two writes, and one that writes many rules takes longer than an answer may.
+            return Ok(Some(format!("{} to answer", node.name)));
+        };
+        let agent: Programmed = serde_json::from_slice(&agent)?;
+        let services: Vec<ServiceRow> = serde_json::from_slice(&services)?;
         if let Some(what) = unprogrammed(&agent, &services, &target_pools, serves) {
             return Ok(Some(format!("{} to program {what}", node.name)));
         }

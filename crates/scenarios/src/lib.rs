@@ -9,7 +9,7 @@ pub mod expect;
 pub mod held;
 mod paths;
 pub mod places;
-mod planes;
+pub mod planes;
 mod stray;
 pub mod talk;
 pub mod topology;

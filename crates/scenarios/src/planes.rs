@@ -8,8 +8,8 @@ use model::Plane;
 use crate::{places::Node, topology::Topology};
 
 /// A node's plane. Dropping it takes its pins away, and with them whatever it attached.
-pub(crate) struct NodePlane {
-    pub(crate) plane: Box<dyn Dataplane>,
+pub struct NodePlane {
+    pub plane: Box<dyn Dataplane>,
     pins: Pins,
 }
 
@@ -17,9 +17,11 @@ pub(crate) struct NodePlane {
 pub(crate) struct Pins(PathBuf);
 
 impl NodePlane {
+    /// Opens `plane` in the node's namespace.
+    ///
     /// # Panics
     /// The plane refuses to open.
-    pub(crate) fn open(plane: Plane, topology: &Topology, node: Node) -> Self {
+    pub fn open(plane: Plane, topology: &Topology, node: Node) -> Self {
         // Before the plane opens: what it leaves when it fails half-way is removed, too.
         let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/{}-{}", topology.name, node.name())));
         Self::start(plane, topology, node, pins)
@@ -58,6 +60,12 @@ impl NodePlane {
     }
 }
 
+impl std::fmt::Debug for NodePlane {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "a plane pinned at {}", self.pins.0.display())
+    }
+}
+
 impl Drop for Pins {
     fn drop(&mut self) {
         match fs::remove_dir_all(&self.0) {
@@ -68,7 +76,7 @@ impl Drop for Pins {
 }
 
 /// An error with all its causes.
-pub(crate) fn chain(error: &dataplane::Error) -> String {
+pub fn chain(error: &dataplane::Error) -> String {
     let causes = std::iter::successors(error.source(), |cause| (*cause).source());
     causes.fold(error.to_string(), |text, cause| format!("{text}: {cause}"))
 }

@@ -17,9 +17,20 @@ impl Named {
 
     /// Answers to requests over connections of their own, from outside.
     fn pages(&self, authority: &str) -> Vec<String> {
-        let urls = format!("http://{authority}/?[1-40]");
-        let curl = ["curl", "-sS", "--fail", "-m", "10", "-H", "Connection: close", &urls];
-        self.exec("client", &curl).lines().map(str::to_owned).collect()
+        let urls = (1..=40).map(|number| format!("http://{authority}/?{number}"));
+        let curl = ["curl", "-gsS", "--fail", "-m", "10", "-H", "Connection: close"].map(str::to_owned);
+        let curl: Vec<_> = curl.into_iter().chain(urls).collect();
+        self.exec("client", &curl.iter().map(String::as_str).collect::<Vec<_>>())
+            .lines()
+            .map(str::to_owned)
+            .collect()
+    }
+
+    /// Packets that the device has sent.
+    fn sent(&self, node: &str, device: &str) -> u64 {
+        let links = self.exec(node, &["ip", "-j", "-s", "link", "show", "dev", device]);
+        let links: Value = serde_json::from_str(&links).expect("JSON");
+        links[0]["stats64"]["tx"]["packets"].as_u64().expect("a count")
     }
 
     fn dataplane(&self, node: &str) -> Value {
@@ -47,9 +58,54 @@ fn load_balancer_traffic_is_turned_around_by_native_xdp() {
     lab.exec("client", &["ethtool", "-K", "eth0", "tx", "off"]);
     let pages = lab.pages(&vip(&lab.service()));
     assert_eq!(pages.len(), 40);
+    // Backends on another node than the one that the client came by, which is whom they see.
+    let remote = |page: &&String| {
+        let (a, b) = (page.contains("node=node-a"), page.contains("node=node-b"));
+        (a && page.ends_with("client=10.128.0.12")) || (b && page.ends_with("client=10.128.0.11"))
+    };
+    let remote = pages.iter().filter(remote).count() as u64;
     let turned = |node| entry(&lab.dataplane(node)["counters"], "forwarded_xdp")["packets"].as_u64();
     let turned = ["node-a", "node-b"].map(|node| turned(node).expect("a count"));
-    assert!(turned.iter().sum::<u64>() > 40, "{turned:?}");
+    assert!(
+        remote > 0 && turned.iter().sum::<u64>() >= remote,
+        "{turned:?} packets of {remote} flows: {pages:#?}"
+    );
+}
+
+/// Backends on either node see the client and answer it themselves, whichever node it came by; a node port is one node's
+/// alone, and they see that node.
+#[test]
+fn clients_keep_their_address_by_direct_return() {
+    let lab = Named::new();
+    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/families.yaml");
+    lab.up(&["--routing", "vxlan", "--agent-arg=--load-balancer-mode=dsr", "-f", manifest]);
+    let service = lab.service();
+    let vips = service["status"]["loadBalancer"]["ingress"].as_array().expect("addresses");
+    for (vip, client) in vips.iter().zip(["198.51.100.10", "2001:db8:198::a"]) {
+        let ip = vip["ip"].as_str().expect("an address");
+        let authority = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
+        let sent = || ["node-a", "node-b"].map(|node| lab.sent(node, "tp-vxlan"));
+        let before = sent();
+        let pages = lab.pages(&authority);
+        assert_eq!(pages.len(), 40);
+        let seen = format!("client={client}");
+        assert!(pages.iter().all(|page| page.ends_with(&seen)), "{seen}: {pages:#?}");
+        // Missing a pod, or a node's way to the other, forty times has a chance of less than one in a million.
+        for node in ["node=node-a", "node=node-b"] {
+            assert!(pages.iter().any(|page| page.contains(node)), "{node}: {pages:#?}");
+        }
+        let (before, after) = (before.iter().sum::<u64>(), sent().iter().sum::<u64>());
+        assert!(after > before, "{before} and {after} packets through the tunnel");
+        let fetch = format!("curl -gsS --fail -m 60 http://{authority}/body/100M | wc -c");
+        assert_eq!(lab.exec("client", &["sh", "-c", &fetch]).trim(), "104857600");
+    }
+    assert_eq!(vips.len(), 2);
+    let node_port = format!("10.128.0.11:{}", service["spec"]["ports"][0]["nodePort"]);
+    let pages = lab.pages(&node_port);
+    // Through the tunnel by the address that the node has there.
+    let of_node =
+        |page: &String| ["client=10.128.0.11", "client=10.20.0.0"].iter().any(|it| page.ends_with(it));
+    assert!(pages.iter().all(of_node), "{pages:#?}");
 }
 
 fn node_ports_are_filtered(plane: &str) {

@@ -9,13 +9,14 @@ use std::{
 
 use anyhow::Context as _;
 use clap::ValueEnum;
-use model::oracle;
+use model::{Plane, oracle};
 use serde::Serialize;
 
 use crate::{
     corpus,
     executor::{Executor, Model, Programs, Walker},
     run::Outcome,
+    sockets::Sockets,
     state::Found,
     tally::Tally,
     test_run::TestRun,
@@ -26,10 +27,13 @@ pub struct Args {
     /// How many generated states are compared
     #[arg(long, default_value_t = 1000)]
     states: u64,
+    /// Of those, how many are also asked by real sockets in namespaces, some seconds each
+    #[arg(long, value_name = "STATES", default_value_t = 10)]
+    sockets: u64,
     /// Where generation starts: the same seed gives the same states
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Which plane is compared with the oracle
+    /// Which plane is compared with the oracle; the oracle itself always is, with the objects read naively
     #[arg(long, value_enum, default_value_t)]
     plane: Which,
     /// Compare these case files (a file, or a folder of them) instead of generated states
@@ -48,7 +52,8 @@ enum Which {
     Ebpf,
     Iptables,
     #[default]
-    All,
+    #[value(alias = "all")]
+    Both,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -82,12 +87,16 @@ struct Written {
 /// # Errors
 /// An executor cannot be set up, or a file cannot be read or written.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let mut executors = executors(args.plane)?;
+    let cases = args.replay.as_deref().map(corpus::read).transpose()?;
+    let mut executors = executors(args.plane, args.sockets > 0)?;
     let mut outcome = Outcome::default();
-    if let Some(path) = &args.replay {
-        corpus::replay(&corpus::read(path)?, &mut executors, &mut outcome)?;
+    if let Some(cases) = cases {
+        corpus::replay(&cases, &mut executors, &mut outcome)?;
     } else {
         for number in 0..args.states {
+            if number == args.sockets {
+                executors.retain(|executor| !executor.is_slow());
+            }
             outcome.generated((args.seed, number), &mut executors)?;
             if outcome.differences.len() >= ENOUGH {
                 break;
@@ -109,7 +118,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     Ok(if summary.differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-fn executors(plane: Which) -> anyhow::Result<Vec<Box<dyn Executor>>> {
+fn executors(plane: Which, sockets: bool) -> anyhow::Result<Vec<Box<dyn Executor>>> {
     let mut executors: Vec<Box<dyn Executor>> = vec![Box::new(Model)];
     if plane != Which::Ebpf {
         executors.push(Box::new(Walker { oracle: oracle::forward }));
@@ -117,6 +126,11 @@ fn executors(plane: Which) -> anyhow::Result<Vec<Box<dyn Executor>>> {
     if plane != Which::Iptables {
         let run = TestRun::new().context("set up the eBPF plane for test runs")?;
         executors.push(Box::new(Programs { run, oracle: oracle::forward }));
+    }
+    for (asked, left_out) in [(Plane::Iptables, Which::Ebpf), (Plane::Ebpf, Which::Iptables)] {
+        if sockets && plane != left_out {
+            executors.push(Box::new(Sockets::new(asked, oracle::forward)?));
+        }
     }
     Ok(executors)
 }
@@ -178,7 +192,7 @@ fn table(summary: &Summary) -> String {
     }
     let states = summary.executors.values().map(|tally| tally.states).max().unwrap_or_default();
     text += &match summary.differences.len() {
-        0 => format!("\nequal on {states} states (seed {})\n", summary.seed),
+        0 => format!("\ntested equal on {states} states (seed {})\n", summary.seed),
         count => format!("\n{count} differences on {states} states (seed {})\n", summary.seed),
     };
     text

@@ -76,13 +76,13 @@ pub fn is_noticed(packet: &Packet, snapshot: &Snapshot) -> bool {
     packet.source.ip() != packet.destination.ip() && snapshot.node.origin(packet.source.ip()) != Origin::Node
 }
 
-/// Compares what `plane` did with what `oracle` says.
-pub fn compare(
-    (plane, executor): (Plane, &'static str),
-    (probe, packet, snapshot): (&Probe, &Packet, &Snapshot),
-    (got, coverage): (Seen, Coverage),
+/// The divergence of `plane` that applies, what is agreed, and what is wanted of this plane.
+pub fn wanted(
+    plane: Plane,
+    packet: &Packet,
+    snapshot: &Snapshot,
     oracle: Oracle,
-) -> Verdict {
+) -> (Option<&'static Divergence>, Seen, Seen) {
     let outcome = oracle(packet, snapshot);
     let divergence = plane.divergence(&Situation { packet, snapshot, outcome: &outcome });
     let agreed = seen(&outcome, packet, snapshot);
@@ -96,6 +96,17 @@ pub fn compare(
         }
         None => agreed.clone(),
     };
+    (divergence.map(|(divergence, _)| divergence), agreed, wanted)
+}
+
+/// Compares what `plane` did with what `oracle` says.
+pub fn compare(
+    (plane, executor): (Plane, &'static str),
+    (probe, packet, snapshot): (&Probe, &Packet, &Snapshot),
+    (got, coverage): (Seen, Coverage),
+    oracle: Oracle,
+) -> Verdict {
+    let (divergence, agreed, wanted) = wanted(plane, packet, snapshot, oracle);
     if !is_as_wanted(&wanted, &got, coverage) {
         let difference = Difference {
             executor,
@@ -106,7 +117,7 @@ pub fn compare(
         return Verdict::Different(difference);
     }
     match divergence {
-        Some((divergence, _)) if wanted != agreed => Verdict::Divergent(divergence),
+        Some(divergence) if wanted != agreed => Verdict::Divergent(divergence),
         _ => Verdict::Equal(wanted),
     }
 }

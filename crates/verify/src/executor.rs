@@ -49,6 +49,11 @@ pub trait Executor {
     /// # Errors
     /// The first difference, or why nothing could be compared.
     fn check(&mut self, case: &Case, tally: &mut Tally) -> Result<(), Stop>;
+
+    /// Whether a case takes seconds: few are put to it, and few smaller ones are tried of one that differs.
+    fn is_slow(&self) -> bool {
+        false
+    }
 }
 
 /// The source port of packets that nobody remembers.
@@ -201,7 +206,7 @@ impl Programs {
     }
 }
 
-fn not_programmed(executor: &'static str, got: String) -> Difference {
+pub(crate) fn not_programmed(executor: &'static str, got: String) -> Difference {
     Difference { executor, probe: "programming".to_owned(), wanted: "every service port".to_owned(), got }
 }
 

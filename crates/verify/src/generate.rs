@@ -1,5 +1,17 @@
 //! Strategies for legal cluster states: what the API server would have let in, and nothing else.
 //!
+//! Covered: Services of type ClusterIP, NodePort, LoadBalancer (with and without node ports), headless and ExternalName; those
+//! of another proxy; external IPs, several load-balancer addresses of either ipMode and host names, shared by several
+//! Services; host ports at every kind of address; the filter of node-port addresses; both traffic policies; TCP, UDP and SCTP
+//! on one number; IPv4, IPv6 and dual stack; source ranges as people write them; affinity with and without a timeout;
+//! publishNotReadyAddresses. Slices: none, one or several of a port, with other target ports in each (as named ports have),
+//! missing or nameless ones, of the headless kind or nobody's; endpoints on pods and on the nodes themselves (hostNetwork),
+//! listed twice, on no named node, in every combination of conditions, with hints of zones and nodes. Clients that are their
+//! own endpoint. Changes: a Service, its type, its endpoints, a node's zone or a host port appears, changes or goes.
+//!
+//! Not covered: several addresses of one family per node, nodes that come and go, clusters without a pod prefix,
+//! masqueradeAll.
+//!
 //! Plans of small enums and bits, so that they shrink towards plain Services; [`crate::objects`] makes objects of them.
 
 use ipnet::IpNet;

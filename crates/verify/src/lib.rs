@@ -12,7 +12,7 @@
 //! ```
 //! Every difference is counted under its [`model::Divergence`], or shrunk to a [`state::Case`] that reproduces it.
 //!
-//! Says "equal on N states", never "proven". Balance between backends is not compared.
+//! Says "tested equal on N states", never "proven". Balance between backends is not compared.
 
 pub mod cli;
 pub mod compare;
@@ -24,6 +24,7 @@ pub mod objects;
 pub mod probe;
 pub mod reference;
 pub mod run;
+pub mod sockets;
 pub mod state;
 pub mod tally;
 pub mod test_run;

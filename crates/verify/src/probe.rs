@@ -71,6 +71,11 @@ pub fn is_local(node: Node, address: IpAddr) -> bool {
     node.addresses().contains(address) || places::VIPS.iter().any(|vip| vip.contains(address))
 }
 
+/// Whether Services' cluster IPs are from where `address` is.
+pub fn is_cluster_ip(address: IpAddr) -> bool {
+    (0..=u8::MAX).any(|last| places::cluster_ip(last).contains(address))
+}
+
 /// All probes of a case: those of both of its states, since what is gone must be gone.
 pub fn probes(case: &Case) -> BTreeSet<Probe> {
     let states = case.before.iter().chain([&case.objects]);

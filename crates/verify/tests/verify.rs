@@ -3,13 +3,14 @@
 use std::path::Path;
 
 use model::{
-    Snapshot,
+    Plane, Snapshot,
     oracle::{self, Outcome, Packet},
 };
 use verify::{
     corpus,
     executor::{Executor, Model, Programs, Walker},
     run::Outcome as Run,
+    sockets::Sockets,
     test_run::TestRun,
 };
 
@@ -37,6 +38,17 @@ fn the_corpus_is_equal_on_every_executor() {
     let mut run = Run::default();
     corpus::replay(&cases, &mut executors(oracle::forward), &mut run).expect("replay");
     expect_equal(&run);
+}
+
+#[test]
+fn the_corpus_is_equal_by_sockets_on_either_plane() {
+    let cases = corpus::read(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus"))).expect("corpus");
+    for plane in Plane::ALL {
+        let sockets = Sockets::new(plane, oracle::forward).expect("namespaces need root");
+        let mut run = Run::default();
+        corpus::replay(&cases, &mut [Box::new(sockets)], &mut run).expect("replay");
+        expect_equal(&run);
+    }
 }
 
 #[test]

@@ -2,7 +2,10 @@
 //!
 //! Level-triggered: a pass sees the present state only, so a missed or repeated wake-up changes nothing.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    time::{Duration, Instant},
+};
 
 use futures::{FutureExt as _, future::select_all};
 use tokio::sync::watch;
@@ -16,6 +19,8 @@ const RESYNC: Duration = Duration::from_secs(30);
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 /// Changes come in bursts; a pass waits this long for the rest of one.
 const COALESCE: Duration = Duration::from_millis(5);
+/// And as long as the last one took, up to this: where passes are long, changes never stop coming in.
+const LONGEST_COALESCE: Duration = Duration::from_millis(250);
 
 /// A controller: `pass` brings what it owns one step nearer to what is wanted.
 pub(super) trait Controller: Send {
@@ -69,10 +74,12 @@ pub(super) async fn run(mut controller: impl Controller, shutdown: CancellationT
         for trigger in &mut triggers {
             trigger.mark_unchanged();
         }
+        let start = Instant::now();
         let outcome = tokio::select! {
             outcome = controller.pass() => outcome,
             () = shutdown.cancelled() => return,
         };
+        let coalesce = start.elapsed().clamp(COALESCE, LONGEST_COALESCE);
         let mut wait = outcome.again_after.unwrap_or(RESYNC).min(RESYNC);
         if outcome.failed {
             wait = wait.min(retry);
@@ -85,7 +92,7 @@ pub(super) async fn run(mut controller: impl Controller, shutdown: CancellationT
         }
         let changed = select_all(triggers.iter_mut().map(|trigger| trigger.changed().boxed()));
         tokio::select! {
-            _ = changed => tokio::time::sleep(COALESCE).await,
+            _ = changed => tokio::time::sleep(coalesce).await,
             () = tokio::time::sleep(wait) => {}
             () = shutdown.cancelled() => return,
         }

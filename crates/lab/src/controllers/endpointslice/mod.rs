@@ -73,7 +73,7 @@ impl Controller for EndpointSlices {
         for slice in self.world.slices.all() {
             slices.entry(service_of(&slice)).or_default().push(slice);
         }
-        let (mut actions, mut present) = (vec![], BTreeSet::new());
+        let (mut actions, mut present, mut news) = (vec![], BTreeSet::new(), vec![]);
         for service in self.world.services.all() {
             let namespace = service.metadata.namespace.clone().unwrap_or_default();
             let name = (namespace, service.metadata.name.clone().unwrap_or_default());
@@ -91,7 +91,7 @@ impl Controller for EndpointSlices {
             if let Some(legacy) = legacy {
                 present.insert(name.clone());
                 if self.legacy.get(&name) != Some(&legacy) {
-                    outcome.note(self.write_legacy(name, legacy).await);
+                    news.push((name, legacy));
                 }
             }
         }
@@ -105,6 +105,7 @@ impl Controller for EndpointSlices {
             outcome.note(result);
         }
         drop(written);
+        self.write_legacy(news, &mut outcome).await;
         self.forget_legacy(&present).await;
         outcome
     }
@@ -123,19 +124,39 @@ impl EndpointSlices {
         Ok(())
     }
 
-    /// Unwatched, so one write without a version: the last one wins, and this is the only writer.
-    async fn write_legacy(&mut self, key: Name, endpoints: Endpoints) -> Result<(), WriteError> {
-        let api = write::api::<Endpoints>(&self.client, Some(&key.0));
-        let written = match api.replace(&key.1, &PostParams::default(), &endpoints).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => {
-                api.create(&PostParams::default(), &endpoints).await
+    /// Unwatched, so one write each without a version: the last one wins, and this is the only writer.
+    async fn write_legacy(&mut self, news: Vec<(Name, Endpoints)>, outcome: &mut Outcome) {
+        let this = &*self;
+        let writes = news.into_iter().map(|(name, endpoints)| async move {
+            this.put_legacy(&name, &endpoints).await.map(|()| (name, endpoints))
+        });
+        let results: Vec<_> = stream::iter(writes).buffer_unordered(WRITERS).collect().await;
+        for result in results {
+            outcome.note(result.map(|(name, endpoints)| drop(self.legacy.insert(name, endpoints))));
+        }
+    }
+
+    /// One that was never written is probably new; one that was may have been deleted by somebody.
+    async fn put_legacy(&self, name: &Name, endpoints: &Endpoints) -> Result<(), WriteError> {
+        let api = write::api::<Endpoints>(&self.client, Some(&name.0));
+        let parameters = PostParams::default();
+        let written = if self.legacy.contains_key(name) {
+            match api.replace(&name.1, &parameters, endpoints).await {
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    api.create(&parameters, endpoints).await
+                }
+                answer => answer,
             }
-            answer => answer,
+        } else {
+            match api.create(&parameters, endpoints).await {
+                Err(kube::Error::Api(status)) if status.is_already_exists() => {
+                    api.replace(&name.1, &parameters, endpoints).await
+                }
+                answer => answer,
+            }
         };
-        written
-            .map_err(|error| WriteError::new::<Endpoints>("write", format!("{}/{}", key.0, key.1), error))?;
-        self.legacy.insert(key, endpoints);
-        Ok(())
+        let refused = |error| WriteError::new::<Endpoints>("write", format!("{}/{}", name.0, name.1), error);
+        written.map(drop).map_err(refused)
     }
 
     /// Removes the Endpoints of Services that are gone.

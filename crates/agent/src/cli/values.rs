@@ -1,0 +1,102 @@
+//! Values of options that are spelt as kube-proxy's flags are. Pure.
+
+use std::{net::SocketAddr, time::Duration};
+
+use ipnet::IpNet;
+use model::NodePortAddresses;
+
+/// A time as Go's flags spell it ("1h30m", "90s").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Period(pub(super) Duration);
+
+impl std::str::FromStr for Period {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parsed = text.parse::<jiff::SignedDuration>().ok().and_then(|time| Duration::try_from(time).ok());
+        parsed.map(Self).ok_or_else(|| format!("invalid time {text:?}: want one as 1h30m or 90s"))
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bind(pub(super) Option<SocketAddr>);
+
+impl std::str::FromStr for Bind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "none" => Ok(Self(None)),
+            _ => text
+                .parse()
+                .map(|address| Self(Some(address)))
+                .map_err(|_| format!("invalid address {text:?}: want ADDRESS:PORT, or none")),
+        }
+    }
+}
+
+/// One value of `--nodeport-addresses`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NodePortFilter {
+    Primary,
+    Within(IpNet),
+}
+
+impl std::str::FromStr for NodePortFilter {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "primary" => Ok(Self::Primary),
+            _ => text
+                .parse()
+                .map(Self::Within)
+                .map_err(|_| format!("invalid prefix {text:?}: want CIDR, or primary")),
+        }
+    }
+}
+
+/// "primary" stands alone, as in kube-proxy.
+pub(super) fn node_ports(filters: &[NodePortFilter]) -> anyhow::Result<NodePortAddresses> {
+    let prefixes: Vec<IpNet> = filters
+        .iter()
+        .filter_map(|filter| match filter {
+            NodePortFilter::Primary => None,
+            NodePortFilter::Within(prefix) => Some(*prefix),
+        })
+        .collect();
+    match (filters.len(), prefixes.len()) {
+        (0, _) => Ok(NodePortAddresses::All),
+        (1, 0) => Ok(NodePortAddresses::Primary),
+        (all, given) if all == given => Ok(NodePortAddresses::Within(prefixes)),
+        _ => anyhow::bail!("--nodeport-addresses: \"primary\" cannot be combined with other values"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_gos_flags_are() {
+        let seconds = |text: &str| text.parse::<Period>().map(|period| period.0.as_secs());
+        assert_eq!([seconds("24h"), seconds("1h30m"), seconds("0s")], [Ok(86_400), Ok(5_400), Ok(0)]);
+        assert!(seconds("-1s").is_err() && seconds("soon").is_err());
+    }
+
+    #[test]
+    fn fact_53_node_port_addresses_are_prefixes_or_primary_alone() {
+        let read = |text: &str| {
+            let filters: Result<Vec<NodePortFilter>, _> =
+                text.split_terminator(',').map(str::parse).collect();
+            node_ports(&filters.map_err(anyhow::Error::msg)?)
+        };
+        assert_eq!(read("").expect("nothing"), NodePortAddresses::All);
+        assert_eq!(read("primary").expect("primary"), NodePortAddresses::Primary);
+        let prefixes = ["10.0.0.0/8", "fd00::/8"].map(|prefix| prefix.parse().expect("prefix")).to_vec();
+        assert_eq!(read("10.0.0.0/8,fd00::/8").expect("prefixes"), NodePortAddresses::Within(prefixes));
+        for wrong in ["primary,10.0.0.0/8", "10.0.0.1", "none"] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
+}

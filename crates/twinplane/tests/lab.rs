@@ -123,7 +123,7 @@ fn knows_who_is_who(lab: &Named, plane: &str, pods: &[Value]) {
             until("the node knows it", || {
                 let output = ask("endpoint get", &[&pod, "--node", asked, "-o", "json"]);
                 found = serde_json::from_str(&texts(&output).0).unwrap_or_default();
-                found["identity"].to_string() == row[1]
+                found["identity"].as_u64().is_some_and(|id| id.to_string() == row[1])
             });
             let labels = found["labels"].to_string();
             assert!(labels.contains("k8s:io.kubernetes.pod.namespace=netflow-test"), "{labels}");

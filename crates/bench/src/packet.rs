@@ -252,7 +252,9 @@ fn ends(frame: &[u8; 256]) -> Ends {
 fn tell(cases: &[Case], benches: &[Bench], report: &mut Report) {
     let net = |bench: &Bench, index: usize| median(bench.net[index].clone());
     if let [.., silent, telling] = benches {
-        for (index, case) in cases.iter().enumerate() {
+        // So few packets as the ring has room for fill no connection table.
+        let fitting = cases.iter().enumerate().filter(|(_, case)| case.new != Some(Room::Full));
+        for (index, case) in fitting {
             report.add(
                 (format!("{}-events", case.id), format!("{}, flows told of", case.what)),
                 (net(telling, index), "ns"),

@@ -2,12 +2,13 @@
 
 use abi::{Address, Config, Flow, Lookup, State, Tuple, flow_flags, protocol};
 
-use crate::{counters, family::Family, kernel, parse::tcp};
+use crate::{counters, events, family::Family, kernel, parse::tcp};
 
 /// The fast path's question: nothing about this flow can have changed, and this packet changes nothing.
 #[inline(always)]
 pub fn is_steady<A>(flags: u8, flow: &Flow<A>, config: &Config, now: u32) -> bool {
     flow.revision == config.revision
+        && !events::is_due(flow, config.event_interval, now)
         && flow.state >= State::FIRST_STEADY
         && flags & (tcp::SYN | tcp::FIN | tcp::RST) == 0
         && now.wrapping_sub(flow.last_seen) < flow.timeout

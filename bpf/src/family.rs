@@ -47,6 +47,8 @@ pub struct Scratch<A> {
     /// Under what the packet counts once it is sent. Here and not in a register: the verifier would look at all that follows
     /// once per reason.
     pub reason: Reason,
+    /// What there is to tell of the packet's flow, of the bits in [`crate::events`].
+    pub noted: u32,
     /// Headers as they lie in the packet, while they are read.
     pub words: [u32; BUFFER_WORDS],
 }
@@ -59,6 +61,8 @@ pub trait Family: Sized + 'static {
 
     /// In network order.
     const ETHERTYPE: u16;
+    /// Of the protocol: 4 or 6.
+    const VERSION: u8;
     /// Offset of the transport header from the start of the frame.
     const TRANSPORT: usize;
     const ADDRESS_FAMILY: u8;

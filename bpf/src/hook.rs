@@ -1,11 +1,13 @@
 //! The four hook points, the fast path, and what an outcome means to the kernel.
 
-use abi::{Config, Reason, Tuple};
+use abi::{Config, Point, Reason, Tuple};
 
 use crate::{
-    conntrack, counters,
+    conntrack, counters, events,
     family::{Family, Ipv4, Ipv6},
-    icmp, inspect,
+    icmp,
+    identity::Identities,
+    inspect,
     kernel::{Context, DROP, NEXT, jiffies},
     maps, nat, parse, reject, send, slow,
 };
@@ -75,6 +77,7 @@ const TO_BE_TOLD: i32 = i32::MIN + 4;
 
 /// Where a program runs.
 pub trait Hook {
+    const POINT: Point;
     /// On receipt; else on the way out of a device.
     const INGRESS: bool;
     /// Flows may start here.
@@ -100,6 +103,7 @@ pub struct FromTunnel;
 pub struct ToWire;
 
 impl Hook for FromPod {
+    const POINT: Point = Point::FromPod;
     const INGRESS: bool = true;
     const OPENS: bool = true;
     const FROM_OUTSIDE: bool = false;
@@ -111,6 +115,7 @@ impl Hook for FromPod {
 }
 
 impl Hook for ToPod {
+    const POINT: Point = Point::ToPod;
     const INGRESS: bool = false;
     const OPENS: bool = false;
     const FROM_OUTSIDE: bool = false;
@@ -122,6 +127,7 @@ impl Hook for ToPod {
 }
 
 impl Hook for FromWire {
+    const POINT: Point = Point::FromWire;
     const INGRESS: bool = true;
     const OPENS: bool = true;
     const FROM_OUTSIDE: bool = true;
@@ -135,6 +141,7 @@ impl Hook for FromWire {
 }
 
 impl Hook for FromTunnel {
+    const POINT: Point = Point::FromTunnel;
     const INGRESS: bool = true;
     const OPENS: bool = true;
     const FROM_OUTSIDE: bool = true;
@@ -147,6 +154,7 @@ impl Hook for FromTunnel {
 }
 
 impl Hook for ToWire {
+    const POINT: Point = Point::ToWire;
     const INGRESS: bool = false;
     const OPENS: bool = true;
     const FROM_OUTSIDE: bool = false;
@@ -174,7 +182,7 @@ pub fn run<H: Hook>(ctx: Context) -> i32 {
 /// Each step of the slow path runs after the one before has given back its stack: all of a call chain's frames share 512
 /// bytes.
 #[inline(always)]
-fn handle<F: Family, H: Hook>(ctx: Context) -> Outcome {
+fn handle<F: Identities, H: Hook>(ctx: Context) -> Outcome {
     if let Some(outcome) = fast::<F, H>(ctx) {
         return outcome;
     }
@@ -187,6 +195,9 @@ fn handle<F: Family, H: Hook>(ctx: Context) -> Outcome {
     }
     if outcome.verdict == TO_BE_LOOKED_UP {
         outcome = slow::run::<F, H>(ctx);
+    }
+    if maps::config().is_some_and(|config| config.event_interval != 0) {
+        events::offer::<F, H>(ctx, outcome.reason);
     }
     if outcome.verdict == TO_BE_SENT {
         let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };

@@ -7,6 +7,7 @@
 use abi::{Be16, Reason, Tuple, protocol};
 
 use crate::{
+    events,
     family::{Family, Scratch},
     fragments,
     headers::{self, Headers, Shape},
@@ -27,10 +28,12 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
     let (Some(config), Some(scratch)) = (maps::config(), F::scratch()) else {
         return Outcome::drop(Reason::DroppedInternal);
     };
+    scratch.noted = 0;
     if let Err(reason) = headers::walk::<F>(ctx, ETHERNET as u32, false) {
         // [`crate::hook`] knows which reasons pass.
         return Outcome::pass(reason);
     }
+    scratch.noted = events::READ;
     let Scratch { key, headers, words, .. } = scratch;
     if let Some(reason) = broken(ctx, headers) {
         return Outcome::drop(reason);

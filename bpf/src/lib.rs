@@ -20,11 +20,13 @@
 pub mod checksum;
 pub mod conntrack;
 pub mod counters;
+pub mod events;
 pub mod family;
 pub mod fragments;
 pub mod headers;
 pub mod hook;
 pub mod icmp;
+pub mod identity;
 pub mod inspect;
 pub mod kernel;
 pub mod maps;

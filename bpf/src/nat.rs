@@ -253,7 +253,7 @@ pub fn open<F: Family>(
     flow.timeout = conntrack::timeout(config, key.protocol, state);
     flow.last_seen = now;
     flow.revision = config.revision;
-    (flow.packets, flow.bytes, flow.padding) = (0, 0, 0);
+    (flow.packets, flow.bytes, flow.told) = (0, 0, abi::coarse(flow.last_seen));
     *reply_key = flow.reply_key(key.protocol);
 
     reply.source = key.destination;
@@ -264,7 +264,7 @@ pub fn open<F: Family>(
     reply.flags = flow_flags::TRANSLATED | flow_flags::REPLY | (flow.flags & flow_flags::MASQUERADED);
     // Its route and its deltas are found by the first reply.
     reply.revision = 0;
-    (reply.packets, reply.bytes, reply.padding) = (0, 0, 0);
+    (reply.packets, reply.bytes, reply.told) = (0, 0, flow.told);
 
     reserve::<F>(key, reply_key, reply, config, masquerade)?;
     flow.source_port = reply_key.destination_port;

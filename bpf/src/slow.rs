@@ -1,9 +1,9 @@
 //! The slow path: flows that are new, changing state, or validated under an older revision.
 
-use abi::{Config, Reason, flow_flags};
+use abi::{Config, Reason, State, flow_flags};
 
 use crate::{
-    conntrack,
+    conntrack, events,
     family::{Family, Scratch, origin},
     hook::{Hook, Outcome},
     inspect,
@@ -88,7 +88,11 @@ fn update<F: Family, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, c
         }
         flow.revision = config.revision;
     }
+    let before = flow.state;
     conntrack::track(flow, pair, config, flags, scratch.key.protocol);
+    if flow.state != before && flow.state == State::Closed as u8 {
+        scratch.noted |= events::CLOSED;
+    }
     Known::Yes
 }
 
@@ -147,7 +151,7 @@ fn enter_plain<F: Family>(scratch: &mut Scratch<F::Address>, config: &Config) ->
     flow.timeout = conntrack::timeout(config, key.protocol, state);
     flow.last_seen = kernel::jiffies();
     flow.revision = config.revision;
-    (flow.packets, flow.bytes, flow.padding) = (0, 0, 0);
+    (flow.packets, flow.bytes, flow.told) = (0, 0, abi::coarse(flow.last_seen));
     nat::set_deltas::<F>(key, flow);
     F::flows().insert(&*key, &*flow, 0).is_ok()
 }

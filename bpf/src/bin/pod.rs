@@ -22,6 +22,12 @@ mod programs {
         datapath::kernel::jiffies() as i32
     }
 
+    /// Never attached: answers whose a packet's source address is.
+    #[classifier]
+    pub fn identify(ctx: TcContext) -> i32 {
+        datapath::identity::of_source(Context::new(ctx.skb.skb)) as i32
+    }
+
     datapath::object!();
 }
 

@@ -38,6 +38,7 @@ impl Family for Ipv4 {
     type Header = Bytes<LENGTH>;
 
     const ETHERTYPE: u16 = 0x0800u16.to_be();
+    const VERSION: u8 = 4;
     const TRANSPORT: usize = ETHERNET + LENGTH;
     const ADDRESS_FAMILY: u8 = AF_INET;
     const ICMP: u8 = protocol::ICMP;

@@ -33,6 +33,7 @@ impl Family for Ipv6 {
     type Header = Bytes<LENGTH>;
 
     const ETHERTYPE: u16 = 0x86ddu16.to_be();
+    const VERSION: u8 = 6;
     const TRANSPORT: usize = ETHERNET + LENGTH;
     const ADDRESS_FAMILY: u8 = AF_INET6;
     const ICMP: u8 = protocol::ICMPV6;

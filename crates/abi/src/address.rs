@@ -57,6 +57,9 @@ pub trait Address: Copy + Default + Ord + fmt::Debug + 'static {
 
     fn to_ip(self) -> IpAddr;
 
+    /// As it lies in a packet, followed by zeros.
+    fn words(self) -> [u32; 4];
+
     /// All its bits as one word, for hashing.
     fn mix(self) -> u32;
 
@@ -76,6 +79,11 @@ impl Address for V4 {
 
     fn to_ip(self) -> IpAddr {
         Ipv4Addr::from(self.0.to_ne_bytes()).into()
+    }
+
+    #[inline(always)]
+    fn words(self) -> [u32; 4] {
+        [self.0, 0, 0, 0]
     }
 
     #[inline(always)]
@@ -106,6 +114,11 @@ impl Address for V6 {
             chunk.copy_from_slice(&word.to_ne_bytes());
         }
         Ipv6Addr::from(bytes).into()
+    }
+
+    #[inline(always)]
+    fn words(self) -> [u32; 4] {
+        self.0
     }
 
     #[inline(always)]

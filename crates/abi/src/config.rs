@@ -29,6 +29,8 @@ pub struct Config {
     /// Interface index of the tunnel that packets for backends on other nodes enter whole, so that those answer the client
     /// themselves (direct server return); 0: they are masqueraded.
     pub direct_return: u32,
+    /// After how long a flow that goes on is told of again, in [`crate::coarse`] units; 0: nothing is told of any flow.
+    pub event_interval: u32,
 }
 
 /// Idle times after which an entry is dead, in jiffies.
@@ -58,5 +60,5 @@ impl Config {
     }
 }
 
-const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 8 + 1));
+const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 8 + 1 + 1));
 plain!(Config);

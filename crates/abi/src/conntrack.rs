@@ -67,7 +67,8 @@ pub struct Flow<A> {
     pub address_delta: u16,
     /// For the transport checksum: ports.
     pub port_delta: u16,
-    pub padding: u16,
+    /// When this direction was last told of ([`coarse`]).
+    pub told: u16,
     /// The packet after translation; equal to the key where nothing is translated.
     pub source: A,
     pub destination: A,
@@ -107,6 +108,12 @@ impl<A: Address> Flow<A> {
     pub fn has(&self, flag: u8) -> bool {
         self.flags & flag != 0
     }
+}
+
+/// A clock of few bits: 256 jiffies to the unit.
+#[inline(always)]
+pub const fn coarse(jiffies: u32) -> u16 {
+    (jiffies >> 8) as u16
 }
 
 /// Bits of [`Flow::flags`].

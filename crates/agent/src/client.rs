@@ -2,20 +2,22 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
 
+use cluster::{EndpointView, IdentityView};
 use dataplane::{Connection, ObjectStatus, ServiceRow};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, body::Bytes};
 use hyper_util::rt::TokioIo;
-use model::Endpoint;
+use model::{Endpoint, IdentityId};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::wire::{
-    AddRequest, Added, AgentStatus, Attachment, CheckRequest, CollectRequest, Failure, FailureKind,
-    SnapshotView,
+    AddRequest, Added, AddressIdentity, AgentStatus, Attachment, CheckRequest, CollectRequest, Failure,
+    FailureKind, SnapshotView,
 };
 
 /// Where an agent listens unless it is told otherwise.
@@ -121,6 +123,40 @@ impl Client {
     /// See [`Self::status`].
     pub async fn endpoints(&self) -> Result<Vec<Endpoint>, Error> {
         self.get("ask for the endpoints", "/v1/endpoints").await
+    }
+
+    /// The endpoints of the whole cluster, in order of pod.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn cluster_endpoints(&self) -> Result<Vec<EndpointView>, Error> {
+        self.get("ask for the cluster's endpoints", "/v1/cluster/endpoints").await
+    }
+
+    /// Every identity, in order of number.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn identities(&self) -> Result<Vec<IdentityView>, Error> {
+        self.get("ask for the identities", "/v1/identities").await
+    }
+
+    /// Whose the addresses of each prefix are to be; the longest one counts.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn addresses(&self) -> Result<Vec<AddressIdentity>, Error> {
+        self.get("ask for the identities of addresses", "/v1/addresses").await
+    }
+
+    /// Whose `address` is, as the kernel has it.
+    ///
+    /// # Errors
+    /// See [`Self::status`].
+    pub async fn identity_of(&self, address: IpAddr) -> Result<Option<IdentityId>, Error> {
+        let found: Vec<AddressIdentity> =
+            self.get("ask for the identity of an address", &format!("/v1/addresses?of={address}")).await?;
+        Ok(found.first().map(|row| row.identity))
     }
 
     /// What the dataplane was asked for.

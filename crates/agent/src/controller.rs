@@ -4,11 +4,13 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
-use cluster::{Index, Problem, watch::Seen};
+use cluster::{Index, Problem, Wish, watch::Seen};
 use dataplane::{Key, ObjectState, ObjectStatus};
 use futures::{Stream, StreamExt as _};
+use jiff::Timestamp;
 use model::{Endpoint, Generation, NodeConfig, Peer, PodName, Tunnel, Update};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -20,6 +22,8 @@ use crate::{
 
 /// Objects taken in before anything is compiled: bounds how late the first of a long burst gets.
 const BURST: usize = 4096;
+/// How often identities that nobody uses are looked for, without anything happening.
+const COLLECT_EVERY: Duration = Duration::from_secs(30);
 
 /// Answers once the dataplane has programmed (or removed) something, or says why it could not.
 pub(crate) type Programmed = oneshot::Receiver<Result<(), String>>;
@@ -37,6 +41,18 @@ enum Message {
     RemoveEndpoint(PodName, oneshot::Sender<Result<(), String>>),
     LocalAddresses(Vec<IpAddr>),
     Tunnel(Option<Tunnel>),
+    /// All pods that a former agent attached were told.
+    EndpointsKnown,
+    Ask(Question),
+}
+
+/// Put to the index.
+struct Question(Box<dyn FnOnce(&Index) + Send>);
+
+impl std::fmt::Debug for Question {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Question")
+    }
 }
 
 /// What others may look at.
@@ -65,6 +81,8 @@ pub(crate) struct Outlets {
     pub(crate) checks: watch::Sender<Checks>,
     /// Problems that were not there before.
     pub(crate) problems: mpsc::Sender<Problem>,
+    /// Everything that is to be written to the API server.
+    pub(crate) wishes: watch::Sender<Arc<Vec<Wish>>>,
 }
 
 /// The task itself, to be run.
@@ -121,6 +139,23 @@ impl Controller {
     pub(crate) fn set_tunnel(&self, tunnel: Option<Tunnel>) {
         // The task only ends with the agent.
         let _ = self.inbox.send(Message::Tunnel(tunnel));
+    }
+
+    pub(crate) fn set_endpoints_known(&self) {
+        // The task only ends with the agent.
+        let _ = self.inbox.send(Message::EndpointsKnown);
+    }
+
+    /// Puts `question` to the index, as of everything it was told before.
+    pub(crate) async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&Index) -> T + Send + 'static,
+    ) -> Result<T, Gone> {
+        let (answer, reply) = oneshot::channel();
+        // Nobody may be interested any more: then the answer is dropped.
+        let question = Question(Box::new(|index| drop(answer.send(question(index)))));
+        self.inbox.send(Message::Ask(question)).map_err(|_| Gone)?;
+        reply.await.map_err(|_| Gone)
     }
 
     pub(crate) fn set_route_problems(&self, problems: Vec<ObjectStatus>) {
@@ -190,14 +225,22 @@ impl Task {
     /// Runs for as long as the dataplane lives.
     pub(crate) async fn run(mut self, watches: impl Stream<Item = Seen> + Send) -> Gone {
         let mut watches = Box::pin(watches.ready_chunks(BURST));
+        let mut collect = tokio::time::interval(COLLECT_EVERY);
+        let worker = self.worker.clone();
+        let mut ended = std::pin::pin!(worker.ended());
         loop {
+            let mut again = false;
             tokio::select! {
                 Some(burst) = watches.next() => self.see(burst),
                 Some(message) = self.inbox.recv() => self.take(message),
-                else => return self.worker.ended().await,
+                _ = collect.tick() => again = true,
+                gone = &mut ended => return gone,
             }
             if let Err(gone) = self.publish() {
                 return gone;
+            }
+            if let Some(wishes) = self.index.take_wishes(Timestamp::now(), again) {
+                self.outlets.wishes.send_replace(Arc::new(wishes));
             }
         }
     }
@@ -215,6 +258,9 @@ impl Task {
                 Seen::Slice(_) => reached(&mut shared, "EndpointSlice"),
                 Seen::Node(_) => reached(&mut shared, "Node"),
                 Seen::Pod(_) => reached(&mut shared, "Pod"),
+                Seen::Namespace(_) => reached(&mut shared, "Namespace"),
+                Seen::Identity(_) => reached(&mut shared, "TwinplaneIdentity"),
+                Seen::Endpoint(_) => reached(&mut shared, "TwinplaneEndpoint"),
             }
             drop(shared);
             self.index.observe_seen(seen);
@@ -233,6 +279,8 @@ impl Task {
             }
             Message::LocalAddresses(addresses) => self.index.set_local_addresses(addresses),
             Message::Tunnel(tunnel) => self.index.set_tunnel(tunnel),
+            Message::EndpointsKnown => self.index.set_endpoints_known(),
+            Message::Ask(Question(question)) => question(&self.index),
         }
     }
 

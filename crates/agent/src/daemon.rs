@@ -27,6 +27,7 @@ use crate::{
     pods::{self, Pods},
     server,
     sysctl::{self, Conntrack},
+    wishes,
     worker::Worker,
 };
 
@@ -91,23 +92,27 @@ pub async fn run(
     let (checks, wanted_checks) = watch::channel(Checks::default());
     let (problems, new_problems) = mpsc::channel(NOTICES);
     let (notices, to_write) = mpsc::channel(NOTICES);
+    let (wishes, to_grant) = watch::channel(Arc::default());
     let index = Index::new(Settings {
         node: config.node.clone(),
         cluster_cidrs: config.cluster_cidrs.clone(),
         node_ports: config.node_ports.clone(),
     });
-    let (controller, task) = Controller::new(index, worker.clone(), Outlets { nodes, checks, problems });
+    let (controller, task) =
+        Controller::new(index, worker.clone(), Outlets { nodes, checks, problems, wishes });
     // Before the first look, so that nothing changes unseen.
     let changes = netlink::changes().context("watch links, addresses and routes")?;
     let network = Network::open(netlink.clone(), controller.clone(), config.routing).await;
     let pods =
         Pods::open(pods::state_path(&config.socket), netlink, controller.clone(), config.routing).await?;
+    controller.set_endpoints_known();
 
     let probe = Probe { controller: controller.clone(), worker: worker.clone() };
     let mut tasks = JoinSet::new();
     let watches = cluster::watch::watch(&client, &config.node);
     tasks.spawn(async move { anyhow::Error::from(task.run(watches).await) });
     spawn(&mut tasks, "network", network.keep(known_nodes, changes));
+    spawn(&mut tasks, "identities", wishes::grant(client.clone(), to_grant));
     spawn(&mut tasks, "events", events::write(client, config.node.clone(), to_write));
     spawn(&mut tasks, "problems", forward(new_problems, notices.clone(), config.node.clone()));
     spawn(&mut tasks, "health checks", health_server::serve_services(wanted_checks, probe.clone(), notices));

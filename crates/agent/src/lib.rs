@@ -30,6 +30,7 @@ mod server;
 mod sysctl;
 mod tunnel;
 pub mod wire;
+mod wishes;
 mod worker;
 
 pub use daemon::{Config, run};

@@ -1,6 +1,6 @@
 //! The local API: HTTP over a unix socket. Whoever may open the socket may use all of it.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
+use std::{fs, io, net::IpAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
 
 use axum::{
     Json, Router,
@@ -9,7 +9,9 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use cluster::{EndpointView, IdentityView, Index};
 use dataplane::{Connection, ObjectState, ObjectStatus, Reconciler, ServiceRow};
+use ipnet::IpNet;
 use model::Endpoint;
 use serde::Deserialize;
 use tokio::net::UnixListener;
@@ -19,8 +21,8 @@ use crate::{
     fill::Fill,
     pods::Pods,
     wire::{
-        AddRequest, Added, AgentStatus, Attachment, CheckRequest, CollectRequest, Failure, FailureKind,
-        ObjectCounts, SnapshotView,
+        AddRequest, Added, AddressIdentity, AgentStatus, Attachment, CheckRequest, CollectRequest, Failure,
+        FailureKind, ObjectCounts, SnapshotView,
     },
     worker::{Gone, Worker},
 };
@@ -69,6 +71,9 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/v1/conntrack", get(connections))
         .route("/v1/objects", get(objects))
         .route("/v1/endpoints", get(endpoints))
+        .route("/v1/cluster/endpoints", get(cluster_endpoints))
+        .route("/v1/identities", get(identities))
+        .route("/v1/addresses", get(addresses))
         .route("/v1/snapshot", get(snapshot))
         .route("/v1/cni/add", post(cni_add))
         .route("/v1/cni/del", post(cni_del))
@@ -156,6 +161,31 @@ async fn all_objects(context: &Context) -> Result<Vec<ObjectStatus>, Gone> {
 
 async fn endpoints(State(context): State<Context>) -> Answer<Vec<Endpoint>> {
     Ok(Json(context.pods.endpoints().await))
+}
+
+async fn cluster_endpoints(State(context): State<Context>) -> Answer<Vec<EndpointView>> {
+    Ok(Json(context.controller.ask(Index::endpoint_views).await?))
+}
+
+async fn identities(State(context): State<Context>) -> Answer<Vec<IdentityView>> {
+    Ok(Json(context.controller.ask(Index::identity_views).await?))
+}
+
+#[derive(Deserialize)]
+struct Of {
+    of: Option<IpAddr>,
+}
+
+/// The whole table as it is wanted, or what the kernel says of one address.
+async fn addresses(State(context): State<Context>, Query(query): Query<Of>) -> Answer<Vec<AddressIdentity>> {
+    let Some(address) = query.of else {
+        let wanted = context.worker.ask(|reconciler| reconciler.wanted().addresses.clone()).await?;
+        let rows = wanted.into_iter().map(|(prefix, identity)| AddressIdentity { prefix, identity });
+        return Ok(Json(rows.collect()));
+    };
+    let found = context.worker.ask(move |reconciler| reconciler.plane().identity_of(address)).await??;
+    let row = found.map(|identity| AddressIdentity { prefix: IpNet::from(address), identity });
+    Ok(Json(row.into_iter().collect()))
 }
 
 async fn snapshot(State(context): State<Context>) -> Answer<SnapshotView> {

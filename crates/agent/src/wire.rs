@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use dataplane::{ObjectStatus, PlaneStatus};
 use ipnet::IpNet;
-use model::{Endpoint, Generation, NodeConfig, Peer, Plane, PodName, ServicePort};
+use model::{Endpoint, Generation, IdentityId, NodeConfig, Peer, Plane, PodName, ServicePort};
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/status`.
@@ -61,6 +61,14 @@ pub struct SnapshotView {
     pub services: Vec<ServicePort>,
     pub endpoints: Vec<Endpoint>,
     pub peers: Vec<Peer>,
+}
+
+/// `GET /v1/addresses`: whose the addresses of a prefix are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AddressIdentity {
+    pub prefix: IpNet,
+    pub identity: IdentityId,
 }
 
 /// One interface of one container, as the container runtime names it.

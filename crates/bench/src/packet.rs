@@ -4,7 +4,9 @@
 //! the same packet back first and then call the function that the shipped program calls. What a program that only puts it
 //! back costs is taken off. Rounds of all rows and all service counts take turns.
 
-use std::net::SocketAddr;
+mod cases;
+
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use aya::{
@@ -12,13 +14,15 @@ use aya::{
     maps::Array,
     programs::{Program, TestRun as _, TestRunOptions},
 };
-use dataplane_ebpf::EbpfDataplane;
-use model::{Changed, Family::V4, FrontendKind, Protocol};
+use dataplane_ebpf::{EbpfDataplane, Events};
+use ipnet::IpNet;
+use model::{Changed, Family::V4, FrontendKind, IdentityId, Protocol, Snapshot};
 use scenarios::{
     places::{Node, Place, Pod, VIP},
     topology::Topology,
 };
 
+use self::cases::{CLUSTER_IP, Case, REDIRECT, REFUSED, Room, at, cases};
 use crate::{
     Effort, machine, plane,
     rows::{Report, median},
@@ -29,52 +33,22 @@ use crate::{
 /// New flows of one round: with two rows each, all rounds fit into the connection table.
 const NEW: u32 = 3_000;
 
+/// Addresses whose identity is known where flows are told of.
+const ADDRESSES: u32 = 10_000;
+/// How often flows that go on are told of.
+const TOLD_EVERY: Duration = Duration::from_secs(5);
+
 /// Words of the bench programs' template: a packet's first 56 bytes, whether to vary it, and a count.
 const TEMPLATE_WORDS: usize = 16;
 const VARY: usize = 14;
 const COUNT: usize = 15;
 
-/// What a program answers (`TCX_NEXT`, `TCX_REDIRECT`, `XDP_PASS`, `XDP_TX`).
-const NEXT: i32 = -1;
-const REDIRECT: i32 = 7;
-const PASS: i32 = 2;
-const TRANSMIT: i32 = 3;
-
-const CLUSTER_IP: &str = "10.24.0.10:80";
-const REFUSED: &str = "10.24.0.11:80";
-
-/// A packet in front of a program, and what must become of it.
-struct Case {
-    id: &'static str,
-    what: &'static str,
-    program: &'static str,
-    /// Where it arrives.
-    device: &'static str,
-    frame: Frame,
-    /// Every repetition is a flow of its own; the table has room, or is full.
-    new: Option<Room>,
-    answer: i32,
-    /// Where it is addressed to afterwards.
-    lands: SocketAddr,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Room {
-    Free,
-    /// Measured last: established flows of other rows are evicted, too.
-    Full,
-}
-
-impl Case {
-    fn is_xdp(&self) -> bool {
-        self.program.starts_with("xdp_")
-    }
-}
-
 /// One plane with its number of services.
 struct Bench {
     services: u32,
     ebpf: Ebpf,
+    /// Where flows are told of: read between two measurements, so that there is room.
+    events: Option<Events>,
     // Fields drop in order: the pins go last.
     _plane: EbpfDataplane,
     _pins: plane::Pins,
@@ -92,8 +66,11 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()>
     }
     let mut benches = vec![];
     for services in effort.sizes {
-        benches.push(Bench::open(&topology, *services)?);
+        benches.push(Bench::open(&topology, *services, None)?);
     }
+    // Last, beside the plane of as many services that tells of nothing.
+    let most = effort.sizes.last().copied().unwrap_or_default();
+    benches.push(Bench::open(&topology, most, Some(TOLD_EVERY))?);
     let cases = cases();
     node.run(|| {
         machine::pin(machine::cpus() - 1)?;
@@ -113,124 +90,11 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()>
     Ok(())
 }
 
-fn at(text: &str) -> SocketAddr {
-    text.parse().expect("a socket address")
-}
-
-fn cases() -> Vec<Case> {
-    let pod = SocketAddr::new(Pod::A1.address(V4), 40000);
-    let backend = SocketAddr::new(Pod::B1.address(V4), 8080);
-    let (client, vip) = (SocketAddr::new(Place::Client.address(V4), 50000), SocketAddr::new(VIP.of(V4), 80));
-    let (cluster_ip, stranger) = (at(CLUSTER_IP), at("10.128.0.11:22"));
-    let new_client = SocketAddr::new(client.ip(), 1);
-    let case = |id, what, (program, device), frame, (answer, lands)| Case {
-        id,
-        what,
-        program,
-        device,
-        frame,
-        new: None,
-        answer,
-        lands,
-    };
-    let (from_pod, from_wire) = (("from_pod", "tpa1"), ("from_wire", plane::UPLINK));
-    let driver = ("xdp_from_wire", plane::UPLINK);
-    let tcp = Frame::tcp;
-    vec![
-        case(
-            "pod-clusterip-est",
-            "pod to ClusterIP to remote pod, established",
-            from_pod,
-            tcp(pod, cluster_ip, ACK),
-            (REDIRECT, backend),
-        ),
-        Case {
-            new: Some(Room::Free),
-            ..case(
-                "pod-clusterip-new",
-                "the same, new flow, table with room",
-                from_pod,
-                tcp(pod, cluster_ip, SYN),
-                (REDIRECT, backend),
-            )
-        },
-        case(
-            "lb-snat-tc-est",
-            "client to LoadBalancer to remote pod with SNAT, established",
-            from_wire,
-            tcp(client, vip, ACK),
-            (REDIRECT, backend),
-        ),
-        case(
-            "no-service-tc",
-            "a packet that concerns no service",
-            from_wire,
-            tcp(client, stranger, ACK),
-            (NEXT, stranger),
-        ),
-        case(
-            "lb-snat-xdp-est",
-            "client to LoadBalancer to remote pod with SNAT, in the driver",
-            driver,
-            tcp(client, vip, ACK),
-            (TRANSMIT, backend),
-        ),
-        case(
-            "no-service-xdp",
-            "a packet that concerns no service, in the driver",
-            driver,
-            tcp(client, stranger, ACK),
-            (PASS, stranger),
-        ),
-        case(
-            "pod-clusterip-reply",
-            "ClusterIP's answer into the pod, established",
-            from_wire,
-            tcp(backend, pod, ACK),
-            (REDIRECT, pod),
-        ),
-        case(
-            "pod-clusterip-udp-est",
-            "pod to ClusterIP over UDP, established",
-            from_pod,
-            Frame::udp(pod, cluster_ip),
-            (REDIRECT, backend),
-        ),
-        case(
-            "refused-rst",
-            "no endpoints: answered by a reset",
-            from_pod,
-            tcp(pod, at(REFUSED), SYN),
-            (REDIRECT, pod),
-        ),
-        Case {
-            new: Some(Room::Free),
-            ..case(
-                "lb-snat-tc-new",
-                "client to LoadBalancer, new flow, table with room",
-                from_wire,
-                tcp(new_client, vip, SYN),
-                (REDIRECT, backend),
-            )
-        },
-        Case {
-            new: Some(Room::Full),
-            ..case(
-                "pod-clusterip-new-full",
-                "pod to ClusterIP, new flow, full table evicts",
-                from_pod,
-                tcp(pod, cluster_ip, SYN),
-                (REDIRECT, backend),
-            )
-        },
-    ]
-}
-
 impl Bench {
-    fn open(topology: &Topology, services: u32) -> anyhow::Result<Self> {
+    fn open(topology: &Topology, services: u32, told: Option<Duration>) -> anyhow::Result<Self> {
         let node = topology.node(Node::A);
-        let pins = plane::Pins::new(&format!("{}-{services}", topology.name));
-        let mut plane = plane::open_ebpf(topology, Node::A, &pins)?;
+        let pins = plane::Pins::new(&format!("{}-{services}-{}", topology.name, u8::from(told.is_some())));
+        let mut plane = plane::open_telling(topology, Node::A, &pins, told)?;
         let mut snapshot = plane::bare_snapshot(topology, Node::A);
         let backend = (SocketAddr::new(Pod::B1.address(V4), 8080), false);
         let web = [(FrontendKind::ClusterIp, at(CLUSTER_IP).ip()), (FrontendKind::LoadBalancer, VIP.of(V4))];
@@ -242,9 +106,13 @@ impl Bench {
             scale::put(&mut snapshot, service);
         }
         scale::fill(&mut snapshot, services);
+        if told.is_some() {
+            identify(&mut snapshot);
+        }
         plane::apply(&mut plane, node, &snapshot, &Changed::all(&snapshot))?;
         let ebpf = plane.load_bench()?;
-        Ok(Self { services, ebpf, _plane: plane, _pins: pins, empty: vec![], net: vec![] })
+        let events = told.map(|_| plane.events()).transpose()?;
+        Ok(Self { services, ebpf, events, _plane: plane, _pins: pins, empty: vec![], net: vec![] })
     }
 
     /// Handshakes, so that what follows is established.
@@ -290,7 +158,9 @@ impl Bench {
         self.empty.push([empty, xdp_empty]);
         self.net.resize(cases.len(), vec![]);
         for (index, case) in cases.iter().enumerate().filter(|(_, case)| case.new == room) {
-            let repeat = if room == Some(Room::Free) { NEW } else { packets };
+            let few = room == Some(Room::Free) || (self.events.is_some() && case.is_told());
+            let repeat = if few { NEW } else { packets };
+            while self.events.as_mut().is_some_and(|events| events.take().is_some()) {}
             self.template(&case.frame, room.map(|_| (round + 1).wrapping_mul(repeat)))?;
             let (nanoseconds, (answer, (_, lands))) = self.timed(case.program, case.device, repeat)?;
             ensure!(
@@ -358,6 +228,15 @@ impl Bench {
     }
 }
 
+/// Who is who, for the lookups that an event takes.
+fn identify(snapshot: &mut Snapshot) {
+    let row = |number: u32| {
+        let address = std::net::Ipv4Addr::from(0x0a14_0000 + number);
+        (IpNet::from(std::net::IpAddr::from(address)), IdentityId::of_cluster(number))
+    };
+    snapshot.addresses.extend((0..ADDRESSES).map(row));
+}
+
 /// Source and destination.
 type Ends = (SocketAddr, SocketAddr);
 
@@ -372,6 +251,18 @@ fn ends(frame: &[u8; 256]) -> Ends {
 
 fn tell(cases: &[Case], benches: &[Bench], report: &mut Report) {
     let net = |bench: &Bench, index: usize| median(bench.net[index].clone());
+    if let [.., silent, telling] = benches {
+        // So few packets as the ring has room for fill no connection table.
+        let fitting = cases.iter().enumerate().filter(|(_, case)| case.new != Some(Room::Full));
+        for (index, case) in fitting {
+            report.add(
+                (format!("{}-events", case.id), format!("{}, flows told of", case.what)),
+                (net(telling, index), "ns"),
+                (net(silent, index), "nothing told"),
+            );
+        }
+    }
+    let benches = &benches[..benches.len() - 1];
     for bench in benches.iter().rev() {
         let empty = [0, 1].map(|hook| median(bench.empty.iter().map(|round| round[hook]).collect()));
         for (index, case) in cases.iter().enumerate() {

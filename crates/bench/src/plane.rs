@@ -1,6 +1,6 @@
 //! The planes under measurement, opened on a node of a topology and taken down with this value.
 
-use std::{fs, io::ErrorKind, path::PathBuf};
+use std::{fs, io::ErrorKind, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use dataplane::Dataplane;
@@ -39,10 +39,21 @@ impl Drop for Pins {
 
 /// Opens the eBPF plane of a node as its agent does: at packets, and at the sockets of the node's cgroup.
 pub(crate) fn open_ebpf(topology: &Topology, node: Node, pins: &Pins) -> anyhow::Result<EbpfDataplane> {
+    open_telling(topology, node, pins, None)
+}
+
+/// The same, with flows told of every so often.
+pub(crate) fn open_telling(
+    topology: &Topology,
+    node: Node,
+    pins: &Pins,
+    events: Option<Duration>,
+) -> anyhow::Result<EbpfDataplane> {
     let config = dataplane_ebpf::Config {
         bpffs: pins.path().clone(),
         uplinks: vec![UPLINK.to_owned()],
         cgroup: Some(topology.group(node).path().to_owned()),
+        events,
         ..Default::default()
     };
     topology.node(node).run(|| EbpfDataplane::open(config))?.context("open the ebpf plane")

@@ -23,6 +23,7 @@ use crate::{
     causes::Causes,
     claims::{self, Claim, Claims},
     host_port,
+    identity::Identities,
     kinds::{KINDS, Key, Kind, key_of},
     node::Node,
     owner::Owner,
@@ -32,6 +33,7 @@ use crate::{
     slice::Slice,
 };
 
+mod identities;
 mod nodes;
 mod pods;
 
@@ -57,6 +59,9 @@ pub struct Index {
     pub(crate) nodes: BTreeMap<String, Node>,
     /// Those of this node that have host ports.
     pub(crate) pods: BTreeMap<PodName, host_port::Pod>,
+    pub(crate) identities: Identities,
+    /// Nodes, or who serves the API, moved since identities were told.
+    surroundings_moved: bool,
     own_node_deleted: bool,
     local_addresses: Vec<IpAddr>,
     tunnel: Option<Tunnel>,
@@ -84,6 +89,8 @@ impl Index {
     /// An index that knows nothing yet.
     pub fn new(settings: Settings) -> Self {
         Self {
+            identities: Identities::new(&settings.node, &settings.cluster_cidrs),
+            surroundings_moved: true,
             settings,
             services: BTreeMap::new(),
             slices: BTreeMap::new(),
@@ -145,11 +152,13 @@ impl Index {
 
     /// Adds or replaces a pod of this node.
     pub fn set_endpoint(&mut self, endpoint: Endpoint) {
+        self.identities.attach(&endpoint.pod, &endpoint.addresses);
         self.pending.endpoints.insert(endpoint.pod.clone(), Some(Arc::new(endpoint)));
     }
 
     /// Forgets a pod of this node.
     pub fn remove_endpoint(&mut self, pod: &PodName) {
+        self.identities.detach(pod);
         self.pending.endpoints.insert(pod.clone(), None);
     }
 
@@ -175,8 +184,10 @@ impl Index {
             return None;
         }
         for owner in mem::take(&mut self.dirty) {
+            self.surroundings_moved |= identities::is_api_service(&owner);
             self.recompile(&owner);
         }
+        self.update_addresses();
         if self.pending.is_empty() {
             return None;
         }
@@ -254,7 +265,7 @@ impl Index {
         }
     }
 
-    fn note_problems(&mut self, object: ObjectRef, problems: Vec<Problem>) {
+    pub(crate) fn note_problems(&mut self, object: ObjectRef, problems: Vec<Problem>) {
         if problems.is_empty() {
             self.problems.remove(&object);
         } else {

@@ -3,12 +3,19 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::{
-    core::v1::{Node, Pod, Service},
+    core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use model::{PodName, ServiceName};
 
-use crate::{causes, host_port, index::Index, node, service, slice};
+use crate::{
+    causes, host_port,
+    identity::{TwinplaneEndpoint, TwinplaneIdentity},
+    index::Index,
+    node,
+    problem::{ObjectRef, Report},
+    service, slice,
+};
 
 /// Namespace (empty for a Node) and name.
 pub(crate) type Key = (String, String);
@@ -35,8 +42,24 @@ impl Kind for Pod {
     const KIND: &'static str = "Pod";
 }
 
-/// Every kind, in the order in which a missing list is named.
+impl Kind for Namespace {
+    const KIND: &'static str = "Namespace";
+}
+
+impl Kind for TwinplaneIdentity {
+    const KIND: &'static str = "TwinplaneIdentity";
+}
+
+impl Kind for TwinplaneEndpoint {
+    const KIND: &'static str = "TwinplaneEndpoint";
+}
+
+/// Kinds without which nothing is programmed, in the order in which a missing list is named.
 pub(crate) const KINDS: [&str; 4] = [Node::KIND, Service::KIND, EndpointSlice::KIND, Pod::KIND];
+
+/// Kinds that only identities need: where one of them cannot be listed, Services go on.
+pub(crate) const IDENTITY_KINDS: [&str; 3] =
+    [Namespace::KIND, TwinplaneIdentity::KIND, TwinplaneEndpoint::KIND];
 
 pub(crate) fn key_of<K: kube::Resource>(object: &K) -> Key {
     let meta = object.meta();
@@ -93,15 +116,79 @@ pub(crate) mod private {
         fn apply(&self, index: &mut Index) {
             if let Some(name) = host_port::name_of(self) {
                 index.set_pod(&name, host_port::read(self, &index.settings.node));
+                index.identities.set_pod(&name, Some(self));
             }
         }
 
         fn remove((namespace, name): &Key, index: &mut Index) {
-            index.set_pod(&PodName { namespace: namespace.clone(), name: name.clone() }, None);
+            let pod = PodName { namespace: namespace.clone(), name: name.clone() };
+            index.set_pod(&pod, None);
+            index.identities.set_pod(&pod, None);
         }
 
         fn known(index: &Index) -> BTreeSet<Key> {
-            index.pods.keys().map(|pod| (pod.namespace.clone(), pod.name.clone())).collect()
+            let pods = index.pods.keys().chain(index.identities.pods());
+            pods.map(|pod| (pod.namespace.clone(), pod.name.clone())).collect()
+        }
+    }
+
+    impl Entry for Namespace {
+        fn apply(&self, index: &mut Index) {
+            let labels = self.metadata.labels.clone().unwrap_or_default();
+            index.identities.set_namespace(&key_of(self).1, Some(labels));
+        }
+
+        fn remove((_, name): &Key, index: &mut Index) {
+            index.identities.set_namespace(name, None);
+        }
+
+        fn known(index: &Index) -> BTreeSet<Key> {
+            index.identities.namespaces().map(|name| (String::new(), name.to_owned())).collect()
+        }
+    }
+
+    impl Entry for TwinplaneIdentity {
+        fn apply(&self, index: &mut Index) {
+            index.set_identity(&key_of(self).1, Some(self));
+        }
+
+        fn remove((_, name): &Key, index: &mut Index) {
+            index.set_identity(name, None);
+        }
+
+        fn known(index: &Index) -> BTreeSet<Key> {
+            index.identities.identities().map(|id| (String::new(), id.to_string())).collect()
+        }
+    }
+
+    impl Entry for TwinplaneEndpoint {
+        fn apply(&self, index: &mut Index) {
+            index.set_published(&key_of(self), Some(self));
+        }
+
+        fn remove(key: &Key, index: &mut Index) {
+            index.set_published(key, None);
+        }
+
+        fn known(index: &Index) -> BTreeSet<Key> {
+            let pods = index.identities.published();
+            pods.map(|pod| (pod.namespace.clone(), pod.name.clone())).collect()
+        }
+    }
+
+    impl Index {
+        fn set_identity(&mut self, name: &str, object: Option<&TwinplaneIdentity>) {
+            let mut report = Report::of(ObjectRef::identity(name));
+            self.identities.set_identity(name, object, &mut report);
+            let problems = if object.is_some() { report.finish() } else { vec![] };
+            self.note_problems(ObjectRef::identity(name), problems);
+        }
+
+        fn set_published(&mut self, (namespace, name): &Key, object: Option<&TwinplaneEndpoint>) {
+            let pod = PodName { namespace: namespace.clone(), name: name.clone() };
+            let mut report = Report::of(ObjectRef::endpoint(&pod));
+            self.identities.set_published(&pod, object, &mut report);
+            self.note_problems(ObjectRef::endpoint(&pod), report.finish());
         }
     }
 

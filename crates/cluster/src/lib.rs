@@ -21,6 +21,7 @@ mod causes;
 mod choose;
 mod claims;
 mod host_port;
+mod identity;
 mod index;
 mod kinds;
 mod node;
@@ -32,6 +33,10 @@ mod slice;
 pub mod watch;
 
 pub use causes::Causes;
+pub use identity::{
+    CLUSTER, CLUSTER_NAME, EndpointStatus, EndpointView, IdentitySpec, IdentityView, NAMESPACE,
+    NAMESPACE_LABELS, SERVICE_ACCOUNT, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, Wish, definitions,
+};
 pub use index::{Index, Settings};
 pub use kinds::Kind;
 pub use problem::{ObjectRef, Problem};

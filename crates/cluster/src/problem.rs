@@ -7,7 +7,7 @@ use model::{PodName, ServiceName};
 /// A Kubernetes object that a [`Problem`] belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
-    /// As the API spells it: "Service", "EndpointSlice", "Node", "Pod".
+    /// As the API spells it: "Service", "EndpointSlice", "Node", "Pod", "TwinplaneIdentity", "TwinplaneEndpoint".
     pub kind: &'static str,
     /// Empty for an object without a namespace.
     pub namespace: String,
@@ -36,6 +36,14 @@ impl ObjectRef {
 
     pub(crate) fn pod(name: &PodName) -> Self {
         Self { kind: "Pod", namespace: name.namespace.clone(), name: name.name.clone() }
+    }
+
+    pub(crate) fn identity(name: &str) -> Self {
+        Self { kind: "TwinplaneIdentity", namespace: String::new(), name: name.to_owned() }
+    }
+
+    pub(crate) fn endpoint(name: &PodName) -> Self {
+        Self { kind: "TwinplaneEndpoint", namespace: name.namespace.clone(), name: name.name.clone() }
     }
 
     pub(crate) fn node(name: &str) -> Self {

@@ -1,14 +1,15 @@
 //! The watches on the Kubernetes API: the only IO of this crate.
 //!
 //! Asks for what kube-proxy asks for: Services that have a cluster IP and no other proxy's name, slices of
-//! Services that are not headless, all Nodes; and, for host ports, the pods of this node. Reconnects for ever, with growing pauses; what was learned
+//! Services that are not headless, all Nodes; for host ports and identities, the pods of this node; for identities, all
+//! Namespaces, and our own kinds, whose definitions it sees to. Reconnects for ever, with growing pauses; what was learned
 //! before stays valid meanwhile.
 
 use std::time::Duration;
 
 use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::{
-    core::v1::{Node, Pod, Service},
+    core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
 use kube::{
@@ -20,7 +21,12 @@ use kube::{
     },
 };
 
-use crate::{Index, Kind};
+use crate::{
+    Index, Kind,
+    identity::{TwinplaneEndpoint, TwinplaneIdentity},
+};
+
+mod definitions;
 
 const SERVICE_LABELS: &str = "!service.kubernetes.io/service-proxy-name";
 const SERVICE_FIELDS: &str = "spec.clusterIP!=None";
@@ -35,6 +41,9 @@ pub enum Seen {
     Slice(Box<Event<EndpointSlice>>),
     Node(Box<Event<Node>>),
     Pod(Box<Event<Pod>>),
+    Namespace(Box<Event<Namespace>>),
+    Identity(Box<Event<TwinplaneIdentity>>),
+    Endpoint(Box<Event<TwinplaneEndpoint>>),
     /// A watch was interrupted; it goes on by itself.
     Interrupted {
         kind: &'static str,
@@ -50,6 +59,9 @@ impl Index {
             Seen::Slice(event) => self.observe(*event),
             Seen::Node(event) => self.observe(*event),
             Seen::Pod(event) => self.observe(*event),
+            Seen::Namespace(event) => self.observe(*event),
+            Seen::Identity(event) => self.observe(*event),
+            Seen::Endpoint(event) => self.observe(*event),
             Seen::Interrupted { .. } => {}
         }
     }
@@ -66,7 +78,21 @@ pub fn watch(client: &Client, node: &str) -> impl Stream<Item = Seen> + Send + u
         let client = client.clone();
         move |config| events(client.clone(), config, |event| Seen::Service(Box::new(event)))
     });
-    stream::select_all([nodes.boxed(), slices.boxed(), services.boxed(), pods.boxed()])
+    let namespaces =
+        events::<Namespace>(client.clone(), Config::default(), |event| Seen::Namespace(Box::new(event)));
+    let ours = stream::once(definitions::ensure(client.clone())).flat_map({
+        let client = client.clone();
+        move |()| {
+            let identities =
+                events(client.clone(), Config::default(), |event| Seen::Identity(Box::new(event)));
+            let endpoints =
+                events(client.clone(), Config::default(), |event| Seen::Endpoint(Box::new(event)));
+            stream::select(identities, endpoints)
+        }
+    });
+    let services = stream::select(services, slices);
+    let others = stream::select(namespaces, ours);
+    stream::select_all([nodes.boxed(), services.boxed(), pods.boxed(), others.boxed()])
 }
 
 fn events<K>(client: Client, config: Config, seen: fn(Event<K>) -> Seen) -> impl Stream<Item = Seen> + Send
@@ -101,7 +127,7 @@ async fn service_selectors(client: Client) -> Config {
 }
 
 /// An error with its causes, each once.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -15,6 +15,7 @@ use dataplane::Error;
 use model::{NodeConfig, ServicePortId, Snapshot};
 
 use crate::{
+    identities::Identities,
     lookups::Lookups,
     maglev,
     rows::{self, Options, Rows},
@@ -31,11 +32,12 @@ pub(crate) trait MapNames: Address + Pod {
     const AFFINITY: &str;
     const ENDPOINTS: &str;
     const ORIGINS: &str;
+    const IDENTITIES: &str;
     const FRAGMENTS: &str;
     const MAGLEV: &str;
     const SOCKETS: &str;
     const DATAGRAMS: &str;
-    const ALL: [&str; 12] = [
+    const ALL: [&str; 13] = [
         Self::FLOWS,
         Self::FRONTENDS,
         Self::BACKENDS,
@@ -44,6 +46,7 @@ pub(crate) trait MapNames: Address + Pod {
         Self::AFFINITY,
         Self::ENDPOINTS,
         Self::ORIGINS,
+        Self::IDENTITIES,
         Self::FRAGMENTS,
         Self::MAGLEV,
         Self::SOCKETS,
@@ -62,6 +65,7 @@ macro_rules! map_names {
             const AFFINITY: &str = concat!("AFFINITY_", $suffix);
             const ENDPOINTS: &str = concat!("ENDPOINTS_", $suffix);
             const ORIGINS: &str = concat!("ORIGINS_", $suffix);
+            const IDENTITIES: &str = concat!("IDENTITIES_", $suffix);
             const FRAGMENTS: &str = concat!("FRAGMENTS_", $suffix);
             const MAGLEV: &str = concat!("MAGLEV_", $suffix);
             const SOCKETS: &str = concat!("SOCKETS_", $suffix);
@@ -84,6 +88,7 @@ pub(crate) struct Family<A: MapNames> {
     pub(crate) affinity: Table<AffinityKey<A>, AffinityValue<A>>,
     endpoints: Mirrored<A, Endpoint>,
     origins: Mirrored<Prefix<A>, u32>,
+    pub(crate) identities: Identities<A>,
     /// What each Service port has in the tables.
     owned: BTreeMap<ServicePortId, Rows<A>>,
     owners: BTreeMap<FrontendKey<A>, ServicePortId>,
@@ -142,6 +147,7 @@ impl<A: MapNames> Family<A> {
             endpoints: Mirrored::open(directory, A::ENDPOINTS, Reading::Batch)
                 .map_err(failed(A::ENDPOINTS))?,
             origins: Mirrored::open(directory, A::ORIGINS, Reading::Walk).map_err(failed(A::ORIGINS))?,
+            identities: Identities::open(directory).map_err(failed(A::IDENTITIES))?,
             owned: BTreeMap::new(),
             owners: BTreeMap::new(),
         })
@@ -149,7 +155,6 @@ impl<A: MapNames> Family<A> {
 
     /// Programs one Service port, or removes it where `snapshot` has none. Backends before the frontends that lead to them, and away only
     /// after them. `set_bits` enters the prefilter's bits before the frontends.
-    ///
     /// Where a table has no room, what fits is programmed: no frontend ever leads to a row that is not there.
     pub(crate) fn apply_service(
         &mut self,
@@ -352,6 +357,7 @@ impl<A: MapNames> Family<A> {
             (A::MAGLEV, self.lookups.refresh().map_err(failed(A::MAGLEV))?),
             (A::ENDPOINTS, self.endpoints.refresh().map_err(failed(A::ENDPOINTS))?),
             (A::ORIGINS, self.origins.refresh().map_err(failed(A::ORIGINS))?),
+            (A::IDENTITIES, self.identities.refresh().map_err(failed(A::IDENTITIES))?),
         ];
         let words = |(name, count)| format!("repaired {count} drifted rows in {name}");
         Ok(counts.into_iter().filter(|(_, count)| *count > 0).map(words).collect())

@@ -17,7 +17,9 @@
 
 mod bpffs;
 mod btf;
+mod events;
 mod family;
+mod identities;
 mod links;
 mod lookups;
 mod maglev;
@@ -33,6 +35,8 @@ mod table;
 mod tables;
 mod xdp;
 
+pub use abi::{Event, EventCount, EventKind, Point, Reason, event_flags};
+pub use events::{Events, Record};
 pub use links::Attach;
 pub use maglev::{InvalidTableSize, TableSize};
 pub use objects::Checksums;

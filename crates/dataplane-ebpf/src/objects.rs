@@ -51,7 +51,7 @@ impl Object {
 
     pub(crate) fn programs(self) -> &'static [&'static str] {
         match self {
-            Self::Pod => &["from_pod", "to_pod", "clock"],
+            Self::Pod => &["from_pod", "to_pod", "clock", "identify"],
             Self::Uplink => &["from_wire", "to_wire", "from_tunnel"],
             Self::Xdp { .. } => &["xdp_from_wire"],
             Self::Bench => {

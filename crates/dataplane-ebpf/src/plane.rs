@@ -1,6 +1,7 @@
 //! [`EbpfDataplane`]: opens the plane, and drives tables and links by what changed.
 
 mod config;
+mod identity;
 mod inspect;
 mod node;
 
@@ -16,10 +17,11 @@ use aya::Ebpf;
 use dataplane::{
     Applied, Connection, Counter, Dataplane, Error, Feature, Key, MapFill, PlaneStatus, ServiceRow,
 };
-use model::{Changed, Endpoint, Family, Plane, PodName, ServicePortId, Snapshot};
+use model::{Changed, Endpoint, Family, IdentityId, Plane, PodName, ServicePortId, Snapshot};
 
 use crate::{
     bpffs::Pins,
+    events,
     links::{self, Device, Links},
     objects::{self, Object, Summed},
     ports, report,
@@ -49,6 +51,7 @@ pub struct EbpfDataplane {
     /// What masquerading may use where no tunnel needs one of them.
     masquerade_ports: RangeInclusive<u16>,
     hz: u32,
+    event_interval: u32,
     options: Options,
     /// The devices and addresses of the local pods that are programmed.
     endpoints: BTreeMap<PodName, (Device, Vec<IpAddr>)>,
@@ -107,6 +110,7 @@ impl EbpfDataplane {
             tunnel: None,
             masquerade_ports: config.masquerade_ports.unwrap_or_else(ports::masquerade_range),
             hz,
+            event_interval: events::interval(config.events, hz),
             options: Options {
                 table_size: config.table_size,
                 direct_return: config.load_balancer == LoadBalancer::DirectReturn,
@@ -243,6 +247,13 @@ impl Dataplane for EbpfDataplane {
             let endpoint = snapshot.endpoints.get(name).map(|endpoint| &**endpoint);
             note(Key::Endpoint(name.clone()), self.apply_endpoint(name, endpoint));
         }
+        for (key, error) in self.apply_addresses(snapshot, &changed.addresses) {
+            note(key, Err(error));
+        }
+        if self.adopted && changed.is_addresses_only() {
+            // No flow remembers an identity: none has to be looked at again.
+            return Ok(applied);
+        }
         let services = self.services_to_program(snapshot, changed);
         let lost = self.sockets.note(snapshot, &services);
         for id in &services {
@@ -310,6 +321,10 @@ impl Dataplane for EbpfDataplane {
             maps: self.maps(),
             counters: self.tables.counters().unwrap_or_default(),
         }
+    }
+
+    fn identity_of(&self, address: IpAddr) -> Result<Option<IdentityId>, Error> {
+        self.kernel_identity(address)
     }
 
     fn maps(&self) -> Vec<MapFill> {

@@ -17,18 +17,27 @@ pub struct Sizes {
     pub affinity: u32,
     /// Parts of lookup tables, [`abi::maglev::CHUNK`] entries each.
     pub lookups: u32,
+    /// Addresses and prefixes whose identity is known. Memory is taken by the row.
+    pub identities: u32,
 }
 
 impl Default for Sizes {
     fn default() -> Self {
-        Self { frontends: 65_536, backends: 131_072, ranges: 16_384, affinity: 16_384, lookups: 262_144 }
+        Self {
+            frontends: 65_536,
+            backends: 131_072,
+            ranges: 16_384,
+            affinity: 16_384,
+            lookups: 262_144,
+            identities: 524_288,
+        }
     }
 }
 
 impl Sizes {
     /// By map name.
     pub(crate) fn by_map(self, flows: u32) -> Vec<(&'static str, u32)> {
-        fn family<A: MapNames>(sizes: Sizes, flows: u32) -> [(&'static str, u32); 7] {
+        fn family<A: MapNames>(sizes: Sizes, flows: u32) -> [(&'static str, u32); 8] {
             [
                 (A::FLOWS, flows),
                 (A::FRONTENDS, sizes.frontends),
@@ -37,6 +46,7 @@ impl Sizes {
                 (A::RANGES, sizes.ranges),
                 (A::AFFINITY, sizes.affinity),
                 (A::MAGLEV, sizes.lookups),
+                (A::IDENTITIES, sizes.identities),
             ]
         }
         family::<V4>(self, flows).into_iter().chain(family::<V6>(self, flows)).collect()

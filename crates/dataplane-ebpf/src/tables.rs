@@ -16,11 +16,16 @@ use crate::{
 
 pub(crate) const CONFIG: &str = "CONFIG";
 pub(crate) const COUNTERS: &str = "COUNTERS";
+pub(crate) const EVENTS: &str = "EVENTS";
+pub(crate) const EVENT_COUNTS: &str = "EVENT_COUNTS";
 pub(crate) const PREFILTER: &str = "PREFILTER";
 
 /// Every map that is pinned. What is not here (scratch space) belongs to one program alone.
 pub(crate) fn pinned_names() -> impl Iterator<Item = &'static str> {
-    [CONFIG, COUNTERS, PREFILTER].into_iter().chain(<V4 as MapNames>::ALL).chain(<V6 as MapNames>::ALL)
+    [CONFIG, COUNTERS, EVENTS, EVENT_COUNTS, PREFILTER]
+        .into_iter()
+        .chain(<V4 as MapNames>::ALL)
+        .chain(<V6 as MapNames>::ALL)
 }
 
 #[derive(Debug)]
@@ -136,6 +141,7 @@ fn family_fill<A: MapNames>(family: &Family<A>, ports: u32, now: u32) -> Vec<Map
         row(family.ranges.table(), family.ranges.known().len()),
         row(family.lookups.table(), family.lookups.len()),
         row(&family.affinity, affinity),
+        row(family.identities.table(), family.identities.len()),
         masquerade_ports,
     ]
 }

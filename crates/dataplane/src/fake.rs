@@ -7,13 +7,13 @@ mod kernel;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use model::{
-    Backend, Changed, FrontendAddress, NodeConfig, Plane, Protocol, ServicePort, Snapshot, Target,
-    oracle::Origin,
+    Backend, Changed, FrontendAddress, IdentityId, NodeConfig, Plane, Protocol, ServicePort, Snapshot,
+    Target, oracle::Origin,
 };
 
 pub use kernel::{FrontendKey, Kernel, Refusal, Slot};
@@ -82,6 +82,19 @@ impl Dataplane for Fake {
             let done = kernel.check(&key);
             note(&mut applied, key, done);
         }
+        if !changed.addresses.is_empty() && changed.addresses.len() == snapshot.addresses.len() {
+            // As after a start: what a former agent left goes.
+            kernel.addresses.retain(|prefix, _| snapshot.addresses.contains_key(prefix));
+        }
+        for prefix in &changed.addresses {
+            let key = Key::Address(*prefix);
+            let done = kernel.check(&key);
+            match snapshot.addresses.get(prefix).filter(|_| done.is_ok()) {
+                Some(identity) => _ = kernel.addresses.insert(*prefix, *identity),
+                None => _ = kernel.addresses.remove(prefix),
+            }
+            note(&mut applied, key, done);
+        }
         if changed.node {
             kernel.node = snapshot.node.clone();
         }
@@ -144,6 +157,12 @@ impl Dataplane for Fake {
             ],
             counters: vec![],
         }
+    }
+
+    fn identity_of(&self, address: IpAddr) -> Result<Option<IdentityId>, Error> {
+        let kernel = self.kernel();
+        let fitting = kernel.addresses.iter().filter(|(prefix, _)| prefix.contains(&address));
+        Ok(fitting.max_by_key(|(prefix, _)| prefix.prefix_len()).map(|(_, identity)| *identity))
     }
 
     fn clean_up(&mut self) -> Result<(), Error> {
@@ -236,6 +255,7 @@ fn note(applied: &mut Applied, key: Key, done: Result<(), Refusal>) {
             Key::Service(id) => ("insert service", id.to_string()),
             Key::Endpoint(pod) => ("insert endpoint", pod.to_string()),
             Key::Peer(name) => ("insert peer", name.clone()),
+            Key::Address(prefix) => ("insert address", prefix.to_string()),
             Key::Node => ("insert", "node".to_owned()),
         };
         applied.failed.insert(key, Error::new(operation, object, refusal));

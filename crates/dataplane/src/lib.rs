@@ -8,9 +8,13 @@ mod report;
 mod retry;
 mod status;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
-use model::{Changed, Family, Plane, PodName, ServicePortId, Snapshot};
+use ipnet::IpNet;
+use model::{Changed, Family, IdentityId, Plane, PodName, ServicePortId, Snapshot};
 
 pub use reconcile::{Reconciler, Step, Timing};
 pub use report::{BackendRow, BackendState, Connection, Counter, Feature, MapFill, PlaneStatus, ServiceRow};
@@ -42,6 +46,12 @@ pub trait Dataplane: Send {
     fn connections(&self, limit: usize) -> Result<Vec<Connection>, Error>;
 
     fn status(&self) -> PlaneStatus;
+
+    /// Whose `address` is, as the kernel has it now; `None` where it has nothing, or the plane keeps no identities.
+    fn identity_of(&self, address: IpAddr) -> Result<Option<IdentityId>, Error> {
+        let _ = address;
+        Ok(None)
+    }
 
     /// How full the tables are: what can be asked for every few seconds, so nothing that costs more.
     fn maps(&self) -> Vec<MapFill> {
@@ -88,5 +98,7 @@ pub enum Key {
     Service(ServicePortId),
     Endpoint(PodName),
     Peer(String),
+    /// Whose the addresses of a prefix are.
+    Address(IpNet),
     Node,
 }

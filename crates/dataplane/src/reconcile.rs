@@ -161,7 +161,8 @@ impl Reconciler {
 
     fn succeed(&mut self, key: &Key) {
         self.retries.forget(key);
-        if !key.is_in(&self.wanted) {
+        // There are as many addresses as pods in the cluster: those that the kernel has are not worth a record each.
+        if !key.is_in(&self.wanted) || matches!(key, Key::Address(_)) {
             self.records.remove(key);
         } else if let Some(record) = self.records.get_mut(key) {
             record.state = ObjectState::Programmed;
@@ -247,13 +248,17 @@ fn keys(changed: &Changed) -> Vec<Key> {
     let services = changed.services.iter().cloned().map(Key::Service);
     let endpoints = changed.endpoints.iter().cloned().map(Key::Endpoint);
     let peers = changed.peers.iter().cloned().map(Key::Peer);
-    services.chain(endpoints).chain(peers).chain(changed.node.then_some(Key::Node)).collect()
+    let addresses = changed.addresses.iter().copied().map(Key::Address);
+    services.chain(endpoints).chain(peers).chain(addresses).chain(changed.node.then_some(Key::Node)).collect()
 }
 
-/// The families that `changed` concerns: all of them, where it is not a Service's only.
+/// The families that `changed` concerns: all of them, where it is not Services' and addresses' only.
 fn families(changed: &Changed) -> impl Iterator<Item = Family> {
     let services_only = !changed.node && changed.endpoints.is_empty() && changed.peers.is_empty();
-    let concerned = |family: &Family| changed.services.iter().any(|id| id.family == *family);
+    let concerned = |family: &Family| {
+        changed.services.iter().any(|id| id.family == *family)
+            || changed.addresses.iter().any(|prefix| Family::of(prefix.addr()) == *family)
+    };
     Family::ALL.into_iter().filter(move |family| !services_only || concerned(family))
 }
 
@@ -262,6 +267,7 @@ fn name(changed: &mut Changed, key: Key) {
         Key::Service(id) => _ = changed.services.insert(id),
         Key::Endpoint(pod) => _ = changed.endpoints.insert(pod),
         Key::Peer(peer) => _ = changed.peers.insert(peer),
+        Key::Address(prefix) => _ = changed.addresses.insert(prefix),
         Key::Node => changed.node = true,
     }
 }

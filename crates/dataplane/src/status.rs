@@ -23,7 +23,7 @@ pub enum ObjectState {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectStatus {
-    /// "Service", "Pod", "Node" or "EndpointSlice".
+    /// "Service", "Pod", "Node", "EndpointSlice" or "Address".
     pub kind: String,
     /// With namespace and port where it has one: `namespace/name:port`.
     pub name: String,
@@ -42,6 +42,7 @@ impl Key {
             Self::Service(id) => ("Service", format!("{id} ({} {:?})", id.protocol, id.family)),
             Self::Endpoint(pod) => ("Pod", pod.to_string()),
             Self::Peer(name) => ("Node", name.clone()),
+            Self::Address(prefix) => ("Address", prefix.to_string()),
             Self::Node => ("Node", "(this node)".to_owned()),
         }
     }
@@ -51,6 +52,7 @@ impl Key {
             Self::Service(id) => snapshot.services.contains_key(id),
             Self::Endpoint(pod) => snapshot.endpoints.contains_key(pod),
             Self::Peer(name) => snapshot.peers.contains_key(name),
+            Self::Address(prefix) => snapshot.addresses.contains_key(prefix),
             Self::Node => true,
         }
     }

@@ -6,6 +6,7 @@
 //! Invariant: no type here knows Kubernetes objects, BPF maps or iptables chains.
 
 mod divergence;
+mod identity;
 mod ids;
 mod node_ports;
 pub mod oracle;
@@ -14,6 +15,7 @@ mod snapshot;
 mod update;
 
 pub use divergence::{Answer, DIVERGENCES, Divergence, Plane, Situation};
+pub use identity::{IdentityId, InvalidIdentity, Labels, Reserved};
 pub use ids::{Family, Generation, InvalidPort, PodName, Port, Protocol, ServiceName, ServicePortId};
 pub use node_ports::NodePortAddresses;
 pub use service::{

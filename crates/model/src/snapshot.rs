@@ -12,7 +12,9 @@ use std::{
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::{Generation, NodePortAddresses, PodName, Port, ServicePort, ServicePortId, oracle::Origin};
+use crate::{
+    Generation, IdentityId, NodePortAddresses, PodName, Port, ServicePort, ServicePortId, oracle::Origin,
+};
 
 /// Everything a dataplane is given. Values are shared, so that a clone costs keys only.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,6 +26,8 @@ pub struct Snapshot {
     pub endpoints: BTreeMap<PodName, Arc<Endpoint>>,
     /// The other nodes, by name.
     pub peers: BTreeMap<String, Arc<Peer>>,
+    /// Whose each address is; the longest prefix counts. Empty: not known yet, and no reason to forget what was.
+    pub addresses: BTreeMap<IpNet, IdentityId>,
 }
 
 /// The keys of a [`Snapshot`] that differ from the one programmed before.
@@ -34,6 +38,7 @@ pub struct Changed {
     pub services: BTreeSet<ServicePortId>,
     pub endpoints: BTreeSet<PodName>,
     pub peers: BTreeSet<String>,
+    pub addresses: BTreeSet<IpNet>,
     /// The node's own configuration: everything that depends on it is to be programmed anew.
     pub node: bool,
 }
@@ -142,6 +147,7 @@ impl Snapshot {
             services: differing(&old.services, &self.services),
             endpoints: differing(&old.endpoints, &self.endpoints),
             peers: differing(&old.peers, &self.peers),
+            addresses: differing(&old.addresses, &self.addresses),
             node: old.node != self.node,
         }
     }
@@ -164,7 +170,14 @@ impl Changed {
         self.services.extend(other.services);
         self.endpoints.extend(other.endpoints);
         self.peers.extend(other.peers);
+        self.addresses.extend(other.addresses);
         self.node |= other.node;
+    }
+
+    /// Whether nothing but identities moved.
+    pub fn is_addresses_only(&self) -> bool {
+        let nothing_else = self.services.is_empty() && self.endpoints.is_empty() && self.peers.is_empty();
+        !self.node && nothing_else && !self.addresses.is_empty()
     }
 }
 
@@ -181,12 +194,8 @@ impl NodeConfig {
     }
 }
 
-fn differing<K: Ord + Clone, V: PartialEq>(
-    old: &BTreeMap<K, Arc<V>>,
-    new: &BTreeMap<K, Arc<V>>,
-) -> BTreeSet<K> {
-    let same = |a: &Arc<V>, b: &Arc<V>| Arc::ptr_eq(a, b) || a == b;
-    let moved = new.iter().filter(|(key, value)| old.get(*key).is_none_or(|o| !same(o, value)));
+fn differing<K: Ord + Clone, V: PartialEq>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> BTreeSet<K> {
+    let moved = new.iter().filter(|(key, value)| old.get(*key) != Some(*value));
     let gone = old.keys().filter(|key| !new.contains_key(*key));
     moved.map(|(key, _)| key).chain(gone).cloned().collect()
 }

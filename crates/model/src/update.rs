@@ -5,7 +5,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use crate::{Changed, Endpoint, Generation, NodeConfig, Peer, PodName, ServicePort, ServicePortId, Snapshot};
+use ipnet::IpNet;
+
+use crate::{
+    Changed, Endpoint, Generation, IdentityId, NodeConfig, Peer, PodName, ServicePort, ServicePortId,
+    Snapshot,
+};
 
 /// What moved since the previous update. `None` as a value removes the key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,6 +22,7 @@ pub struct Update {
     pub services: BTreeMap<ServicePortId, Option<Arc<ServicePort>>>,
     pub endpoints: BTreeMap<PodName, Option<Arc<Endpoint>>>,
     pub peers: BTreeMap<String, Option<Arc<Peer>>>,
+    pub addresses: BTreeMap<IpNet, Option<IdentityId>>,
 }
 
 impl Update {
@@ -28,12 +34,14 @@ impl Update {
             services: present(&snapshot.services),
             endpoints: present(&snapshot.endpoints),
             peers: present(&snapshot.peers),
+            addresses: present(&snapshot.addresses),
         }
     }
 
     /// Whether nothing moved.
     pub fn is_empty(&self) -> bool {
-        self.node.is_none() && self.services.is_empty() && self.endpoints.is_empty() && self.peers.is_empty()
+        let nothing_else = self.services.is_empty() && self.endpoints.is_empty() && self.peers.is_empty();
+        self.node.is_none() && nothing_else && self.addresses.is_empty()
     }
 
     /// Adds what moved later. Where both name a key, `later` holds its value.
@@ -45,6 +53,7 @@ impl Update {
         self.services.extend(later.services);
         self.endpoints.extend(later.endpoints);
         self.peers.extend(later.peers);
+        self.addresses.extend(later.addresses);
     }
 }
 
@@ -62,21 +71,22 @@ impl Snapshot {
         changed.services = step(&mut self.services, update.services).collect();
         changed.endpoints = step(&mut self.endpoints, update.endpoints).collect();
         changed.peers = step(&mut self.peers, update.peers).collect();
+        changed.addresses = step(&mut self.addresses, update.addresses).collect();
         changed
     }
 }
 
-fn present<K: Ord + Clone, V>(map: &BTreeMap<K, Arc<V>>) -> BTreeMap<K, Option<Arc<V>>> {
-    map.iter().map(|(key, value)| (key.clone(), Some(Arc::clone(value)))).collect()
+fn present<K: Ord + Clone, V: Clone>(map: &BTreeMap<K, V>) -> BTreeMap<K, Option<V>> {
+    map.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect()
 }
 
-fn step<K: Ord + Clone, V: PartialEq>(
-    map: &mut BTreeMap<K, Arc<V>>,
-    moved: BTreeMap<K, Option<Arc<V>>>,
+fn step<K: Ord + Clone, V: PartialEq + Clone>(
+    map: &mut BTreeMap<K, V>,
+    moved: BTreeMap<K, Option<V>>,
 ) -> impl Iterator<Item = K> {
     moved.into_iter().filter_map(|(key, value)| {
         let before = match &value {
-            Some(new) => map.insert(key.clone(), Arc::clone(new)),
+            Some(new) => map.insert(key.clone(), new.clone()),
             None => map.remove(&key),
         };
         (before != value).then_some(key)

@@ -1,6 +1,8 @@
 //! The commands that ask a node's agent.
 
 pub(crate) mod conntrack;
+pub(crate) mod endpoint;
+pub(crate) mod identity;
 mod output;
 pub(crate) mod service;
 pub(crate) mod status;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::commands::{conntrack, service, status};
+use crate::commands::{conntrack, endpoint, identity, service, status};
 
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
@@ -30,6 +30,10 @@ enum Command {
     Verify(verify::cli::Args),
     /// Services as the kernel of a node has them
     Service(service::Args),
+    /// Pods with identity, address and node
+    Endpoint(endpoint::Args),
+    /// Numbers that stand for sets of labels
+    Identity(identity::Args),
     /// Connections that a node tracks
     Conntrack(conntrack::Args),
     /// What a node has programmed, and how its kernel is
@@ -49,6 +53,8 @@ fn main() -> ExitCode {
         Command::Trace(args) => trace::cli::run(args),
         Command::Verify(args) => verify::cli::run(args),
         Command::Service(args) => service::run(args),
+        Command::Endpoint(args) => endpoint::run(args),
+        Command::Identity(args) => identity::run(args),
         Command::Conntrack(args) => conntrack::run(args),
         Command::Status(args) => status::run(args),
     };

@@ -96,6 +96,55 @@ fn supervisor(name: &str) -> i64 {
     record["pid"].as_i64().expect("a number")
 }
 
+/// Every pod has an identity that both nodes and `kubectl` show; the kernel of the ebpf plane knows the other node's pods.
+fn knows_who_is_who(lab: &Named, plane: &str, pods: &[Value]) {
+    let ask = |words: &str, rest: &[&str]| {
+        let mut arguments: Vec<&str> = words.split(' ').collect();
+        arguments.extend(["--lab", &lab.0]);
+        arguments.extend(rest);
+        run(&arguments)
+    };
+    let columns = "custom-columns=POD:.metadata.name,IDENTITY:.status.identity,IP:.status.addresses[0],NODE:.status.node";
+    let get = ["--", "-n", "netflow-test", "get", "twinplaneendpoints", "-o", columns, "--no-headers"];
+    let mut shown = vec![];
+    until("every pod is told of", || {
+        let output = texts(&lab.lab("kubectl", &get)).0;
+        shown = output.lines().map(|l| l.split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect();
+        shown.len() == pods.len()
+    });
+    for pod in pods {
+        let [name, ip, node] = ["name", "ip", "node"].map(|key| pod[key].as_str().expect(key));
+        let row = shown.iter().find(|row| row[0] == name).unwrap_or_else(|| panic!("{name}: {shown:?}"));
+        assert_eq!((row[2].as_str(), row[3].as_str()), (ip, node));
+        assert!(row[1].parse::<u32>().expect("a number") >= 256, "{row:?}");
+        for asked in ["node-a", "node-b"] {
+            let pod = format!("netflow-test/{name}");
+            let mut found = Value::Null;
+            until("the node knows it", || {
+                let output = ask("endpoint get", &[&pod, "--node", asked, "-o", "json"]);
+                found = serde_json::from_str(&texts(&output).0).unwrap_or_default();
+                found["identity"].as_u64().is_some_and(|id| id.to_string() == row[1])
+            });
+            let labels = found["labels"].to_string();
+            assert!(labels.contains("k8s:io.kubernetes.pod.namespace=netflow-test"), "{labels}");
+            let of_kernel = ask("identity get", &[ip, "--node", asked]);
+            match plane {
+                "ebpf" => assert!(succeeded(&of_kernel).contains(&row[1]), "{}", texts(&of_kernel).0),
+                _ => assert_eq!(of_kernel.status.code(), Some(1), "this plane's kernel keeps none"),
+            }
+        }
+    }
+    let list = succeeded(&ask("identity list", &[]));
+    assert!(list.starts_with("ID") && list.contains("reserved:kube-apiserver"), "{list}");
+    let kernel = |address| ask("identity get", &[address, "-o", "json"]);
+    if plane == "ebpf" {
+        assert_eq!(json(&kernel("198.51.100.1"))["labels"][0], "reserved:world-ipv4");
+        assert_eq!(json(&kernel("2001:db8::1"))["labels"][0], "reserved:world-ipv6");
+        assert_eq!(json(&kernel("10.20.250.1"))["labels"][0], "reserved:unmanaged");
+    }
+    assert_eq!(ask("endpoint get", &["no-such-pod"]).status.code(), Some(1));
+}
+
 /// Up, used in every way, down.
 fn whole_life(plane: &str) {
     let lab = Named::new();
@@ -124,6 +173,8 @@ fn whole_life(plane: &str) {
     let pod = pods[0]["name"].as_str().expect("a name");
     let inside = succeeded(&lab.lab("exec", &[pod, "--", "ip", "-brief", "address", "show", "eth0"]));
     assert!(inside.contains(pods[0]["ip"].as_str().expect("an address")), "{inside}");
+
+    knows_who_is_who(&lab, plane, pods);
 
     let code = lab.lab("exec", &["node-b", "--", "sh", "-c", "exit 7"]);
     assert_eq!(code.status.code(), Some(7), "exit codes are passed on");

@@ -3,6 +3,7 @@
 //! Needs root. Every test has its own namespaces, and leaves none.
 
 mod health;
+mod identities;
 mod network;
 mod pods;
 mod pressure;

@@ -12,13 +12,13 @@ use netns::Owned;
 
 use crate::support::{Node, run};
 
-struct Pod {
+pub(crate) struct Pod {
     namespace: Owned,
-    request: AddRequest,
+    pub(crate) request: AddRequest,
 }
 
 impl Pod {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let unique = format!("tp-pod-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let namespace = Owned::create(&unique).expect("create a namespace");
@@ -28,7 +28,7 @@ impl Pod {
         Self { namespace, request }
     }
 
-    fn ip(&self, arguments: &str) -> String {
+    pub(crate) fn ip(&self, arguments: &str) -> String {
         run(self.namespace.command("ip").args(arguments.split(' ')))
     }
 }

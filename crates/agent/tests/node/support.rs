@@ -76,9 +76,9 @@ impl Node {
         ] {
             run(namespace.command("ip").args(line.split(' ')));
         }
-        let (address, api_server) = inside(&namespace, |address, stopped| async move {
-            let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
-            address.send(listener.local_addr().expect("address").to_string()).expect("told");
+        let (port, api_server) = inside(&namespace, |address, stopped| async move {
+            let listener = TcpListener::bind("0.0.0.0:0").await.expect("bind");
+            address.send(listener.local_addr().expect("address").port().to_string()).expect("told");
             new_api_server().serve(listener, async move { drop(stopped.await) }).await.expect("serve");
         });
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -114,10 +114,38 @@ impl Node {
             client: Client::new(socket),
             directory,
             runtime,
-            api: format!("http://{address}"),
+            api: format!("http://127.0.0.1:{port}"),
             agent: None,
             api_server: Some(api_server),
         }
+    }
+
+    /// Node "node-b" at the other end of this node's uplink, with an agent of the same API server.
+    pub(crate) fn start_peer(&self) -> Self {
+        let name = format!("{}-b", self.namespace.name());
+        let namespace = Owned::create(&name).expect("create a namespace");
+        run(self.namespace.command("ip").args(["link", "set", "wire0", "netns", &name]));
+        for line in ["link set lo up", "addr add 10.128.0.12/24 dev wire0", "link set wire0 up"] {
+            run(namespace.command("ip").args(line.split(' ')));
+        }
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let directory = tempfile::tempdir().expect("directory");
+        let socket = directory.path().join("agent.sock");
+        let uplinks = vec!["wire0".into()];
+        let config = Config { node: "node-b".into(), socket: socket.clone(), uplinks, ..self.config.clone() };
+        let mut peer = Self {
+            namespace,
+            fake: Fake::default(),
+            config,
+            client: Client::new(socket),
+            directory,
+            runtime: runtime.expect("runtime"),
+            api: self.api.replace("127.0.0.1", "10.128.0.11"),
+            agent: None,
+            api_server: None,
+        };
+        peer.start_agent();
+        peer
     }
 
     pub(crate) fn start_agent(&mut self) {
@@ -188,6 +216,11 @@ impl Node {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
+    }
+
+    /// What `kubectl` prints.
+    pub(crate) fn kubectl(&self, arguments: &[&str]) -> String {
+        run(self.namespace.command("kubectl").arg("--server").arg(&self.api).args(arguments))
     }
 
     /// An HTTP request to the API server.

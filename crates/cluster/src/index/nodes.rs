@@ -23,6 +23,7 @@ impl Index {
             if peer != before {
                 self.pending.peers.insert(name.to_owned(), peer.map(Arc::<Peer>::new));
             }
+            self.surroundings_moved |= self.nodes.get(name) != node.as_ref();
             match node {
                 Some(node) => self.nodes.insert(name.to_owned(), node),
                 None => self.nodes.remove(name),
@@ -66,6 +67,7 @@ impl Index {
         if self.node_config.as_ref() != Some(&config) {
             // Host ports leave out addresses of the node that others have.
             self.dirty.extend(self.pods.values().map(|pod| pod.owner.clone()));
+            self.surroundings_moved = true;
             self.pending.node = Some(config.clone());
             self.node_config = Some(config);
         }

@@ -2,6 +2,7 @@
 
 mod choice;
 mod host_ports;
+mod identities;
 mod isolation;
 mod live;
 mod nodes;

@@ -9,11 +9,20 @@ use model::{Family, ServicePortId};
 
 use super::EbpfDataplane;
 use crate::{
+    events::Events,
     objects::{self, Object},
     report, xdp,
 };
 
 impl EbpfDataplane {
+    /// The reading end of what the datapath tells of flows.
+    ///
+    /// # Errors
+    /// The maps cannot be opened.
+    pub fn events(&self) -> Result<Events, Error> {
+        Events::open(&self.pins.maps())
+    }
+
     /// The rows that a Service port has in the maps, in the order the datapath reads them: `MAP key => value`.
     ///
     /// # Errors

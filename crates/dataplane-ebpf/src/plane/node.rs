@@ -30,6 +30,7 @@ impl EbpfDataplane {
         let mut config = self.tables.config()?;
         config.revision = next_revision(config.revision);
         config.hz = self.hz;
+        config.event_interval = self.event_interval;
         config.timeouts = Timeouts {
             tcp_opening: TCP_OPENING * self.hz,
             tcp_established: TCP_ESTABLISHED * self.hz,

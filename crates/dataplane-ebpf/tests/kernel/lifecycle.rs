@@ -94,13 +94,13 @@ fn wait_for(condition: impl Fn() -> bool) {
 }
 
 /// A node without pods, in a namespace of its own; gone with its pins when it ends.
-fn on_a_node(test: impl FnOnce(&netns::NetNs, &PinFolder) + Send) {
+pub(crate) fn on_a_node(test: impl FnOnce(&netns::NetNs, &PinFolder) + Send) {
     let (space, pins) = (space::namespace("node"), PinFolder::new());
     space::ip(&space, "link add wire0 type veth peer name far\nlink set wire0 up\nlink set far up\n");
     space.run(|| test(&space, &pins)).expect("enter");
 }
 
-fn config(pins: &PinFolder) -> Config {
+pub(crate) fn config(pins: &PinFolder) -> Config {
     Config {
         bpffs: pins.path().to_owned(),
         uplinks: vec!["wire0".into()],
@@ -109,7 +109,7 @@ fn config(pins: &PinFolder) -> Config {
     }
 }
 
-fn open(config: Config) -> EbpfDataplane {
+pub(crate) fn open(config: Config) -> EbpfDataplane {
     EbpfDataplane::open(config).unwrap_or_else(|error| panic!("{error}: {:?}", error.source))
 }
 

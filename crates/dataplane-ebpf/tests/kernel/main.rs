@@ -2,6 +2,7 @@
 //!
 //! Every test has namespaces and a bpf file system of its own, and leaves none.
 
+mod identity;
 mod lifecycle;
 mod model_of;
 mod packets;

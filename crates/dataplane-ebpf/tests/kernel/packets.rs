@@ -2,6 +2,7 @@
 
 mod direct;
 mod errors;
+mod events;
 mod flows;
 mod headers;
 mod host;

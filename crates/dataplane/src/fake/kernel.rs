@@ -5,8 +5,10 @@ use std::{
     sync::Arc,
 };
 
+use ipnet::IpNet;
 use model::{
-    Backend, Endpoint, Family, Frontend, FrontendAddress, NodeConfig, PodName, Port, Protocol, ServicePortId,
+    Backend, Endpoint, Family, Frontend, FrontendAddress, IdentityId, NodeConfig, PodName, Port, Protocol,
+    ServicePortId,
 };
 
 use super::BackendKey;
@@ -18,6 +20,7 @@ pub struct Kernel {
     pub frontends: BTreeMap<FrontendKey, Slot>,
     pub backends: BTreeSet<BackendKey>,
     pub endpoints: BTreeMap<PodName, Arc<Endpoint>>,
+    pub addresses: BTreeMap<IpNet, IdentityId>,
     pub node: NodeConfig,
     pub connections: Vec<Connection>,
     pub frontend_capacity: usize,
@@ -77,6 +80,7 @@ impl Default for Kernel {
             frontends: BTreeMap::new(),
             backends: BTreeSet::new(),
             endpoints: BTreeMap::new(),
+            addresses: BTreeMap::new(),
             node: NodeConfig::default(),
             connections: vec![],
             frontend_capacity: usize::MAX,

@@ -1,0 +1,59 @@
+//! Whose an address is: the number of the longest prefix that holds it, in a table that user space keeps.
+
+use abi::{V4, V6};
+use aya_ebpf::{
+    btf_maps::{LpmTrie, lpm_trie::Key},
+    macros::btf_map,
+};
+
+use crate::{
+    family::{Family, Ipv4, Ipv6},
+    kernel::Context,
+    maps::IDENTITY_ROWS,
+};
+
+/// What the table has for no address: nothing is known yet.
+pub const UNKNOWN: u32 = 0;
+
+type Table<A> = LpmTrie<A, u32, IDENTITY_ROWS>;
+
+/// A family's table.
+pub trait Identities: Family {
+    fn identities() -> &'static Table<Self::Address>;
+}
+
+macro_rules! identities {
+    ($family:ty, $address:ty, $map:ident) => {
+        impl Identities for $family {
+            fn identities() -> &'static Table<$address> {
+                #[btf_map]
+                static $map: Table<$address> = Table::new();
+                &$map
+            }
+        }
+    };
+}
+identities!(Ipv4, V4, IDENTITIES_V4);
+identities!(Ipv6, V6, IDENTITIES_V6);
+
+/// The identity of an address.
+#[inline(always)]
+pub fn of<F: Identities>(address: F::Address) -> u32 {
+    let key = Key::new(<F::Address as abi::Address>::BITS, address);
+    F::identities().get(&key).copied().unwrap_or(UNKNOWN)
+}
+
+/// The identity of a packet's source.
+#[inline(always)]
+pub fn of_source(ctx: Context) -> u32 {
+    match ctx.protocol() {
+        Ipv4::ETHERTYPE => source::<Ipv4>(ctx),
+        Ipv6::ETHERTYPE => source::<Ipv6>(ctx),
+        _ => UNKNOWN,
+    }
+}
+
+#[inline(always)]
+fn source<F: Identities>(ctx: Context) -> u32 {
+    F::network(ctx).map_or(UNKNOWN, |(_, header)| of::<F>(F::addresses(header).0))
+}

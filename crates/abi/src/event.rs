@@ -1,0 +1,126 @@
+//! What the datapath tells of flows: one record of fixed size, for both address families.
+
+use crate::{Be16, plain};
+
+/// The first byte of every record. A reader that knows another version counts the record and leaves it.
+pub const EVENT_VERSION: u8 = 1;
+/// Bytes of the ring that records wait in: room for 8,192 of them.
+pub const EVENT_RING_BYTES: u32 = 1 << 20;
+
+/// What happened.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum EventKind {
+    /// The first packet of a flow was forwarded. A translated flow has one, any other one per direction.
+    New = 0,
+    /// A flow ended with this packet, by both sides' FIN or one RST.
+    Closed = 1,
+    /// A flow goes on, and nothing was told of this direction for [`crate::Config::event_interval`].
+    Ongoing = 2,
+    /// The packet was dropped.
+    Dropped = 3,
+    /// The packet was answered with a refusal.
+    Refused = 4,
+}
+
+impl EventKind {
+    pub const ALL: [Self; 5] = [Self::New, Self::Closed, Self::Ongoing, Self::Dropped, Self::Refused];
+
+    /// The word in the CLI and the metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Closed => "closed",
+            Self::Ongoing => "ongoing",
+            Self::Dropped => "dropped",
+            Self::Refused => "refused",
+        }
+    }
+}
+
+/// Where the packet was seen. Numbers are part of the ABI.
+#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Point {
+    FromPod = 0,
+    ToPod = 1,
+    FromWire = 2,
+    ToWire = 3,
+    FromTunnel = 4,
+}
+
+/// Bits of [`Event::flags`].
+pub mod event_flags {
+    /// The packet answers the flow.
+    pub const REPLY: u8 = 1;
+    /// Addresses or ports changed: the flow belongs to a frontend.
+    pub const TRANSLATED: u8 = 1 << 1;
+    /// The source was replaced by the node's address.
+    pub const MASQUERADED: u8 = 1 << 2;
+    /// There is an entry in the connection table: translation, counts and the flags above are known.
+    pub const TRACKED: u8 = 1 << 3;
+    /// Addresses could not be read: they and the identities are zero.
+    pub const UNREADABLE: u8 = 1 << 4;
+}
+
+/// Element of the per-CPU array `EVENT_COUNTS`, one per [`EventKind`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventCount {
+    /// Counted before the ring is asked for room: what was told is this, less what was lost.
+    pub offered: u64,
+    /// The ring was full.
+    pub lost: u64,
+}
+
+/// A record.
+///
+/// IPv4 addresses are the first word. What is not known is zero.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Event {
+    /// [`EVENT_VERSION`].
+    pub version: u8,
+    /// An [`EventKind`].
+    pub kind: u8,
+    /// A [`Point`].
+    pub point: u8,
+    /// 4 or 6.
+    pub family: u8,
+    pub protocol: u8,
+    /// As in the TCP header; of SCTP, those that say the same as its chunks.
+    pub tcp_flags: u8,
+    /// Of [`event_flags`].
+    pub flags: u8,
+    pub padding: u8,
+    /// Nanoseconds since boot (`CLOCK_BOOTTIME`).
+    pub time: u64,
+    /// A [`crate::Reason`]: what became of the packet.
+    pub reason: u32,
+    /// Interface index of the device that the packet was seen on.
+    pub interface: u32,
+    /// Of the addresses as the packet came, and of the backend where the flow is translated.
+    pub source_identity: u32,
+    pub destination_identity: u32,
+    /// [`crate::Config::revision`] under which it was decided.
+    pub revision: u32,
+    /// The policy rule that decided; 0: none.
+    pub rule: u32,
+    /// Of this direction of the flow, this packet not included.
+    pub packets: u64,
+    /// Of IP packets, without the link header.
+    pub bytes: u64,
+    /// As the packet came: the frontend is its destination.
+    pub source: [u32; 4],
+    pub destination: [u32; 4],
+    /// As it leaves: the backend is its destination.
+    pub new_source: [u32; 4],
+    pub new_destination: [u32; 4],
+    pub source_port: Be16,
+    pub destination_port: Be16,
+    pub new_source_port: Be16,
+    pub new_destination_port: Be16,
+}
+
+const _: () = assert!(size_of::<Event>() == 128 && size_of::<EventCount>() == 16);
+plain!(Event, EventCount);

@@ -1,0 +1,103 @@
+//! What the datapath tells of flows, as user space reads it. Never enriches, never blocks.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd},
+    path::Path,
+    ptr,
+    time::Duration,
+};
+
+use abi::{EVENT_VERSION, Event, EventCount, EventKind};
+use aya::maps::{Map, MapData, RingBuf};
+use dataplane::Error;
+
+use crate::{sys, tables};
+
+/// The reading end of the ring. There must be one at a time: records that one reader takes, another never sees.
+pub struct Events {
+    ring: RingBuf<MapData>,
+    counts: OwnedFd,
+}
+
+/// A record as it was taken from the ring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Record {
+    Event(Event),
+    /// Written by a datapath of another version.
+    Unknown {
+        version: u8,
+    },
+}
+
+impl Events {
+    pub(crate) fn open(maps: &Path) -> Result<Self, Error> {
+        let failed = |source: io::Error| Error::new("open pinned map", tables::EVENTS, source);
+        let ring = MapData::from_pin(maps.join(tables::EVENTS)).map_err(|e| failed(io::Error::other(e)))?;
+        Ok(Self {
+            ring: RingBuf::try_from(Map::RingBuf(ring)).map_err(|e| failed(io::Error::other(e)))?,
+            counts: sys::open_pinned(&maps.join(tables::EVENT_COUNTS)).map_err(failed)?,
+        })
+    }
+
+    /// The next record; `None`: there is none now. The descriptor becomes readable when there is one again.
+    pub fn take(&mut self) -> Option<Record> {
+        let bytes = self.ring.next()?;
+        let version = bytes.first().copied().unwrap_or_default();
+        if version != EVENT_VERSION || bytes.len() != size_of::<Event>() {
+            return Some(Record::Unknown { version });
+        }
+        // SAFETY: as many bytes as an `Event` has, of which every pattern is one; read without regard to alignment.
+        Some(Record::Event(unsafe { ptr::read_unaligned(bytes.as_ptr().cast::<Event>()) }))
+    }
+
+    /// How many records of each kind were offered and lost on each CPU, since the maps were made.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counts(&self) -> Result<Vec<(EventKind, Vec<EventCount>)>, Error> {
+        let failed = |source| Error::new("read map", tables::EVENT_COUNTS, source);
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| failed(error))?;
+        let count = |kind: EventKind| {
+            let mut counts = vec![EventCount::default(); cpus];
+            sys::lookup(self.counts.as_fd(), &(kind as u32), &mut counts).map_err(failed)?;
+            Ok((kind, counts))
+        };
+        EventKind::ALL.into_iter().map(count).collect()
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        let descriptor: RawFd = self.ring.as_raw_fd();
+        // SAFETY: the ring's own descriptor, which lives as long as `self`.
+        unsafe { BorrowedFd::borrow_raw(descriptor) }
+    }
+}
+
+impl std::fmt::Debug for Events {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
+
+/// In units of [`abi::coarse`]: at least one, at most half of what its clock counts.
+pub(crate) fn interval(every: Option<Duration>, hz: u32) -> u32 {
+    let Some(every) = every else { return 0 };
+    let units = every.as_millis() * u128::from(hz) / 1000 / 256;
+    units.clamp(1, 0x7fff) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn intervals_are_whole_units_and_never_off_by_accident() {
+        assert_eq!(interval(None, 250), 0);
+        assert_eq!(interval(Some(Duration::ZERO), 250), 1);
+        assert_eq!(interval(Some(Duration::from_secs(5)), 1000), 19);
+        assert_eq!(interval(Some(Duration::from_secs(5)), 250), 4);
+        assert_eq!(interval(Some(Duration::from_secs(1_000_000)), 1000), 0x7fff);
+    }
+}

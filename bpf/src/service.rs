@@ -111,8 +111,10 @@ fn select_by<F: Family>(
 #[inline(always)]
 pub fn review<F: Family>(key: &Tuple<F::Address>, flow: &Flow<F::Address>) -> Review {
     let Some(frontend) = frontend::<F>(key.destination, key.destination_port, key.protocol) else {
-        // The Service is gone: what is open may finish, as with the kernel's own connection tracking.
-        return if key.protocol == protocol::TCP { Review::Keep } else { Review::Anew };
+        // There never was one, and only the client's port is another; or the Service is gone: what is open may finish, as with
+        // the kernel's own connection tracking.
+        let direct = key.destination == flow.destination && key.destination_port == flow.destination_port;
+        return if direct || key.protocol == protocol::TCP { Review::Keep } else { Review::Anew };
     };
     let (set, _) = scope(frontend, source_origin::<F>(key));
     if set.len == 0 {

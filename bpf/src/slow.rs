@@ -35,7 +35,10 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
         Known::No if !H::OPENS => return Outcome::pass(Reason::PassedUnrelated),
         Known::No => {}
     }
-    let choice = service::choose::<F, H>(&scratch.key, config, &mut scratch.backend);
+    let choice = match service::choose::<F, H>(&scratch.key, config, &mut scratch.backend) {
+        Choice::None if crosses::<F>(scratch) => Choice::Backend { masquerade: false, direct: false },
+        choice => choice,
+    };
     if !matches!(choice, Choice::None)
         && let Some(reason) = inspect::denied::<F, H>(&scratch.key)
     {
@@ -96,7 +99,29 @@ fn update<F: Family, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, c
     Known::Yes
 }
 
-/// The first packet of a flow to a frontend.
+/// Whether the client reaches this very backend through a frontend already, from the same port. Answers to both flows would
+/// look alike: this one gets another port, as the kernel's NAT gives it one (`nf_nat_used_tuple`). What is over makes room.
+#[inline(always)]
+fn crosses<F: Family>(scratch: &mut Scratch<F::Address>) -> bool {
+    let Scratch { key, reply_key, headers, backend, .. } = scratch;
+    *reply_key = key.reversed();
+    let Some(answers) = conntrack::find::<F>(reply_key) else { return false };
+    // What a masquerading node sends from its ports is never a client's.
+    let of_client = answers.has(flow_flags::REPLY) && !answers.has(flow_flags::MASQUERADED);
+    if !of_client || !answers.has(flow_flags::TRANSLATED) {
+        return false;
+    }
+    let own_key = answers.reply_key(key.protocol);
+    let own = conntrack::find::<F>(&own_key);
+    if !conntrack::is_alive(answers, own.as_deref(), headers.flags, kernel::jiffies()) {
+        conntrack::remove::<F>(&own_key, reply_key);
+        return false;
+    }
+    (backend.address, backend.port) = (key.destination, key.destination_port);
+    true
+}
+
+/// The first packet of a flow to a frontend, or of one that crosses such a flow.
 #[inline(always)]
 fn open_translated<F: Family, H: Hook>(
     ctx: Context,

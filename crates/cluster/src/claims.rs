@@ -36,7 +36,7 @@ pub(crate) struct Claims {
 }
 
 impl Claims {
-    /// Replaces what `owner` claims. Returns the others that gain or lose a place by it.
+    /// Replaces what `owner` claims. Returns the others for whom a place, or who has it, changes by it.
     pub(crate) fn set(&mut self, owner: &Owner, claims: BTreeSet<Claim>) -> BTreeSet<Owner> {
         let before = self.by_owner.remove(owner).unwrap_or_default();
         let mut touched = BTreeSet::new();
@@ -91,24 +91,24 @@ impl Claims {
         }
     }
 
-    /// The one that inherits, where `owner` owned the place.
-    fn release(&mut self, owner: &Owner, claim: &Claim) -> Option<Owner> {
-        let claimants = self.claimants.get_mut(claim)?;
+    /// The others that claim the place, where `owner` owned it: one inherits, and the rest are in the way of that one.
+    fn release(&mut self, owner: &Owner, claim: &Claim) -> BTreeSet<Owner> {
+        let Some(claimants) = self.claimants.get_mut(claim) else { return BTreeSet::new() };
         let owned = claimants.first() == Some(owner);
         claimants.remove(owner);
-        let heir = claimants.first().filter(|_| owned).cloned();
+        let others = if owned { claimants.clone() } else { BTreeSet::new() };
         if claimants.is_empty() {
             self.claimants.remove(claim);
         }
-        heir
+        others
     }
 
-    /// The one that loses the place, where `owner` comes before it.
-    fn take(&mut self, owner: &Owner, claim: Claim) -> Option<Owner> {
+    /// The others that claim the place, where `owner` comes before them: one loses it, and the rest are in another's way.
+    fn take(&mut self, owner: &Owner, claim: Claim) -> BTreeSet<Owner> {
         let claimants = self.claimants.entry(claim).or_default();
-        let loser = claimants.first().cloned();
+        let others = claimants.clone();
         claimants.insert(owner.clone());
-        loser.filter(|loser| owner < loser)
+        if claimants.first() == Some(owner) { others } else { BTreeSet::new() }
     }
 }
 

@@ -19,9 +19,6 @@ use crate::{
 const SHRINK_STEPS: usize = 2000;
 const SLOW_SHRINK_STEPS: usize = 30;
 
-const ONCE: &str =
-    "differed once, and not when the state was tried again; what follows it in the state is not counted";
-
 /// What a run compared, and what differs.
 #[derive(Debug, Default)]
 pub struct Outcome {
@@ -39,16 +36,7 @@ impl Outcome {
         let tally = self.tallies.entry(executor.name()).or_default();
         tally.states += 1;
         tally.transitions += u64::from(case.before.is_some());
-        let checked = executor.check(case, tally);
-        if executor.is_slow() && matches!(checked, Err(Stop::Difference(_))) {
-            // On a busy machine an answer may come too late; what is wrong is wrong again.
-            let again = executor.check(case, &mut Tally::default());
-            if again.is_ok() {
-                tally.leave_out(ONCE);
-            }
-            return again;
-        }
-        checked
+        executor.check(case, tally)
     }
 
     /// Generates state `number` of `seed` and puts it to all executors; a difference is shrunk and kept.

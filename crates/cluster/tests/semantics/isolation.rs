@@ -148,6 +148,25 @@ fn a_taken_address_stays_with_the_first_by_name_and_the_loser_keeps_the_rest() {
 }
 
 #[test]
+fn whoever_is_refused_an_address_hears_who_has_it_now() {
+    let with_external_ip = |name: &str, cluster_ip: &str, ip: &str| {
+        service(name, json!({"spec": {"clusterIPs": [cluster_ip], "externalIPs": [ip]}}))
+    };
+    let refused = |name: &str, owner: &str| {
+        let taken = "spec.externalIPs: 198.51.100.9 port 80/TCP is already taken";
+        format!("Service ns/{name}: {taken} by Service ns/{owner}")
+    };
+    let mut cluster = Cluster::new();
+    cluster.apply::<Service>(&with_external_ip("b", "10.24.0.2", "198.51.100.9"));
+    cluster.apply::<Service>(&with_external_ip("c", "10.24.0.3", "198.51.100.9")).settle();
+    assert_eq!(cluster.problems(), [refused("c", "b")]);
+    cluster.apply::<Service>(&with_external_ip("a", "10.24.0.1", "198.51.100.9")).settle();
+    assert_eq!(cluster.problems(), [refused("b", "a"), refused("c", "a")]);
+    cluster.apply::<Service>(&with_external_ip("a", "10.24.0.1", "198.51.100.8")).settle();
+    assert_eq!(cluster.problems(), [refused("c", "b")]);
+}
+
+#[test]
 fn a_taken_node_port_is_per_protocol_and_named_by_its_port() {
     let node_port = |name: &str, ip: &str, protocol: &str| {
         let ports = json!([{"port": 80, "protocol": protocol, "nodePort": 30080}]);

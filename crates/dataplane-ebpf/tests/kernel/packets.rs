@@ -33,7 +33,7 @@ use model::{Changed, FrontendAddress, FrontendKind, Protocol, ServicePort, Snaps
 use crate::{
     model_of::{address, cluster_ip, endpoint, frontend, node, service, snapshot, with_backends},
     space::{self, PinFolder},
-    wire::Mac,
+    wire::{self, Frame, Mac, icmp_error},
 };
 
 const NEXT: i32 = -1;
@@ -83,6 +83,22 @@ fn plans() -> [Plan; 2] {
             too_big: (2, 0),
         },
     ]
+}
+
+impl Plan {
+    /// What a frontend answers to a packet that does not fit: the size that does, with as much of the packet as must be quoted.
+    fn told_what_fits(&self, packet: &Frame, mtu: u16) -> Vec<u8> {
+        let ends = (packet.destination.ip(), packet.source.ip());
+        let header = if ends.0.is_ipv4() { 20 } else { 40 };
+        let (kind, code) = self.too_big;
+        let mut told = icmp_error(ends, 64, kind, code, &packet.packet()[..header + 8]);
+        told[14 + header + 6..][..2].copy_from_slice(&mtu.to_be_bytes());
+        wire::repair(&mut told);
+        let frame = packet.bytes();
+        told[..6].copy_from_slice(&frame[6..12]);
+        told[6..12].copy_from_slice(&frame[..6]);
+        told
+    }
 }
 
 /// A node in a namespace, with one pod and one uplink, whose programs are run by hand.

@@ -169,13 +169,8 @@ fn what_does_not_fit_the_tunnel_is_answered_with_what_does() {
         bench.wire_brings(&fits.bytes()).expect(REDIRECT, &whole, "forwarded_updated");
 
         let large = sized(TUNNEL_MTU + 1);
-        let (kind, code) = bench.plan.too_big;
-        let quoted = &large.packet()[..header + 8];
-        let mut told = icmp_error((vip.ip(), client.ip()), 64, kind, code, quoted);
-        set_word_and_sum(&mut told, TUNNEL_MTU as u16, header);
         let frame = large.bytes();
-        told[..6].copy_from_slice(&frame[6..12]);
-        told[6..12].copy_from_slice(&frame[..6]);
+        let told = bench.plan.told_what_fits(&large, TUNNEL_MTU as u16);
         bench.wire_brings(&frame).expect(REDIRECT, &told, "answered_too_big");
 
         // So is what is masqueraded into the tunnel.
@@ -191,13 +186,6 @@ fn what_does_not_fit_the_tunnel_is_answered_with_what_does() {
         let told = bench.wire_brings(&to_port(&large).bytes());
         assert_eq!((told.verdict, told.reasons()), (REDIRECT, [("answered_too_big".to_owned(), 1)].into()));
     });
-}
-
-/// Puts `mtu` into the second word of an ICMP error.
-fn set_word_and_sum(frame: &mut [u8], mtu: u16, header: usize) {
-    let at = 14 + header;
-    frame[at + 6..at + 8].copy_from_slice(&mtu.to_be_bytes());
-    crate::wire::repair(frame);
 }
 
 /// An error about an answer that left from the backend's node finds its way there, and to the pod.

@@ -49,23 +49,28 @@ fn the_last_hop_is_left_to_the_stack_to_answer() {
 }
 
 #[test]
-fn what_does_not_fit_the_route_is_left_to_the_stack_to_answer() {
+fn what_does_not_fit_the_route_is_answered_with_what_does_or_left_to_the_stack() {
     each(|bench| {
         let (pod, backend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.remote_pod, 8080));
+        let frontend = bench.plan_cluster_ip(80);
         bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
-        let frame = |payload: usize| {
-            let mut frame = Frame::tcp(pod, bench.plan_cluster_ip(80), ACK);
-            frame.body = Body::Tcp { flags: ACK, sequence: 1, acknowledgment: 1, payload: vec![7; payload] };
-            frame
-        };
         let headers = if pod.is_ipv4() { 40 } else { 60 };
-        let fits = frame(1500 - headers);
-        let too_big = frame(1501 - headers).bytes();
-        bench.pod_sends(&fits.bytes()).expect(
-            REDIRECT,
-            &fits.translated(pod, backend).bytes(),
-            "forwarded_new",
-        );
+        let sized = |to, bytes: usize| Frame {
+            body: Body::Tcp { flags: ACK, sequence: 1, acknowledgment: 1, payload: vec![7; bytes - headers] },
+            ..Frame::tcp(pod, to, ACK)
+        };
+        let fits = sized(frontend, 1500);
+        let sent = fits.translated(pod, backend).bytes();
+        bench.pod_sends(&fits.bytes()).expect(REDIRECT, &sent, "forwarded_new");
+        // The stack takes the frontend for an address of this node.
+        let too_big = sized(frontend, 1501);
+        let told = bench.plan.told_what_fits(&too_big, 1500);
+        bench.pod_sends(&too_big.bytes()).expect(REDIRECT, &told, "answered_too_big");
+
+        let other = bench.at(|p| p.remote_pod, 9090);
+        let sent = sized(other, 1500).translated(pod, other).bytes();
+        bench.pod_sends(&sized(other, 1500).bytes()).expect(REDIRECT, &sent, "forwarded_new");
+        let too_big = sized(other, 1501).bytes();
         bench.pod_sends(&too_big).expect(NEXT, &too_big, "passed_too_big");
     });
 }

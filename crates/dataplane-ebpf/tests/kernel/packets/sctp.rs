@@ -146,7 +146,7 @@ fn errors_about_it_come_back_through_the_frontend() {
         let router = bench.plan.client;
         let error = icmp_error((router, pod.ip()), 60, kind, code, &quote(&init.translated(pod, backend)));
         let original = quote(&init.translated(pod, frontend));
-        let mut expected = icmp_error((router, pod.ip()), 59, kind, code, &original);
+        let mut expected = icmp_error((frontend.ip(), pod.ip()), 59, kind, code, &original);
         expected[..6].copy_from_slice(&POD_MAC);
         expected[6..12].copy_from_slice(&HOST_MAC);
         bench.wire_brings(&error).expect(REDIRECT, &expected, "forwarded_icmp_error");

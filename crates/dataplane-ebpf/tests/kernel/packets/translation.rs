@@ -3,7 +3,7 @@
 use model::TrafficPolicy::{Cluster, Local};
 
 use super::{DROP, HOST_MAC, MASQUERADE_PORT, NEXT, POD_MAC, REDIRECT, each_way};
-use crate::wire::{ACK, Body, Frame, SYN};
+use crate::wire::{ACK, Body, Frame, RST, SYN};
 
 #[test]
 fn a_pod_reaches_a_remote_backend_by_its_cluster_ip_and_hears_from_the_frontend() {
@@ -155,6 +155,47 @@ fn pods_reach_each_other_directly_by_one_lookup() {
         let answer = bench.pod_sends(&data.bytes());
         answer.expect(REDIRECT, &data.translated(pod, remote).bytes(), "forwarded_established");
         assert!(answer.lookups().is_empty());
+    });
+}
+
+#[test]
+fn a_direct_flow_that_crosses_one_to_a_frontend_gets_a_port_of_its_own() {
+    each_way(|bench| {
+        let (pod, backend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.remote_pod, 8080));
+        let (frontend, moved) = (bench.at(|p| p.cluster_ip, 80), bench.at(|p| p.pod, MASQUERADE_PORT));
+        bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
+        let through = Frame::tcp(pod, frontend, SYN);
+        let direct = |flags| Frame::tcp(pod, backend, flags);
+        let answer = |to, flags| Frame::tcp(backend, to, flags);
+        let heard = |frame: &Frame, from| frame.translated(from, pod).macs(POD_MAC, HOST_MAC).bytes();
+        let sent = through.translated(pod, backend).bytes();
+        bench.pod_sends(&through.bytes()).expect(REDIRECT, &sent, "forwarded_new");
+
+        let sent = direct(SYN).translated(moved, backend).bytes();
+        bench.pod_sends(&direct(SYN).bytes()).expect(REDIRECT, &sent, "forwarded_new");
+        let to_moved = answer(moved, SYN | ACK);
+        bench.wire_brings(&to_moved.bytes()).expect(
+            REDIRECT,
+            &heard(&to_moved, backend),
+            "forwarded_updated",
+        );
+        let to_pod = answer(pod, SYN | ACK);
+        bench.wire_brings(&to_pod.bytes()).expect(REDIRECT, &heard(&to_pod, frontend), "forwarded_updated");
+        // Also after whatever was programmed since.
+        bench.program(vec![]);
+        let sent = direct(ACK).translated(moved, backend).bytes();
+        bench.pod_sends(&direct(ACK).bytes()).expect(REDIRECT, &sent, "forwarded_updated");
+
+        // Nobody is in the way of the next one.
+        for (frame, reason) in
+            [(direct(RST), "forwarded_updated"), (Frame::tcp(pod, frontend, RST), "forwarded_updated")]
+        {
+            assert_eq!(bench.pod_sends(&frame.bytes()).reasons(), [(reason.to_owned(), 1)].into());
+        }
+        let sent = direct(SYN).translated(pod, backend).bytes();
+        bench.pod_sends(&direct(SYN).bytes()).expect(REDIRECT, &sent, "forwarded_new");
+        let to_pod = answer(pod, SYN | ACK);
+        bench.wire_brings(&to_pod.bytes()).expect(REDIRECT, &heard(&to_pod, backend), "forwarded_new");
     });
 }
 

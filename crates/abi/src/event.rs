@@ -49,6 +49,10 @@ pub enum Point {
     FromTunnel = 4,
 }
 
+impl Point {
+    pub const ALL: [Self; 5] = [Self::FromPod, Self::ToPod, Self::FromWire, Self::ToWire, Self::FromTunnel];
+}
+
 /// Bits of [`Event::flags`].
 pub mod event_flags {
     /// The packet answers the flow.

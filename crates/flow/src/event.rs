@@ -197,7 +197,7 @@ pub struct Endpoint {
     pub identity: u32,
     pub cluster: String,
     pub namespace: String,
-    pub labels: Vec<Label>,
+    pub labels: Arc<[Label]>,
     pub pod: String,
     pub workloads: Vec<Workload>,
 }

@@ -30,6 +30,7 @@
 //! CEL filters are refused by name; every other field of `FlowFilter` works.
 
 pub mod cursor;
+pub mod directory;
 pub mod event;
 pub mod feed;
 pub mod filter;
@@ -38,6 +39,7 @@ pub mod mask;
 pub mod names;
 pub mod print;
 pub mod proto;
+pub mod record;
 pub mod request;
 pub mod ring;
 pub mod summary;

@@ -5,6 +5,10 @@ use std::{
     sync::Arc,
 };
 
+use model::{
+    Family, Frontend, FrontendAddress, FrontendKind, Port, Protocol, ServiceName, ServicePort, ServicePortId,
+    TrafficPolicy,
+};
 use uuid::Uuid;
 
 use crate::{
@@ -30,7 +34,7 @@ pub fn pod(namespace: &str, name: &str, identity: u32) -> Arc<Endpoint> {
         identity,
         cluster: "default".into(),
         namespace: namespace.into(),
-        labels: vec![Label::parse("k8s:app=nginx"), Label::parse("k8s:io.kubernetes.pod.namespace=default")],
+        labels: [Label::parse("k8s:app=nginx"), Label::parse("k8s:io.kubernetes.pod.namespace=default")].into(),
         pod: name.into(),
         workloads: vec![],
     })
@@ -69,4 +73,34 @@ pub fn syn() -> Flow {
 /// `flow` at a time.
 pub fn at(nanos: i64, flow: Flow) -> Event {
     Event { time: Time(nanos), body: Body::Flow(flow) }
+}
+
+/// A cluster IP for TCP without backends.
+pub fn service(
+    namespace: &str,
+    name: &str,
+    address: IpAddr,
+    port: u16,
+) -> (ServicePortId, Option<Arc<ServicePort>>) {
+    let service = ServiceName { namespace: namespace.into(), name: name.into() };
+    let family = Family::of(address);
+    let id = ServicePortId { service, port: String::new(), protocol: Protocol::Tcp, family };
+    let frontend = Frontend {
+        kind: FrontendKind::ClusterIp,
+        address: FrontendAddress::Ip(address),
+        port: Port::new(port).expect("not 0"),
+        policy: TrafficPolicy::Cluster,
+        source_ranges: vec![],
+    };
+    let port = ServicePort {
+        id: id.clone(),
+        frontends: vec![frontend],
+        cluster: vec![],
+        local: vec![],
+        usable_anywhere: true,
+        endpoints: vec![],
+        affinity_seconds: None,
+        health_check_port: None,
+    };
+    (id, Some(Arc::new(port)))
 }

@@ -21,7 +21,7 @@ fn rich() -> Flow {
             identity,
             cluster: "west".into(),
             namespace: "shop".into(),
-            labels: vec![Label::parse("k8s:app=web")],
+            labels: [Label::parse("k8s:app=web")].into(),
             pod: name.into(),
             workloads: vec![Workload { name: "web".into(), kind: "Deployment".into() }],
         })

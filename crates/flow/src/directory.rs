@@ -1,0 +1,327 @@
+//! Who and what the numbers in records stand for: endpoints by address and by identity, Services by frontend, interfaces.
+//! Kept by what moved. Never asks anyone: what it was not told it does not know.
+//!
+//! The kernel's identity counts, because it is what decided; the directory adds names to it, as of when the record is read.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use model::{FrontendAddress, FrontendKind, PodName, Reserved, ServicePort, Update};
+
+use crate::event::{Endpoint, Interface, Label, Service, Workload};
+
+/// The label that says an identity's namespace.
+const NAMESPACE: (&str, &str) = ("k8s", "io.kubernetes.pod.namespace");
+
+/// A pod of the cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Pod {
+    pub identity: u32,
+    pub addresses: Vec<IpAddr>,
+    pub workloads: Vec<Workload>,
+}
+
+/// What moved. `None` takes the key out.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Labels as `source:key=value`, by identity.
+    pub identities: BTreeMap<u32, Option<Vec<String>>>,
+    pub pods: BTreeMap<PodName, Option<Pod>>,
+}
+
+/// An address, a port in host order, and an IANA protocol number.
+type Frontend = (IpAddr, u16, u8);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Directory {
+    cluster: String,
+    pods: HashMap<PodName, (Pod, Arc<Endpoint>)>,
+    by_address: HashMap<IpAddr, Arc<Endpoint>>,
+    /// Endpoints of which no more is known than an identity.
+    by_identity: HashMap<u32, Arc<Endpoint>>,
+    /// Index of the host's end of the veth pair of each pod of this node.
+    local: HashMap<PodName, u32>,
+    interfaces: HashMap<u32, Arc<Interface>>,
+    services: HashMap<Frontend, Arc<Service>>,
+    /// What was entered in `services` for each port of a Service.
+    entered: HashMap<model::ServicePortId, Vec<Frontend>>,
+    /// Services at addresses of the node itself, by what they are entered for when the node's addresses move.
+    at_node: BTreeMap<model::ServicePortId, Arc<ServicePort>>,
+    node: model::NodeConfig,
+}
+
+impl Directory {
+    /// Of a node of `cluster`; it knows the reserved identities.
+    pub fn new(cluster: &str) -> Self {
+        let mut directory = Self {
+            cluster: cluster.to_owned(),
+            pods: HashMap::new(),
+            by_address: HashMap::new(),
+            by_identity: HashMap::new(),
+            local: HashMap::new(),
+            interfaces: HashMap::new(),
+            services: HashMap::new(),
+            entered: HashMap::new(),
+            at_node: BTreeMap::new(),
+            node: model::NodeConfig::default(),
+        };
+        for reserved in Reserved::ALL {
+            let labels = reserved.labels().texts().map(|text| Label::parse(&text)).collect();
+            directory.set_identity(reserved.id().get(), labels);
+        }
+        directory
+    }
+
+    /// Takes in what moved in the node's own state: Services, interfaces, addresses.
+    pub fn update(&mut self, update: &Update) {
+        if let Some(node) = &update.node {
+            self.node = node.clone();
+            for (id, port) in std::mem::take(&mut self.at_node) {
+                self.set_service(&id, Some(&port));
+            }
+        }
+        for (id, port) in &update.services {
+            self.set_service(id, port.as_ref());
+        }
+        for (pod, endpoint) in &update.endpoints {
+            if let Some(index) = self.local.remove(pod) {
+                self.interfaces.remove(&index);
+            }
+            if let Some(endpoint) = endpoint {
+                let (index, name) = (endpoint.ifindex, endpoint.interface.clone());
+                self.local.insert(pod.clone(), index);
+                self.interfaces.insert(index, Arc::new(Interface { index, name }));
+            }
+            if let Some((known, _)) = self.pods.get(pod) {
+                let known = known.clone();
+                self.set_pod(pod, Some(known));
+            }
+        }
+    }
+
+    /// Takes in what moved in the cluster.
+    pub fn learn(&mut self, moved: Moved) {
+        for (number, labels) in &moved.identities {
+            match labels {
+                Some(labels) => self.set_identity(*number, labels.iter().map(|text| Label::parse(text)).collect()),
+                None => _ = self.by_identity.remove(number),
+            }
+        }
+        if !moved.identities.is_empty() {
+            let concerned = self.pods.iter().filter(|(_, (pod, _))| moved.identities.contains_key(&pod.identity));
+            let concerned: Vec<_> = concerned.map(|(name, (pod, _))| (name.clone(), pod.clone())).collect();
+            for (name, pod) in concerned {
+                self.set_pod(&name, Some(pod));
+            }
+        }
+        for (name, pod) in moved.pods {
+            self.set_pod(&name, pod);
+        }
+    }
+
+    /// Whose `address` it is, given what the kernel took it for.
+    pub fn endpoint(&self, address: IpAddr, identity: u32) -> Arc<Endpoint> {
+        match self.by_address.get(&address) {
+            Some(endpoint) if endpoint.identity == identity => Arc::clone(endpoint),
+            Some(endpoint) => {
+                let labels = Arc::clone(&self.of_identity(identity).labels);
+                Arc::new(Endpoint { identity, labels, ..Endpoint::clone(endpoint) })
+            }
+            None => self.of_identity(identity),
+        }
+    }
+
+    /// The Service that is reached there.
+    pub fn service(&self, address: IpAddr, port: u16, protocol: u8) -> Option<Arc<Service>> {
+        self.services.get(&(address, port, protocol)).cloned()
+    }
+
+    /// A pod's interface, by index; others' are not known here.
+    pub fn interface(&self, index: u32) -> Option<&Arc<Interface>> {
+        self.interfaces.get(&index)
+    }
+
+    fn of_identity(&self, identity: u32) -> Arc<Endpoint> {
+        let known = self.by_identity.get(&identity).cloned();
+        known.unwrap_or_else(|| Arc::new(Endpoint { identity, ..Endpoint::default() }))
+    }
+
+    fn set_identity(&mut self, identity: u32, labels: Vec<Label>) {
+        let namespace = labels.iter().find(|label| (label.source.as_str(), label.key.as_str()) == NAMESPACE);
+        let namespace = namespace.map_or_else(String::new, |label| label.value.clone());
+        let cluster = if namespace.is_empty() { String::new() } else { self.cluster.clone() };
+        let endpoint = Endpoint { identity, labels: labels.into(), namespace, cluster, ..Endpoint::default() };
+        self.by_identity.insert(identity, Arc::new(endpoint));
+    }
+
+    fn set_pod(&mut self, name: &PodName, pod: Option<Pod>) {
+        if let Some((before, endpoint)) = self.pods.remove(name) {
+            for address in &before.addresses {
+                // Another pod may have the address by now.
+                if self.by_address.get(address).is_some_and(|holder| Arc::ptr_eq(holder, &endpoint)) {
+                    self.by_address.remove(address);
+                }
+            }
+        }
+        let Some(pod) = pod else { return };
+        let endpoint = Arc::new(Endpoint {
+            id: self.local.get(name).copied().unwrap_or_default(),
+            identity: pod.identity,
+            cluster: self.cluster.clone(),
+            namespace: name.namespace.clone(),
+            labels: Arc::clone(&self.of_identity(pod.identity).labels),
+            pod: name.name.clone(),
+            workloads: pod.workloads.clone(),
+        });
+        for address in &pod.addresses {
+            self.by_address.insert(*address, Arc::clone(&endpoint));
+        }
+        self.pods.insert(name.clone(), (pod, endpoint));
+    }
+
+    fn set_service(&mut self, id: &model::ServicePortId, port: Option<&Arc<ServicePort>>) {
+        self.at_node.remove(id);
+        let (namespace, name) = (id.service.namespace.clone(), id.service.name.clone());
+        let service = Arc::new(Service { name, namespace });
+        for frontend in self.entered.remove(id).unwrap_or_default() {
+            // Another Service may have the frontend by now.
+            if self.services.get(&frontend) == Some(&service) {
+                self.services.remove(&frontend);
+            }
+        }
+        let Some(port) = port else { return };
+        let mut entered = vec![];
+        // A host port is a pod's, not a Service's.
+        for frontend in port.frontends.iter().filter(|frontend| frontend.kind != FrontendKind::HostPort) {
+            if frontend.address == FrontendAddress::Node {
+                self.at_node.insert(id.clone(), Arc::clone(port));
+            }
+            for address in self.node.addresses_at(frontend, id.family) {
+                let key = (address, frontend.port.get(), id.protocol.number());
+                self.services.insert(key, Arc::clone(&service));
+                entered.push(key);
+            }
+        }
+        self.entered.insert(id.clone(), entered);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use model::{Endpoint as Attached, MacAddress, NodeConfig, ServicePortId};
+
+    use super::*;
+    use crate::testing;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("address")
+    }
+
+    fn name(name: &str) -> PodName {
+        PodName { namespace: "shop".into(), name: name.into() }
+    }
+
+    fn pod(identity: u32, address: &str) -> Option<Pod> {
+        Some(Pod { identity, addresses: vec![ip(address)], workloads: vec![] })
+    }
+
+    fn labels(texts: &[&str]) -> Option<Vec<String>> {
+        Some(texts.iter().map(|text| (*text).to_owned()).collect())
+    }
+
+    #[test]
+    fn the_kernels_identity_counts_and_gets_names() {
+        let mut directory = Directory::new("default");
+        directory.learn(Moved {
+            identities: [(300, labels(&["k8s:app=web", "k8s:io.kubernetes.pod.namespace=shop"]))].into(),
+            pods: [(name("web"), pod(300, "10.20.0.3"))].into(),
+        });
+        let web = directory.endpoint(ip("10.20.0.3"), 300);
+        assert_eq!((web.pod.as_str(), web.namespace.as_str(), web.labels.len()), ("web", "shop", 2));
+        assert!(Arc::ptr_eq(&web, &directory.endpoint(ip("10.20.0.3"), 300)), "shared");
+        let early = directory.endpoint(ip("10.20.0.3"), Reserved::Init.id().get());
+        assert_eq!((early.pod.as_str(), early.identity), ("web", 5));
+        assert_eq!(early.labels[0].to_string(), "reserved:init");
+        let other = directory.endpoint(ip("10.20.0.4"), 300);
+        assert_eq!((other.pod.as_str(), other.namespace.as_str()), ("", "shop"));
+        assert_eq!(directory.endpoint(ip("192.0.2.1"), 2).labels[0].to_string(), "reserved:world");
+        let unknown = directory.endpoint(ip("192.0.2.1"), 777);
+        assert_eq!((unknown.identity, unknown.labels.len()), (777, 0));
+    }
+
+    /// Labels may come after the pod, and a pod after another one with the same address.
+    #[test]
+    fn the_order_of_news_does_not_matter() {
+        let mut directory = Directory::new("default");
+        let pods = |pods: &[(&str, Option<Pod>)]| Moved {
+            pods: pods.iter().map(|(pod, known)| (name(pod), known.clone())).collect(),
+            ..Moved::default()
+        };
+        directory.learn(pods(&[("old", pod(300, "10.20.0.3"))]));
+        assert_eq!(directory.endpoint(ip("10.20.0.3"), 300).labels.len(), 0);
+        directory.learn(Moved { identities: [(300, labels(&["k8s:app=web"]))].into(), ..Moved::default() });
+        assert_eq!(directory.endpoint(ip("10.20.0.3"), 300).labels.len(), 1);
+        directory.learn(pods(&[("new", pod(301, "10.20.0.3"))]));
+        directory.learn(pods(&[("old", None)]));
+        assert_eq!(directory.endpoint(ip("10.20.0.3"), 301).pod, "new");
+        directory.learn(pods(&[("new", None)]));
+        assert_eq!(directory.endpoint(ip("10.20.0.3"), 301).pod, "");
+    }
+
+    #[test]
+    fn a_pod_of_this_node_has_its_interface_as_its_number() {
+        let mut directory = Directory::new("default");
+        directory.learn(Moved { pods: [(name("web"), pod(300, "10.20.0.3"))].into(), ..Moved::default() });
+        let attached = Attached {
+            pod: name("web"),
+            addresses: vec![ip("10.20.0.3")],
+            interface: "tp0".into(),
+            ifindex: 7,
+            mac: MacAddress::default(),
+            host_mac: MacAddress::default(),
+            netns: None,
+        };
+        let step = |endpoint| Update { endpoints: [(name("web"), endpoint)].into(), ..Update::default() };
+        directory.update(&step(Some(Arc::new(attached))));
+        assert_eq!(directory.endpoint(ip("10.20.0.3"), 300).id, 7);
+        assert_eq!(directory.interface(7).map(|interface| interface.name.as_str()), Some("tp0"));
+        directory.update(&step(None));
+        assert_eq!((directory.endpoint(ip("10.20.0.3"), 300).id, directory.interface(7)), (0, None));
+    }
+
+    fn service(name: &str, address: FrontendAddress) -> (ServicePortId, Option<Arc<ServicePort>>) {
+        let (id, port) = testing::service("shop", name, ip("10.24.0.9"), 80);
+        let mut port = port.map(Arc::unwrap_or_clone).expect("a Service");
+        if address == FrontendAddress::Node {
+            port.frontends[0].kind = FrontendKind::NodePort;
+        }
+        port.frontends[0].address = address;
+        (id, Some(Arc::new(port)))
+    }
+
+    #[test]
+    fn services_are_found_where_they_are_now() {
+        let mut directory = Directory::new("default");
+        let found = |directory: &Directory, address: &str| {
+            directory.service(ip(address), 80, 6).map(|service| service.name.clone()).unwrap_or_default()
+        };
+        let cluster_ip = FrontendAddress::Ip(ip("10.24.0.9"));
+        let services = [service("web", cluster_ip), service("door", FrontendAddress::Node)];
+        directory.update(&Update { services: services.into(), ..Update::default() });
+        assert_eq!((found(&directory, "10.24.0.9").as_str(), found(&directory, "10.128.0.11").as_str()), ("web", ""));
+        let node = |address| NodeConfig { addresses: vec![ip(address)], ..NodeConfig::default() };
+        directory.update(&Update { node: Some(node("10.128.0.11")), ..Update::default() });
+        assert_eq!(found(&directory, "10.128.0.11"), "door");
+        directory.update(&Update { node: Some(node("10.128.0.12")), ..Update::default() });
+        assert_eq!((found(&directory, "10.128.0.11").as_str(), found(&directory, "10.128.0.12").as_str()), ("", "door"));
+        assert_eq!(directory.service(ip("10.24.0.9"), 80, 17), None, "another protocol");
+        // The address goes from one Service to another, in either order.
+        directory.update(&Update { services: [service("next", cluster_ip)].into(), ..Update::default() });
+        directory.update(&Update { services: [(service("web", cluster_ip).0, None)].into(), ..Update::default() });
+        assert_eq!(found(&directory, "10.24.0.9"), "next");
+    }
+}

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::ValueEnum;
 use dataplane::Timing;
 use dataplane_ebpf::{Acceleration, LoadBalancer, TableSize};
+use flow::ring::Capacity;
 use ipnet::IpNet;
 use kube::{
     Client,
@@ -16,10 +17,12 @@ use kube::{
 use model::{Plane, Port};
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::values::{Bind, NodePortFilter, Period, node_ports};
+use self::values::{Bind, NodePortFilter, Period, SocketPath, capacity, node_ports};
 use crate::{
     client::DEFAULT_SOCKET,
-    daemon, memory,
+    daemon,
+    flows::{OBSERVER_SOCKET, Observer},
+    memory,
     network::{self, Routing},
     plane::{Cgroup, PlaneConfig, open_plane},
     sysctl::Conntrack,
@@ -72,6 +75,25 @@ pub struct Args {
     metrics_bind: Bind,
     #[command(flatten)]
     conntrack: ConntrackArgs,
+    #[command(flatten)]
+    observer: ObserverArgs,
+}
+
+/// Where flows are shown, as Hubble's clients ask for them. Only the ebpf dataplane tells of any.
+#[derive(Clone, Debug, clap::Args)]
+struct ObserverArgs {
+    /// Unix socket that flows are served on; "none" for none
+    #[arg(long, value_name = "PATH", default_value = OBSERVER_SOCKET)]
+    observer_socket: SocketPath,
+    /// Loopback address that flows are served on, in plain text; "none" for nowhere
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4244")]
+    observer_bind: Bind,
+    /// Flows that are kept, the last ones: a power of two less one
+    #[arg(long, value_name = "FLOWS", default_value = "4095", value_parser = capacity)]
+    flow_capacity: Capacity,
+    /// How often a flow that goes on is told of; 0s tells of no flow at all
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    flow_interval: Period,
 }
 
 /// The kernel's connection tracking, as kube-proxy's flags of these names set it. The iptables dataplane's only: the other
@@ -215,6 +237,7 @@ impl From<PlaneArgs> for PlaneConfig {
             load_balancer: args.load_balancer_mode.into(),
             acceleration: args.xdp.into(),
             cgroup: args.cgroup,
+            events: None,
         }
     }
 }
@@ -232,7 +255,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         .context("start the runtime")?;
     match args.command {
         Some(Command::Cleanup(plane)) => {
-            open_plane(&plane.into())?.clean_up()?;
+            open_plane(&plane.into())?.plane.clean_up()?;
             runtime.block_on(network::remove())?;
         }
         None => runtime.block_on(serve(args))?,
@@ -253,7 +276,8 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     };
     let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
-    let plane_config = PlaneConfig::from(plane_args);
+    let events = Some(args.observer.flow_interval.0).filter(|interval| !interval.is_zero());
+    let plane_config = PlaneConfig { events, ..plane_args.into() };
     if plane_config.load_balancer == LoadBalancer::DirectReturn && routing == Routing::Native {
         anyhow::bail!("--load-balancer-mode dsr needs a tunnel between the nodes\n\nadd --routing vxlan");
     }
@@ -271,6 +295,11 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         conntrack: (plane_config.plane == Plane::Iptables).then(|| args.conntrack.into()),
         timing: Timing::default(),
         fill_every: FILL_EVERY,
+        observer: Observer {
+            socket: args.observer.observer_socket.0,
+            bind: args.observer.observer_bind.0,
+            capacity: args.observer.flow_capacity,
+        },
     };
     let stop = async move {
         tokio::select! {

@@ -15,6 +15,7 @@ use model::{Endpoint, Generation, NodeConfig, Peer, PodName, Tunnel, Update};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::{
+    flows::SharedDirectory,
     health::Checks,
     wire::Interruption,
     worker::{Gone, Worker},
@@ -83,6 +84,8 @@ pub(crate) struct Outlets {
     pub(crate) problems: mpsc::Sender<Problem>,
     /// Everything that is to be written to the API server.
     pub(crate) wishes: watch::Sender<Arc<Vec<Wish>>>,
+    /// Who is who, for flows; `None` where none are told of.
+    pub(crate) directory: Option<SharedDirectory>,
 }
 
 /// The task itself, to be run.
@@ -287,6 +290,10 @@ impl Task {
     fn publish(&mut self) -> Result<(), Gone> {
         let update = self.index.take_update();
         self.publish_shared(update.as_ref());
+        let news = self.index.take_news();
+        if let Some(directory) = &self.outlets.directory {
+            directory.learn(update.as_ref(), news);
+        }
         if let Some(update) = update {
             self.publish_nodes(&update);
             if self.checks.advance(&update) {

@@ -4,7 +4,7 @@ use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Durat
 
 use anyhow::Context as _;
 use cluster::{Index, Problem, Settings};
-use dataplane::{Dataplane, Timing};
+use dataplane::Timing;
 use ipnet::IpNet;
 use kube::Client;
 use model::NodePortAddresses;
@@ -18,12 +18,14 @@ use crate::{
     controller::{Controller, Outlets},
     events::{self, Notice},
     fill::Fill,
+    flows::{self, Observer},
     health::Checks,
     health_server::{self, Probe},
     metrics::Metrics,
     metrics_server,
     netlink::{self, Netlink},
     network::{Network, Routing},
+    plane::Opened,
     pods::{self, Pods},
     server,
     sysctl::{self, Conntrack},
@@ -58,6 +60,8 @@ pub struct Config {
     pub timing: Timing,
     /// How often the fill of kernel tables is looked at, for its forecast.
     pub fill_every: Duration,
+    /// Where flows are served.
+    pub observer: Observer,
 }
 
 /// Runs the agent in the network namespace of the calling thread until `stop` ends.
@@ -68,7 +72,7 @@ pub struct Config {
 /// A part that the agent cannot do without fails: the socket, the state file, the dataplane's thread.
 pub async fn run(
     config: Config,
-    plane: Box<dyn Dataplane>,
+    Opened { plane, events }: Opened,
     client: Client,
     stop: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
@@ -98,8 +102,13 @@ pub async fn run(
         cluster_cidrs: config.cluster_cidrs.clone(),
         node_ports: config.node_ports.clone(),
     });
+    let flows = match events {
+        Some(events) => Some(flows::open(&config.node, &config.observer, events).await?),
+        None => None,
+    };
+    let directory = flows.as_ref().map(|flows| flows.directory());
     let (controller, task) =
-        Controller::new(index, worker.clone(), Outlets { nodes, checks, problems, wishes });
+        Controller::new(index, worker.clone(), Outlets { nodes, checks, problems, wishes, directory });
     // Before the first look, so that nothing changes unseen.
     let changes = netlink::changes().context("watch links, addresses and routes")?;
     let network = Network::open(netlink.clone(), controller.clone(), config.routing).await;
@@ -118,6 +127,9 @@ pub async fn run(
     spawn(&mut tasks, "health checks", health_server::serve_services(wanted_checks, probe.clone(), notices));
     if let Some(listener) = healthz {
         spawn(&mut tasks, "healthz", health_server::serve_proxy(listener, probe, metrics.clone()));
+    }
+    for part in flows.into_iter().flat_map(flows::Flows::parts) {
+        tasks.spawn(part);
     }
     let fill = Fill::default();
     spawn(&mut tasks, "fill", fill.clone().watch(worker.clone(), config.fill_every));
@@ -141,6 +153,9 @@ pub async fn run(
     tasks.shutdown().await;
     // Another agent may be waiting for the name.
     let _ = std::fs::remove_file(&config.socket);
+    if let Some(socket) = &config.observer.socket {
+        let _ = std::fs::remove_file(socket);
+    }
     ended
 }
 

@@ -16,6 +16,7 @@ mod controller;
 mod daemon;
 mod events;
 mod fill;
+mod flows;
 mod health;
 mod health_server;
 mod memory;
@@ -34,7 +35,8 @@ mod wishes;
 mod worker;
 
 pub use daemon::{Config, run};
+pub use flows::{OBSERVER_SOCKET, Observer};
 pub use network::Routing;
-pub use plane::{PlaneConfig, Unsupported, open_plane};
+pub use plane::{Opened, PlaneConfig, Unsupported, open_plane};
 pub use sysctl::Conntrack;
 pub use tunnel::{InvalidVni, Vxlan};

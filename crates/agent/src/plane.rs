@@ -1,9 +1,9 @@
 //! The choice of a dataplane, in one place.
 
-use std::{convert::Infallible, path::PathBuf};
+use std::{convert::Infallible, path::PathBuf, time::Duration};
 
 use dataplane::Dataplane;
-use dataplane_ebpf::{Acceleration, EbpfDataplane, LoadBalancer, TableSize};
+use dataplane_ebpf::{Acceleration, EbpfDataplane, Events, LoadBalancer, TableSize};
 use dataplane_iptables::IptablesDataplane;
 use model::Plane;
 
@@ -23,6 +23,20 @@ pub struct PlaneConfig {
     pub acceleration: Acceleration,
     /// Whose processes are served at their sockets; ebpf only.
     pub cgroup: Cgroup,
+    /// How often a flow that goes on is told of; `None`: no flow ever is; ebpf only.
+    pub events: Option<Duration>,
+}
+
+/// A plane, and what its datapath tells of flows, if it does.
+pub struct Opened {
+    pub plane: Box<dyn Dataplane>,
+    pub events: Option<Events>,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("plane", &self.plane.plane()).field("events", &self.events).finish()
+    }
 }
 
 /// The cgroup (v2) that socket load balancing is attached to.
@@ -71,7 +85,7 @@ pub struct Unsupported {
 ///
 /// # Errors
 /// What is missing, in the plane's own words: root, a kernel feature, a program.
-pub fn open_plane(config: &PlaneConfig) -> Result<Box<dyn Dataplane>, Unsupported> {
+pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
     let plane = config.plane;
     let unsupported = |source| Unsupported { plane, source };
     if !nix::unistd::geteuid().is_root() {
@@ -89,13 +103,18 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Box<dyn Dataplane>, Unsupporte
                 load_balancer: config.load_balancer,
                 acceleration: config.acceleration,
                 cgroup: config.cgroup.folder(),
+                events: config.events,
                 ..dataplane_ebpf::Config::default()
             };
-            Ok(Box::new(EbpfDataplane::open(config).map_err(|error| unsupported(error.into()))?))
+            let told = config.events.is_some();
+            let plane = EbpfDataplane::open(config).map_err(|error| unsupported(error.into()))?;
+            let events = told.then(|| plane.events()).transpose().map_err(|error| unsupported(error.into()))?;
+            Ok(Opened { plane: Box::new(plane), events })
         }
         Plane::Iptables => {
             let opened = IptablesDataplane::open(dataplane_iptables::Config::default());
-            Ok(Box::new(opened.map_err(|error| unsupported(error.into()))?))
+            let plane = Box::new(opened.map_err(|error| unsupported(error.into()))?);
+            Ok(Opened { plane, events: None })
         }
     }
 }

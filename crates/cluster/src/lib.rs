@@ -34,7 +34,7 @@ pub mod watch;
 
 pub use causes::Causes;
 pub use identity::{
-    CLUSTER, CLUSTER_NAME, EndpointStatus, EndpointView, IdentitySpec, IdentityView, NAMESPACE,
+    CLUSTER, CLUSTER_NAME, EndpointStatus, EndpointView, IdentitySpec, IdentityView, NAMESPACE, News,
     NAMESPACE_LABELS, SERVICE_ACCOUNT, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, Wish, definitions,
 };
 pub use index::{Index, Settings};

@@ -79,6 +79,10 @@ impl Paths {
         self.node(node).join("agent.sock")
     }
 
+    pub fn observer_socket(&self, node: &str) -> PathBuf {
+        self.node(node).join("observer.sock")
+    }
+
     pub fn kubectl_cache(&self) -> PathBuf {
         self.root.join("kubectl-cache")
     }

@@ -1,7 +1,8 @@
 //! Values of options that are spelt as kube-proxy's flags are. Pure.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, path::PathBuf, time::Duration};
 
+use flow::ring::Capacity;
 use ipnet::IpNet;
 use model::NodePortAddresses;
 
@@ -33,6 +34,23 @@ impl std::str::FromStr for Bind {
                 .map_err(|_| format!("invalid address {text:?}: want ADDRESS:PORT, or none")),
         }
     }
+}
+
+/// The path of a socket, or "none".
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct SocketPath(pub(super) Option<PathBuf>);
+
+impl std::str::FromStr for SocketPath {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self((text != "none").then(|| text.into())))
+    }
+}
+
+pub(super) fn capacity(text: &str) -> Result<Capacity, String> {
+    let number = text.parse().map_err(|_| format!("invalid number {text:?}"))?;
+    Capacity::new(number).map_err(|error| error.to_string())
 }
 
 /// One value of `--nodeport-addresses`.

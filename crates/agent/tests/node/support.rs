@@ -12,9 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use agent::{Config, Routing, client::Client};
+use agent::{Config, Observer, Opened, Routing, client::Client};
 use apiserver::ApiServer;
 use dataplane::{Backoff, Timing, fake::Fake};
+use flow::ring::Capacity;
 use netns::Owned;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot};
@@ -106,6 +107,7 @@ impl Node {
                 repair_every: Duration::from_secs(60),
             },
             fill_every: Duration::from_millis(20),
+            observer: Observer { socket: None, bind: None, capacity: Capacity::DEFAULT },
         };
         Self {
             namespace,
@@ -155,7 +157,7 @@ impl Node {
             let kube = kube::Client::try_from(kube::Config::new(api.parse().expect("URL"))).expect("client");
             started.send(String::new()).expect("told");
             let stop = async move { drop(stopped.await) };
-            agent::run(config, Box::new(plane), kube, stop).await.expect("the agent ends well");
+            agent::run(config, Opened { plane: Box::new(plane), events: None }, kube, stop).await.expect("the agent ends well");
         });
         self.agent = Some(running);
         self.until("the agent answers", async || self.client.status().await.ok());

@@ -42,7 +42,7 @@ pub use labels::{CLUSTER, CLUSTER_NAME, NAMESPACE, NAMESPACE_LABELS, SERVICE_ACC
 pub use objects::{
     EndpointStatus, IdentitySpec, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, definitions,
 };
-pub use view::{EndpointView, IdentityView};
+pub use view::{EndpointView, IdentityView, News};
 pub use wishes::Wish;
 
 /// See the module.
@@ -68,6 +68,9 @@ pub(crate) struct Identities {
     unsettled: bool,
     /// Wishes may be others now.
     stirred: bool,
+    /// Those of which [`News`] are to be told.
+    moved_pods: BTreeSet<PodName>,
+    moved_identities: BTreeSet<IdentityId>,
 }
 
 /// What of a Pod object makes its identity.
@@ -145,12 +148,14 @@ impl Identities {
         let before = self.attached.remove(pod).filter(|before| before.addresses == addresses);
         let identity = before.and_then(|before| before.identity);
         self.attached.insert(pod.clone(), Attached { addresses: addresses.to_vec(), labels, identity });
+        self.moved_pods.insert(pod.clone());
         self.unsettled = true;
     }
 
     pub(crate) fn detach(&mut self, pod: &PodName) {
         if self.attached.remove(pod).is_some() {
             self.addresses.set(&Claimant::Local(pod.clone()), &BTreeMap::new());
+            self.moved_pods.insert(pod.clone());
             self.stirred = true;
         }
     }
@@ -218,6 +223,7 @@ impl Identities {
         if self.numbers.set(id, known) {
             self.unsettled = true;
         }
+        self.moved_identities.insert(id);
         self.stirred = true;
     }
 
@@ -255,6 +261,7 @@ impl Identities {
             self.published.insert(name.clone(), published);
         }
         self.unsettled |= self.attached.contains_key(name);
+        self.moved_pods.insert(name.clone());
         self.stirred = true;
     }
 
@@ -328,7 +335,8 @@ impl Identities {
         for (name, attached) in &mut self.attached {
             let uid = self.pods.get(name).map(|pod| pod.uid.clone());
             let chosen = attached.labels.as_ref().map(|labels| self.numbers.choose(labels));
-            let before = attached.identity.take().filter(|(of, _)| Some(of) == uid.as_ref());
+            let was = attached.identity.take();
+            let before = was.clone().filter(|(of, _)| Some(of) == uid.as_ref());
             attached.identity = match (uid, chosen) {
                 (Some(uid), Some(Choice::Use(id))) => Some((uid, id)),
                 // Until there is a new one: what it had, or what an earlier agent of this node said it has.
@@ -339,6 +347,9 @@ impl Identities {
                 }),
             };
             let identity = attached.identity.as_ref().map_or(Reserved::Init.id(), |(_, id)| *id);
+            if was != attached.identity {
+                self.moved_pods.insert(name.clone());
+            }
             let rows = attached.addresses.iter().map(|address| (IpNet::from(*address), identity));
             self.addresses.set(&Claimant::Local(name.clone()), &rows.collect());
         }

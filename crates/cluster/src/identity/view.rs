@@ -1,6 +1,10 @@
 //! Identities and endpoints as the agent's API shows them. Serialised as they stand.
 
-use std::net::IpAddr;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    mem,
+    net::IpAddr,
+};
 
 use model::{IdentityId, PodName, Reserved};
 use serde::{Deserialize, Serialize};
@@ -30,6 +34,20 @@ pub struct EndpointView {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Who is who now, of all that may have changed. `None`: gone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    pub endpoints: BTreeMap<PodName, Option<EndpointView>>,
+    /// Labels, as `source:key=value`.
+    pub identities: BTreeMap<IdentityId, Option<Vec<String>>>,
+}
+
+impl News {
+    pub fn is_empty(&self) -> bool {
+        self.endpoints.is_empty() && self.identities.is_empty()
+    }
+}
+
 impl Identities {
     /// The reserved ones, then those of the cluster, in order of number.
     pub(crate) fn identity_views(&self) -> Vec<IdentityView> {
@@ -51,24 +69,31 @@ impl Identities {
 
     /// All endpoints of the cluster, in order of name; those of this node as they are attached.
     pub(crate) fn endpoint_views(&self) -> Vec<EndpointView> {
-        let own = self.attached.iter().map(|(pod, attached)| {
-            let identity = attached.identity.as_ref().map_or(Reserved::Init.id(), |(_, id)| *id);
-            (pod, &self.node, identity, attached.addresses.clone())
-        });
-        let others = self
-            .published
-            .iter()
-            .filter(|(pod, there)| there.status.node != self.node && !self.attached.contains_key(pod));
-        let others = others.map(|(pod, there)| {
-            let addresses = there.status.addresses.iter().filter_map(|text| text.parse().ok()).collect();
-            (pod, &there.status.node, there.status.identity, addresses)
-        });
-        let view = |(pod, node, identity, addresses): (&PodName, &String, IdentityId, Vec<IpAddr>)| {
-            let labels = self.labels(identity);
-            EndpointView { pod: pod.clone(), node: node.clone(), identity, labels, addresses }
+        let names: BTreeSet<&PodName> = self.attached.keys().chain(self.published.keys()).collect();
+        names.into_iter().filter_map(|pod| self.endpoint_view(pod)).collect()
+    }
+
+    fn endpoint_view(&self, pod: &PodName) -> Option<EndpointView> {
+        let (node, identity, addresses) = match (self.attached.get(pod), self.published.get(pod)) {
+            (Some(attached), _) => {
+                let identity = attached.identity.as_ref().map_or(Reserved::Init.id(), |(_, id)| *id);
+                (&self.node, identity, attached.addresses.clone())
+            }
+            (None, Some(there)) if there.status.node != self.node => {
+                let addresses = there.status.addresses.iter().filter_map(|text| text.parse().ok()).collect();
+                (&there.status.node, there.status.identity, addresses)
+            }
+            (None, _) => return None,
         };
-        let mut views: Vec<_> = own.chain(others).map(view).collect();
-        views.sort_by(|a, b| a.pod.cmp(&b.pod));
-        views
+        let labels = self.labels(identity);
+        Some(EndpointView { pod: pod.clone(), node: node.clone(), identity, labels, addresses })
+    }
+
+    /// What moved since the last call.
+    pub(crate) fn take_news(&mut self) -> News {
+        let (pods, ids) = (mem::take(&mut self.moved_pods), mem::take(&mut self.moved_identities));
+        let endpoints = pods.into_iter().map(|pod| (self.endpoint_view(&pod), pod));
+        let identities = ids.into_iter().map(|id| (id, self.numbers.get(id).map(|_| self.labels(id))));
+        News { endpoints: endpoints.map(|(view, pod)| (pod, view)).collect(), identities: identities.collect() }
     }
 }

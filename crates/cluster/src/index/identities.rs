@@ -5,7 +5,7 @@ use model::ServiceName;
 
 use super::Index;
 use crate::{
-    identity::{EndpointView, IdentityView, Surroundings, Wish},
+    identity::{EndpointView, IdentityView, News, Surroundings, Wish},
     kinds::IDENTITY_KINDS,
     node::Node,
     owner::Owner,
@@ -47,6 +47,11 @@ impl Index {
     /// Every endpoint of the cluster that is known, in order of pod.
     pub fn endpoint_views(&self) -> Vec<EndpointView> {
         self.identities.endpoint_views()
+    }
+
+    /// Who is who now, of all that may have changed since the last call. Waits for nothing: what is known counts.
+    pub fn take_news(&mut self) -> News {
+        self.identities.take_news()
     }
 
     pub(super) fn update_addresses(&mut self) {

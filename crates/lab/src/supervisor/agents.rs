@@ -76,6 +76,7 @@ fn spawn(shared: &Shared, node: &NodePlan, namespace: &NetNs) -> io::Result<Chil
     command.args(["--node", &node.name, "--dataplane", state.topology.plane.as_str()]);
     command.args(["--api-server", &state.topology.api_url(), "--uplink", "eth0"]);
     command.arg("--socket").arg(paths.agent_socket(&node.name));
+    command.arg("--observer-socket").arg(paths.observer_socket(&node.name));
     command.arg("--bpffs").arg(state.node_bpffs(&node.name));
     // Never the machine's own: other labs, and the machine, are below its root.
     command.arg("--cgroup").arg(state.node_cgroup(&node.name).unwrap_or_else(|| "none".into()));

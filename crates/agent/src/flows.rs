@@ -1,0 +1,240 @@
+//! Takes what the datapath tells of flows, stores it with names, and serves it. What a record means is `flow`'s, how it is
+//! asked for is `observer`'s.
+//!
+//! An idle node's first record is taken at once; under load the agent looks [`PAUSE`] after it was through: the kernel wakes
+//! only a reader that has read everything, so that wake-ups follow time, not flows.
+
+use std::{
+    future::Future,
+    io,
+    net::SocketAddr,
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::Context as _;
+use cluster::{CLUSTER_NAME, News};
+use dataplane_ebpf::{Events, Record};
+use flow::{
+    directory::{Directory, Moved, Pod},
+    event::{Node, Time},
+    feed::Feed,
+    record::{Decoder, Losses},
+    ring::Capacity,
+};
+use model::Update;
+use nix::time::ClockId;
+use observer::{
+    names::peer_name,
+    node::{self, Identity},
+    peers::Peers,
+    serve,
+};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::Instant,
+};
+
+/// Where flows are served unless it is said otherwise.
+pub const OBSERVER_SOCKET: &str = "/run/twinplane/observer.sock";
+
+/// After everything was taken: a ring of 8,192 records is full only where more than 800,000 are told of in a second.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Records stored in one go, readers being woken once.
+const BATCH: usize = 256;
+/// How often losses are looked for while there are records.
+const LOSSES_EVERY: Duration = Duration::from_secs(1);
+
+/// Where flows are served, and how many are kept.
+#[derive(Clone, Debug)]
+pub struct Observer {
+    pub socket: Option<PathBuf>,
+    /// A loopback address.
+    pub bind: Option<SocketAddr>,
+    pub capacity: Capacity,
+}
+
+/// Who is who: written as it moves, read by whoever names flows.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedDirectory(Arc<RwLock<Directory>>);
+
+impl SharedDirectory {
+    fn new() -> Self {
+        Self(Arc::new(RwLock::new(Directory::new(CLUSTER_NAME))))
+    }
+
+    /// Takes in what moved.
+    pub(crate) fn learn(&self, update: Option<&Update>, news: News) {
+        if update.is_none() && news.is_empty() {
+            return;
+        }
+        let pod = |view: cluster::EndpointView| Pod {
+            identity: view.identity.get(),
+            addresses: view.addresses,
+            workloads: vec![],
+        };
+        let moved = Moved {
+            identities: news.identities.into_iter().map(|(id, labels)| (id.get(), labels)).collect(),
+            pods: news.endpoints.into_iter().map(|(name, view)| (name, view.map(pod))).collect(),
+        };
+        let mut directory = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        directory.learn(moved);
+        if let Some(update) = update {
+            directory.update(update);
+        }
+    }
+}
+
+/// A part of the agent that runs until it fails.
+pub(crate) type Part = Pin<Box<dyn Future<Output = anyhow::Error> + Send>>;
+
+/// Everything that is needed to serve flows, listening already.
+pub(crate) struct Flows {
+    directory: SharedDirectory,
+    parts: Vec<Part>,
+}
+
+impl Flows {
+    pub(crate) fn directory(&self) -> SharedDirectory {
+        self.directory.clone()
+    }
+
+    /// To be run beside each other.
+    pub(crate) fn parts(self) -> Vec<Part> {
+        self.parts
+    }
+}
+
+/// Listens where `settings` say.
+pub(crate) async fn open(node: &str, settings: &Observer, events: Events) -> anyhow::Result<Flows> {
+    let feed = Feed::new(settings.capacity);
+    let name = peer_name(node, CLUSTER_NAME);
+    let version = concat!("twinplane ", env!("CARGO_PKG_VERSION")).to_owned();
+    let server = node::Node::new(Identity { name: name.clone(), version }, feed.readers());
+    let routes = serve::node_routes(server, Peers::default()).await?;
+    let directory = SharedDirectory::new();
+    let mut parts: Vec<Part> = vec![];
+    if let Some(path) = &settings.socket {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
+        }
+        let serving = serve::unix(serve::bind_unix(path)?, routes.clone(), std::future::pending());
+        parts.push(Box::pin(async move { ended("observer's socket", serving.await) }));
+    }
+    if let Some(address) = settings.bind {
+        let listener = serve::bind_loopback(address).await?;
+        let serving = serve::loopback(listener, routes, std::future::pending());
+        parts.push(Box::pin(async move { ended("observer", serving.await) }));
+    }
+    let name_of = Box::new(|index| {
+        let name = nix::net::if_::if_indextoname(index).ok()?;
+        Some(name.to_string_lossy().into_owned())
+    });
+    let node = Arc::new(Node { name, labels: vec![] });
+    let decoder = Decoder::new(node, name_of, fastrand::u64(..));
+    let mut pump = Pump { events, feed, directory: directory.clone(), decoder, losses: Losses::default() };
+    parts.push(Box::pin(async move { ended("flows", pump.run().await) }));
+    Ok(Flows { directory, parts })
+}
+
+fn ended(what: &'static str, result: Result<(), impl std::error::Error + Send + Sync + 'static>) -> anyhow::Error {
+    match result {
+        Ok(()) => anyhow::anyhow!("{what}: ended unexpectedly"),
+        Err(error) => anyhow::Error::from(error).context(what),
+    }
+}
+
+/// From the kernel's ring to the node's.
+struct Pump {
+    events: Events,
+    feed: Feed,
+    directory: SharedDirectory,
+    decoder: Decoder,
+    losses: Losses,
+}
+
+impl Pump {
+    async fn run(&mut self) -> io::Result<()> {
+        let descriptor: OwnedFd = self.events.as_fd().try_clone_to_owned()?;
+        // SAFETY: the descriptor is owned by what is registered, and always the same.
+        let ring = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
+        // Before anything else: what was lost while nobody looked.
+        let mut look_for_losses = Some(Instant::now());
+        loop {
+            let taken = self.take();
+            if look_for_losses.is_some_and(|due| due <= Instant::now()) {
+                self.tell_losses();
+                look_for_losses = None;
+            }
+            if taken > 0 {
+                look_for_losses.get_or_insert_with(|| Instant::now() + LOSSES_EVERY);
+            }
+            match taken {
+                BATCH => tokio::task::yield_now().await,
+                1.. => tokio::time::sleep(PAUSE).await,
+                0 => {
+                    let due = look_for_losses.unwrap_or_else(Instant::now);
+                    tokio::select! {
+                        ready = ring.readable() => ready?.clear_ready(),
+                        () = tokio::time::sleep_until(due), if look_for_losses.is_some() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    /// Stores the next records; how many there were, at most [`BATCH`].
+    fn take(&mut self) -> usize {
+        let boot = boot();
+        let (mut taken, mut unknown, mut batch) = (0, 0, vec![]);
+        let directory = self.directory.0.read().unwrap_or_else(PoisonError::into_inner);
+        while taken < BATCH
+            && let Some(record) = self.events.take()
+        {
+            taken += 1;
+            match record {
+                Record::Event(event) => match self.decoder.decode(&event, &directory, boot) {
+                    Ok(flow) => batch.push(flow),
+                    Err(error) => {
+                        tracing::debug!("{error}");
+                        unknown += 1;
+                    }
+                },
+                Record::Unknown { version } => {
+                    tracing::debug!(version, "a record of another version");
+                    unknown += 1;
+                }
+            }
+        }
+        drop(directory);
+        batch.extend(Losses::unreadable(unknown, self.decoder.not_before(now())));
+        if !batch.is_empty() {
+            self.feed.append(batch);
+        }
+        taken
+    }
+
+    fn tell_losses(&mut self) {
+        match self.events.counts() {
+            Ok(counts) => {
+                let now = self.decoder.not_before(now());
+                self.feed.append(self.losses.of_kernel(&counts, now));
+            }
+            Err(error) => tracing::warn!("{}", error.with_causes()),
+        }
+    }
+}
+
+fn now() -> Time {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Time(i64::try_from(since.as_nanos()).unwrap_or(i64::MAX))
+}
+
+/// When the clock of the records began.
+fn boot() -> Time {
+    let up = nix::time::clock_gettime(ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default();
+    Time(now().0.saturating_sub(i64::try_from(up.as_nanos()).unwrap_or(i64::MAX)))
+}

@@ -140,7 +140,10 @@ pub(crate) async fn open(node: &str, settings: &Observer, events: Events) -> any
     Ok(Flows { directory, parts })
 }
 
-fn ended(what: &'static str, result: Result<(), impl std::error::Error + Send + Sync + 'static>) -> anyhow::Error {
+fn ended(
+    what: &'static str,
+    result: Result<(), impl std::error::Error + Send + Sync + 'static>,
+) -> anyhow::Error {
     match result {
         Ok(()) => anyhow::anyhow!("{what}: ended unexpectedly"),
         Err(error) => anyhow::Error::from(error).context(what),

@@ -108,7 +108,8 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
             };
             let told = config.events.is_some();
             let plane = EbpfDataplane::open(config).map_err(|error| unsupported(error.into()))?;
-            let events = told.then(|| plane.events()).transpose().map_err(|error| unsupported(error.into()))?;
+            let events =
+                told.then(|| plane.events()).transpose().map_err(|error| unsupported(error.into()))?;
             Ok(Opened { plane: Box::new(plane), events })
         }
         Plane::Iptables => {

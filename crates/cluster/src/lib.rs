@@ -34,8 +34,9 @@ pub mod watch;
 
 pub use causes::Causes;
 pub use identity::{
-    CLUSTER, CLUSTER_NAME, EndpointStatus, EndpointView, IdentitySpec, IdentityView, NAMESPACE, News,
-    NAMESPACE_LABELS, SERVICE_ACCOUNT, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, Wish, definitions,
+    CLUSTER, CLUSTER_NAME, EndpointStatus, EndpointView, IdentitySpec, IdentityView, NAMESPACE,
+    NAMESPACE_LABELS, News, SERVICE_ACCOUNT, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, Wish,
+    definitions,
 };
 pub use index::{Index, Settings};
 pub use kinds::Kind;

@@ -107,12 +107,15 @@ impl Directory {
     pub fn learn(&mut self, moved: Moved) {
         for (number, labels) in &moved.identities {
             match labels {
-                Some(labels) => self.set_identity(*number, labels.iter().map(|text| Label::parse(text)).collect()),
+                Some(labels) => {
+                    self.set_identity(*number, labels.iter().map(|text| Label::parse(text)).collect())
+                }
                 None => _ = self.by_identity.remove(number),
             }
         }
         if !moved.identities.is_empty() {
-            let concerned = self.pods.iter().filter(|(_, (pod, _))| moved.identities.contains_key(&pod.identity));
+            let concerned =
+                self.pods.iter().filter(|(_, (pod, _))| moved.identities.contains_key(&pod.identity));
             let concerned: Vec<_> = concerned.map(|(name, (pod, _))| (name.clone(), pod.clone())).collect();
             for (name, pod) in concerned {
                 self.set_pod(&name, Some(pod));
@@ -154,7 +157,8 @@ impl Directory {
         let namespace = labels.iter().find(|label| (label.source.as_str(), label.key.as_str()) == NAMESPACE);
         let namespace = namespace.map_or_else(String::new, |label| label.value.clone());
         let cluster = if namespace.is_empty() { String::new() } else { self.cluster.clone() };
-        let endpoint = Endpoint { identity, labels: labels.into(), namespace, cluster, ..Endpoint::default() };
+        let endpoint =
+            Endpoint { identity, labels: labels.into(), namespace, cluster, ..Endpoint::default() };
         self.by_identity.insert(identity, Arc::new(endpoint));
     }
 
@@ -312,16 +316,23 @@ mod tests {
         let cluster_ip = FrontendAddress::Ip(ip("10.24.0.9"));
         let services = [service("web", cluster_ip), service("door", FrontendAddress::Node)];
         directory.update(&Update { services: services.into(), ..Update::default() });
-        assert_eq!((found(&directory, "10.24.0.9").as_str(), found(&directory, "10.128.0.11").as_str()), ("web", ""));
+        assert_eq!(
+            (found(&directory, "10.24.0.9").as_str(), found(&directory, "10.128.0.11").as_str()),
+            ("web", "")
+        );
         let node = |address| NodeConfig { addresses: vec![ip(address)], ..NodeConfig::default() };
         directory.update(&Update { node: Some(node("10.128.0.11")), ..Update::default() });
         assert_eq!(found(&directory, "10.128.0.11"), "door");
         directory.update(&Update { node: Some(node("10.128.0.12")), ..Update::default() });
-        assert_eq!((found(&directory, "10.128.0.11").as_str(), found(&directory, "10.128.0.12").as_str()), ("", "door"));
+        assert_eq!(
+            (found(&directory, "10.128.0.11").as_str(), found(&directory, "10.128.0.12").as_str()),
+            ("", "door")
+        );
         assert_eq!(directory.service(ip("10.24.0.9"), 80, 17), None, "another protocol");
         // The address goes from one Service to another, in either order.
         directory.update(&Update { services: [service("next", cluster_ip)].into(), ..Update::default() });
-        directory.update(&Update { services: [(service("web", cluster_ip).0, None)].into(), ..Update::default() });
+        directory
+            .update(&Update { services: [(service("web", cluster_ip).0, None)].into(), ..Update::default() });
         assert_eq!(found(&directory, "10.24.0.9"), "next");
     }
 }

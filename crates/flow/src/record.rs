@@ -52,7 +52,12 @@ impl Decoder {
     ///
     /// # Errors
     /// The record has a number that this version does not know.
-    pub fn decode(&mut self, record: &abi::Event, directory: &Directory, boot: Time) -> Result<Event, UnknownRecord> {
+    pub fn decode(
+        &mut self,
+        record: &abi::Event,
+        directory: &Directory,
+        boot: Time,
+    ) -> Result<Event, UnknownRecord> {
         let parts = Parts::of(record).ok_or(UnknownRecord {
             kind: record.kind,
             point: record.point,
@@ -167,7 +172,9 @@ impl Parts {
         let point = Point::ALL.into_iter().find(|point| *point as u8 == record.point)?;
         let reason = *Reason::ALL.get(record.reason as usize)?;
         let (verdict, drop) = match kind {
-            EventKind::New | EventKind::Closed | EventKind::Ongoing => (Verdict::Forwarded, DropReason::Unknown),
+            EventKind::New | EventKind::Closed | EventKind::Ongoing => {
+                (Verdict::Forwarded, DropReason::Unknown)
+            }
             EventKind::Dropped | EventKind::Refused => (Verdict::Dropped, drop_reason(reason)?),
         };
         let address: fn([u32; 4]) -> Option<IpAddr> = match record.family {

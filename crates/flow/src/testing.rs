@@ -34,7 +34,8 @@ pub fn pod(namespace: &str, name: &str, identity: u32) -> Arc<Endpoint> {
         identity,
         cluster: "default".into(),
         namespace: namespace.into(),
-        labels: [Label::parse("k8s:app=nginx"), Label::parse("k8s:io.kubernetes.pod.namespace=default")].into(),
+        labels: [Label::parse("k8s:app=nginx"), Label::parse("k8s:io.kubernetes.pod.namespace=default")]
+            .into(),
         pod: name.into(),
         workloads: vec![],
     })

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::commands::{conntrack, endpoint, identity, service, status};
+use crate::commands::{conntrack, endpoint, identity, observe, service, status};
 
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
@@ -36,6 +36,8 @@ enum Command {
     Identity(identity::Args),
     /// Connections that a node tracks
     Conntrack(conntrack::Args),
+    /// Flows that a node sees, with identities and verdicts
+    Observe(Box<observe::Args>),
     /// What a node has programmed, and how its kernel is
     Status(status::Args),
 }
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
         Command::Endpoint(args) => endpoint::run(args),
         Command::Identity(args) => identity::run(args),
         Command::Conntrack(args) => conntrack::run(args),
+        Command::Observe(args) => observe::run(*args),
         Command::Status(args) => status::run(args),
     };
     result.unwrap_or_else(|error| {

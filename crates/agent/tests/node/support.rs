@@ -157,7 +157,9 @@ impl Node {
             let kube = kube::Client::try_from(kube::Config::new(api.parse().expect("URL"))).expect("client");
             started.send(String::new()).expect("told");
             let stop = async move { drop(stopped.await) };
-            agent::run(config, Opened { plane: Box::new(plane), events: None }, kube, stop).await.expect("the agent ends well");
+            agent::run(config, Opened { plane: Box::new(plane), events: None }, kube, stop)
+                .await
+                .expect("the agent ends well");
         });
         self.agent = Some(running);
         self.until("the agent answers", async || self.client.status().await.ok());

@@ -94,6 +94,9 @@ impl Identities {
         let (pods, ids) = (mem::take(&mut self.moved_pods), mem::take(&mut self.moved_identities));
         let endpoints = pods.into_iter().map(|pod| (self.endpoint_view(&pod), pod));
         let identities = ids.into_iter().map(|id| (id, self.numbers.get(id).map(|_| self.labels(id))));
-        News { endpoints: endpoints.map(|(view, pod)| (pod, view)).collect(), identities: identities.collect() }
+        News {
+            endpoints: endpoints.map(|(view, pod)| (pod, view)).collect(),
+            identities: identities.collect(),
+        }
     }
 }

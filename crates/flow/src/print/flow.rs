@@ -79,12 +79,27 @@ impl Columns {
 
 fn hosts(flow: &Flow, options: &Options) -> (String, String) {
     let paint = |host: String| options.colour.paint(Paint::Cyan, &host);
-    let Some(ip) = &flow.ip else {
+    let Some((source, destination)) = ends(flow) else {
         return flow.ethernet.as_ref().map_or_else(Default::default, |ethernet| {
             (paint(visible(&ethernet.source)), paint(visible(&ethernet.destination)))
         });
     };
     let (source_port, destination_port) = ports(flow);
+    (paint(source.text(source_port, options)), paint(destination.text(destination_port, options)))
+}
+
+/// Who asked and who was asked, the latter with its port: the same for all connections between them.
+pub(super) fn client_and_server(flow: &Flow) -> Option<(String, String)> {
+    let options = Options::default();
+    let ((source, destination), (source_port, destination_port)) = (ends(flow)?, ports(flow));
+    Some(match flow.is_reply {
+        Some(true) => (destination.text(0, &options), source.text(source_port, &options)),
+        Some(false) | None => (source.text(0, &options), destination.text(destination_port, &options)),
+    })
+}
+
+fn ends(flow: &Flow) -> Option<(Host<'_>, Host<'_>)> {
+    let ip = flow.ip.as_ref()?;
     let source = Host {
         address: &ip.source,
         endpoint: flow.source.as_ref(),
@@ -97,7 +112,7 @@ fn hosts(flow: &Flow, options: &Options) -> (String, String) {
         service: flow.destination_service.as_ref(),
         names: &flow.destination_names,
     };
-    (paint(source.text(source_port, options)), paint(destination.text(destination_port, options)))
+    Some((source, destination))
 }
 
 struct Host<'a> {

@@ -2,14 +2,18 @@
 //! visible. Never writes: text for stdout and stderr is returned.
 
 mod colour;
+mod coverage;
 mod flow;
 mod status;
 mod table;
+mod tally;
 mod time;
 
 pub use self::{
     colour::Colour,
+    coverage::Coverage,
     status::{health, nodes, peer, server_status},
+    tally::Tally,
     time::TimeFormat,
 };
 

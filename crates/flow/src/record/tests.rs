@@ -22,7 +22,10 @@ fn directory() -> Directory {
     let mut directory = Directory::new("default");
     let pod = |name: &str, identity, last: u8| {
         let addresses = vec![ip(&format!("10.20.0.{last}")), ip(&format!("fd20::{last}"))];
-        (PodName { namespace: "shop".into(), name: name.into() }, Some(Pod { identity, addresses, workloads: vec![] }))
+        (
+            PodName { namespace: "shop".into(), name: name.into() },
+            Some(Pod { identity, addresses, workloads: vec![] }),
+        )
     };
     directory.learn(Moved { pods: [pod("client", 300, 2), pod("web", 301, 3)].into(), ..Moved::default() });
     let service = crate::testing::service("shop", "web", ip("10.24.0.9"), 80);
@@ -110,7 +113,10 @@ fn its_answer_comes_from_the_backend() {
     assert_eq!(flow.source_service.as_ref().expect("a service").name, "web");
     assert_eq!(flow.destination_service, None);
     assert_eq!(flow.direction, TrafficDirection::Ingress, "of the connection, as the backend's node sees it");
-    assert_eq!(flow.l4, L4::Tcp { source: 8080, destination: 40_000, flags: TcpFlags::ACK.with(TcpFlags::FIN) });
+    assert_eq!(
+        flow.l4,
+        L4::Tcp { source: 8080, destination: 40_000, flags: TcpFlags::ACK.with(TcpFlags::FIN) }
+    );
 }
 
 #[test]
@@ -151,7 +157,10 @@ fn what_was_refused_keeps_the_address_that_was_asked_for() {
         destination_identity: 2,
         ..record()
     });
-    assert_eq!((flow.verdict, &flow.seen), (Verdict::Dropped, &Seen::Drop(DropReason::ServiceBackendNotFound)));
+    assert_eq!(
+        (flow.verdict, &flow.seen),
+        (Verdict::Dropped, &Seen::Drop(DropReason::ServiceBackendNotFound))
+    );
     assert_eq!(flow.ip.expect("addresses").destination, ip("10.24.0.9"));
     assert_eq!(flow.destination_service.as_ref().expect("a service").name, "web");
     assert_eq!((flow.is_reply, flow.direction), (None, TrafficDirection::Egress));

@@ -52,6 +52,11 @@ impl Target {
         runtime.block_on(question(Client::new(socket))).map_err(with_hint)
     }
 
+    /// Where the node's flows are served: beside its agent's socket.
+    pub(crate) fn observer(&self) -> Result<PathBuf, Unclear> {
+        Ok(self.find(&lab_agents(Path::new(LABS)))?.with_file_name("observer.sock"))
+    }
+
     fn find(&self, agents: &[LabAgent]) -> Result<PathBuf, Unclear> {
         if let Some(socket) = &self.socket {
             return Ok(socket.clone());

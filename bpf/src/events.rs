@@ -1,5 +1,5 @@
-//! What is told of flows: one record each for the first packet, the last one, every few seconds in between, and for every
-//! packet that is dropped or refused. From the slow path only: the fast path sends a packet there when its flow is due.
+//! What is told of flows: one record each for the first packet of either direction, the FIN of either side (or one RST),
+//! every few seconds in between, and for every packet that is dropped or refused. From the slow path only: the fast path sends a packet there when its flow is due.
 //!
 //! Never waits, never wakes anyone who is busy (`bpf_ringbuf_submit` wakes a reader that has read everything). A record is
 //! counted before the ring is asked for room, and counted again where there is none.
@@ -30,7 +30,7 @@ static EVENT_COUNTS: PerCpuArray<EventCount, { EventKind::ALL.len() }> = PerCpuA
 
 /// Bits of [`crate::family::Scratch::noted`].
 pub const READ: u32 = 1;
-pub const CLOSED: u32 = 1 << 1;
+pub const ENDS: u32 = 1 << 1;
 
 /// Whether it is time to tell of this direction of a flow again.
 #[inline(always)]
@@ -50,7 +50,8 @@ pub fn offer<F: Identities, H: Hook>(ctx: Context, reason: Reason) {
     let kind = match reason {
         Reason::ForwardedNew => EventKind::New,
         Reason::ForwardedUpdated | Reason::ForwardedEstablished => match &mut flow {
-            _ if scratch.noted & CLOSED != 0 => EventKind::Closed,
+            _ if scratch.noted & ENDS != 0 => EventKind::Closed,
+            Some(flow) if flow.packets == 0 => EventKind::New,
             Some(flow) if is_due(flow, config.event_interval, now) => {
                 flow.told = coarse(now);
                 EventKind::Ongoing

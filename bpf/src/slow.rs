@@ -93,8 +93,9 @@ fn update<F: Family, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, c
     }
     let before = flow.state;
     conntrack::track(flow, pair, config, flags, scratch.key.protocol);
-    if flow.state != before && flow.state == State::Closed as u8 {
-        scratch.noted |= events::CLOSED;
+    let ends = flow.state == State::HalfClosed as u8 || flow.state == State::Closed as u8;
+    if ends && flow.state != before {
+        scratch.noted |= events::ENDS;
     }
     Known::Yes
 }

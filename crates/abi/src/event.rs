@@ -11,9 +11,9 @@ pub const EVENT_RING_BYTES: u32 = 1 << 20;
 #[repr(u8)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum EventKind {
-    /// The first packet of a flow was forwarded. A translated flow has one, any other one per direction.
+    /// The first packet of a direction of a flow was forwarded.
     New = 0,
-    /// A flow ended with this packet, by both sides' FIN or one RST.
+    /// A side ended the flow with this packet, by its FIN, or both sides by one RST.
     Closed = 1,
     /// A flow goes on, and nothing was told of this direction for [`crate::Config::event_interval`].
     Ongoing = 2,

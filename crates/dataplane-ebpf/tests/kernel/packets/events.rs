@@ -87,12 +87,21 @@ fn a_flow_is_told_of_when_it_begins_and_when_it_ends_and_not_in_between() {
         assert_eq!(at(begun.new_source, begun.new_source_port.get()), pod);
 
         bench.wire_brings(&Frame::tcp(backend, pod, SYN | ACK).bytes());
+        let [answered] = taken(events)[..] else { panic!("one event") };
+        assert_eq!((answered.kind, answered.point), (EventKind::New as u8, Point::FromWire as u8));
+        assert_eq!((answered.tcp_flags, answered.packets), (SYN | ACK, 0));
+        assert_eq!(answered.flags & event_flags::REPLY, event_flags::REPLY);
+        assert_eq!(at(answered.new_source, answered.new_source_port.get()), frontend);
         for _ in 0..20 {
             bench.pod_sends(&Frame::tcp(pod, frontend, ACK).bytes());
             bench.wire_brings(&Frame::tcp(backend, pod, ACK).bytes());
         }
-        bench.pod_sends(&Frame::tcp(pod, frontend, FIN | ACK).bytes());
         assert_eq!(kinds(events), [] as [u8; 0]);
+        for _ in 0..2 {
+            bench.pod_sends(&Frame::tcp(pod, frontend, FIN | ACK).bytes());
+        }
+        let [half] = taken(events)[..] else { panic!("one event, however often it is sent") };
+        assert_eq!((half.kind, half.tcp_flags, half.packets), (EventKind::Closed as u8, FIN | ACK, 21));
         bench.wire_brings(&Frame::tcp(backend, pod, FIN | ACK).bytes());
         let [ended] = taken(events)[..] else { panic!("one event") };
         assert_eq!((ended.kind, ended.point), (EventKind::Closed as u8, Point::FromWire as u8));

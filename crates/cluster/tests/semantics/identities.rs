@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster::{Index, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, Wish};
+use cluster::{EndpointView, Index, News, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, Wish};
 use ipnet::IpNet;
 use k8s_openapi::{
     api::{
@@ -115,10 +115,44 @@ struct Agent {
     place: usize,
     index: Index,
     snapshot: Snapshot,
+    told: ToldOf,
     heard: usize,
     held: Vec<Wish>,
     /// Labels of its pods.
     pods: BTreeMap<usize, usize>,
+}
+
+/// Who is who, as someone knows it who only hears the news.
+#[derive(Default)]
+struct ToldOf {
+    endpoints: BTreeMap<PodName, EndpointView>,
+    labels: BTreeMap<IdentityId, Vec<String>>,
+}
+
+impl ToldOf {
+    fn learn(&mut self, news: News) {
+        for (pod, view) in news.endpoints {
+            match view {
+                Some(view) => _ = self.endpoints.insert(pod, view),
+                None => _ = self.endpoints.remove(&pod),
+            }
+        }
+        for (id, labels) in news.identities {
+            match labels {
+                Some(labels) => _ = self.labels.insert(id, labels),
+                None => _ = self.labels.remove(&id),
+            }
+        }
+    }
+
+    fn endpoints(&self) -> Vec<EndpointView> {
+        let labels = |id| match Reserved::from_id(id) {
+            Some(reserved) => reserved.labels().texts().collect(),
+            None => self.labels.get(&id).cloned().unwrap_or_default(),
+        };
+        let view = |view: &EndpointView| EndpointView { labels: labels(view.identity), ..view.clone() };
+        self.endpoints.values().map(view).collect()
+    }
 }
 
 impl Agent {
@@ -126,9 +160,16 @@ impl Agent {
         let cluster_cidrs = vec!["10.20.0.0/16".parse().expect("prefix")];
         let node_ports = model::NodePortAddresses::All;
         let settings = cluster::Settings { node: NODES[place].into(), cluster_cidrs, node_ports };
-        let snapshot = Snapshot::default();
-        let mut this =
-            Self { place, index: Index::new(settings), snapshot, heard: api.log.len(), held: vec![], pods };
+        let (snapshot, told) = (Snapshot::default(), ToldOf::default());
+        let mut this = Self {
+            place,
+            index: Index::new(settings),
+            snapshot,
+            told,
+            heard: api.log.len(),
+            held: vec![],
+            pods,
+        };
         for (pod, _) in this.pods.clone() {
             this.index.set_endpoint(endpoint(place, pod));
         }
@@ -156,6 +197,8 @@ impl Agent {
         if let Some(update) = self.index.take_update() {
             self.snapshot.advance(update);
         }
+        self.told.learn(self.index.take_news());
+        assert_eq!(self.told.endpoints(), self.index.endpoint_views(), "news lead to what is known");
     }
 
     fn hear(&mut self, api: &Api, events: usize) {

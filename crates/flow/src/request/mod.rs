@@ -1,10 +1,11 @@
 //! The flags of `hubble observe` and the request that they mean. Never sends it, never reads a clock.
 
+mod answers;
 mod filters;
 mod flags;
 mod when;
 
-pub use self::{filters::FilterArgs, when::InvalidTime};
+pub use self::{answers::add_answers, filters::FilterArgs, when::InvalidTime};
 
 use crate::{
     event::Time,

@@ -11,7 +11,7 @@ use flow::{
     event::Time,
     print::{Colour, Coverage, Printer, Tally},
     proto::observer::{GetFlowsRequest, ServerStatusRequest, observer_client::ObserverClient},
-    request::ObserveArgs,
+    request::{ObserveArgs, add_answers},
 };
 use observer::connect;
 use tonic::{Response, Status};
@@ -28,6 +28,9 @@ pub(crate) struct Args {
     /// Who talked to whom most, and what was dropped, instead of lines; of all flows unless others are selected
     #[arg(long)]
     summary: bool,
+    /// Filters on one end (--to-pod, --from-ip, ...) match what is sent only, as in Hubble's command, and not the answers
+    #[arg(long)]
+    no_answers: bool,
     #[command(flatten)]
     observe: ObserveArgs,
 }
@@ -40,7 +43,10 @@ pub(crate) fn run(mut args: Args) -> anyhow::Result<ExitCode> {
     if args.summary && nothing_selected && select.until.is_none() && !select.follow {
         select.all = true;
     }
-    let request = args.observe.request(now())?;
+    let mut request = args.observe.request(now())?;
+    if !args.no_answers {
+        add_answers(&mut request.whitelist);
+    }
     let address = match &args.server {
         Some(address) => address.clone(),
         None => format!("unix://{}", args.target.observer()?.display()),

@@ -90,6 +90,10 @@ impl IdentityId {
     pub const FIRST: u32 = 256;
     /// How many of them there are.
     pub const COUNT: u32 = 65_536 - Self::FIRST;
+    /// The first number that stands for a prefix on one node only.
+    pub const FIRST_LOCAL: u32 = 1 << 24;
+    /// How many of those there are.
+    pub const LOCAL_COUNT: u32 = 1 << 24;
 
     /// An identity as the kernel numbers it.
     pub const fn from_raw(number: u32) -> Self {
@@ -108,6 +112,16 @@ impl IdentityId {
     /// Whether it stands for a set of labels in the whole cluster.
     pub const fn is_of_cluster(self) -> bool {
         self.0 >= Self::FIRST && self.0 < Self::FIRST + Self::COUNT
+    }
+
+    /// The number at `offset` (modulo [`Self::LOCAL_COUNT`]) among those of one node.
+    pub const fn local(offset: u32) -> Self {
+        Self(Self::FIRST_LOCAL + offset % Self::LOCAL_COUNT)
+    }
+
+    /// Whether it stands for a prefix on one node only.
+    pub const fn is_local(self) -> bool {
+        self.0 >= Self::FIRST_LOCAL && self.0 - Self::FIRST_LOCAL < Self::LOCAL_COUNT
     }
 
     /// How far it is behind `first`, counting round.

@@ -8,8 +8,10 @@
 mod divergence;
 mod identity;
 mod ids;
+pub mod label_keys;
 mod node_ports;
 pub mod oracle;
+pub mod policy;
 mod service;
 mod snapshot;
 mod update;
@@ -18,6 +20,7 @@ pub use divergence::{Answer, DIVERGENCES, Divergence, Plane, Situation};
 pub use identity::{IdentityId, InvalidIdentity, Labels, Reserved};
 pub use ids::{Family, Generation, InvalidPort, PodName, Port, Protocol, ServiceName, ServicePortId};
 pub use node_ports::NodePortAddresses;
+pub use policy::PolicyTable;
 pub use service::{
     Backend, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, Masquerade, ServicePort, Target,
     TrafficPolicy,

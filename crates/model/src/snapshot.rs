@@ -13,7 +13,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Generation, IdentityId, NodePortAddresses, PodName, Port, ServicePort, ServicePortId, oracle::Origin,
+    Generation, IdentityId, NodePortAddresses, PodName, PolicyTable, Port, ServicePort, ServicePortId,
+    oracle::Origin, policy::PolicyChanged,
 };
 
 /// Everything a dataplane is given. Values are shared, so that a clone costs keys only.
@@ -28,6 +29,8 @@ pub struct Snapshot {
     pub peers: BTreeMap<String, Arc<Peer>>,
     /// Whose each address is; the longest prefix counts. Empty: not known yet, and no reason to forget what was.
     pub addresses: BTreeMap<IpNet, IdentityId>,
+    /// Who may talk to whom.
+    pub policy: PolicyTable,
 }
 
 /// The keys of a [`Snapshot`] that differ from the one programmed before.
@@ -39,6 +42,7 @@ pub struct Changed {
     pub endpoints: BTreeSet<PodName>,
     pub peers: BTreeSet<String>,
     pub addresses: BTreeSet<IpNet>,
+    pub policy: PolicyChanged,
     /// The node's own configuration: everything that depends on it is to be programmed anew.
     pub node: bool,
 }
@@ -148,6 +152,7 @@ impl Snapshot {
             endpoints: differing(&old.endpoints, &self.endpoints),
             peers: differing(&old.peers, &self.peers),
             addresses: differing(&old.addresses, &self.addresses),
+            policy: self.policy.changed_since(&old.policy),
             node: old.node != self.node,
         }
     }
@@ -171,13 +176,14 @@ impl Changed {
         self.endpoints.extend(other.endpoints);
         self.peers.extend(other.peers);
         self.addresses.extend(other.addresses);
+        self.policy.merge(other.policy);
         self.node |= other.node;
     }
 
     /// Whether nothing but identities moved.
     pub fn is_addresses_only(&self) -> bool {
         let nothing_else = self.services.is_empty() && self.endpoints.is_empty() && self.peers.is_empty();
-        !self.node && nothing_else && !self.addresses.is_empty()
+        !self.node && nothing_else && self.policy.is_empty() && !self.addresses.is_empty()
     }
 }
 
@@ -194,7 +200,10 @@ impl NodeConfig {
     }
 }
 
-fn differing<K: Ord + Clone, V: PartialEq>(old: &BTreeMap<K, V>, new: &BTreeMap<K, V>) -> BTreeSet<K> {
+pub(crate) fn differing<K: Ord + Clone, V: PartialEq>(
+    old: &BTreeMap<K, V>,
+    new: &BTreeMap<K, V>,
+) -> BTreeSet<K> {
     let moved = new.iter().filter(|(key, value)| old.get(*key) != Some(*value));
     let gone = old.keys().filter(|key| !new.contains_key(*key));
     moved.map(|(key, _)| key).chain(gone).cloned().collect()

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use crate::{
     Changed, Endpoint, Generation, IdentityId, NodeConfig, Peer, PodName, ServicePort, ServicePortId,
-    Snapshot,
+    Snapshot, policy::PolicyUpdate,
 };
 
 /// What moved since the previous update. `None` as a value removes the key.
@@ -23,6 +23,7 @@ pub struct Update {
     pub endpoints: BTreeMap<PodName, Option<Arc<Endpoint>>>,
     pub peers: BTreeMap<String, Option<Arc<Peer>>>,
     pub addresses: BTreeMap<IpNet, Option<IdentityId>>,
+    pub policy: PolicyUpdate,
 }
 
 impl Update {
@@ -35,13 +36,14 @@ impl Update {
             endpoints: present(&snapshot.endpoints),
             peers: present(&snapshot.peers),
             addresses: present(&snapshot.addresses),
+            policy: PolicyUpdate::all(&snapshot.policy),
         }
     }
 
     /// Whether nothing moved.
     pub fn is_empty(&self) -> bool {
         let nothing_else = self.services.is_empty() && self.endpoints.is_empty() && self.peers.is_empty();
-        self.node.is_none() && nothing_else && self.addresses.is_empty()
+        self.node.is_none() && nothing_else && self.addresses.is_empty() && self.policy.is_empty()
     }
 
     /// Adds what moved later. Where both name a key, `later` holds its value.
@@ -54,6 +56,7 @@ impl Update {
         self.endpoints.extend(later.endpoints);
         self.peers.extend(later.peers);
         self.addresses.extend(later.addresses);
+        self.policy.merge(later.policy);
     }
 }
 
@@ -72,15 +75,16 @@ impl Snapshot {
         changed.endpoints = step(&mut self.endpoints, update.endpoints).collect();
         changed.peers = step(&mut self.peers, update.peers).collect();
         changed.addresses = step(&mut self.addresses, update.addresses).collect();
+        changed.policy = self.policy.advance(update.policy);
         changed
     }
 }
 
-fn present<K: Ord + Clone, V: Clone>(map: &BTreeMap<K, V>) -> BTreeMap<K, Option<V>> {
+pub(crate) fn present<K: Ord + Clone, V: Clone>(map: &BTreeMap<K, V>) -> BTreeMap<K, Option<V>> {
     map.iter().map(|(key, value)| (key.clone(), Some(value.clone()))).collect()
 }
 
-fn step<K: Ord + Clone, V: PartialEq + Clone>(
+pub(crate) fn step<K: Ord + Clone, V: PartialEq + Clone>(
     map: &mut BTreeMap<K, V>,
     moved: BTreeMap<K, Option<V>>,
 ) -> impl Iterator<Item = K> {

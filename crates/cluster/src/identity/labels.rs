@@ -7,32 +7,14 @@
 
 use std::collections::BTreeMap;
 
-use model::Labels;
+pub use model::label_keys::{CLUSTER, NAMESPACE, NAMESPACE_LABELS, SERVICE_ACCOUNT};
+use model::{
+    Labels,
+    label_keys::{PASSED_OVER, SOURCE},
+};
 
-/// The source of everything that the Kubernetes API says.
-const SOURCE: &str = "k8s";
-/// Key of the namespace's name.
-pub const NAMESPACE: &str = "k8s:io.kubernetes.pod.namespace";
-/// Begins the key of each label of the namespace.
-pub const NAMESPACE_LABELS: &str = "k8s:io.cilium.k8s.namespace.labels.";
-/// Key of the service account's name.
-pub const SERVICE_ACCOUNT: &str = "k8s:io.cilium.k8s.policy.serviceaccount";
-/// Key of the cluster's name.
-pub const CLUSTER: &str = "k8s:io.cilium.k8s.policy.cluster";
 /// Hubble's default name of a cluster.
 pub const CLUSTER_NAME: &str = "default";
-
-/// Label keys that no identity has: they differ between pods that are otherwise alike.
-const PASSED_OVER: [&str; 8] = [
-    "pod-template-hash",
-    "pod-template-generation",
-    "controller-revision-hash",
-    "controller-uid",
-    "batch.kubernetes.io/controller-uid",
-    "batch.kubernetes.io/job-completion-index",
-    "apps.kubernetes.io/pod-index",
-    "statefulset.kubernetes.io/pod-name",
-];
 
 /// What of a pod and its namespace makes its identity.
 #[derive(Clone, Copy, Debug)]
@@ -46,7 +28,7 @@ pub(super) struct Source<'a> {
 impl Source<'_> {
     pub(super) fn labels(self) -> Labels {
         let pod = self.labels.iter().filter(|(key, _)| !PASSED_OVER.contains(&key.as_str()));
-        let pod = pod.map(|(key, value)| (format!("{SOURCE}:{key}"), value.clone()));
+        let pod = pod.map(|(key, value)| (format!("{SOURCE}{key}"), value.clone()));
         let namespace = self.namespace_labels.iter();
         let namespace = namespace.map(|(key, value)| (format!("{NAMESPACE_LABELS}{key}"), value.clone()));
         // Last, so that no pod's label can pretend to be one of these.

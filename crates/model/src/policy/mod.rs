@@ -16,6 +16,7 @@
 
 mod decide;
 mod ports;
+mod rows;
 mod update;
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 
 pub use decide::{Basis, Decision, PeerAddress, Question, Verdict};
 pub use ports::{InvalidPrefixLength, L4, L4Match, PortAction, PortMap, PortPrefix};
+pub use rows::Row;
 pub use update::{PolicyChanged, PolicyUpdate};
 
 use crate::{IdentityId, PodName};

@@ -166,17 +166,19 @@ pub struct PortAction {
 /// Actions by what they match: the longest match decides.
 ///
 /// Invariant: none is contained in a broader one of the same or a lower rank: whoever is longest is right.
-#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortMap(BTreeMap<L4Match, PortAction>);
 
 impl PortMap {
-    /// Of all matches: where several are equal the lowest in order (of rank first) is taken, and whatever can never decide is
-    /// left out.
+    /// Of all matches: where several are equal the first of the lowest rank is taken, and whatever can never decide is left
+    /// out.
     pub fn new(matches: impl IntoIterator<Item = (L4Match, PortAction)>) -> Self {
         let mut all: BTreeMap<L4Match, PortAction> = BTreeMap::new();
         for (l4, action) in matches {
             let kept = all.entry(l4).or_insert(action);
-            *kept = action.min(*kept);
+            if action.rank < kept.rank {
+                *kept = action;
+            }
         }
         let beaten = |l4: &L4Match, action: &PortAction| {
             let broader = std::iter::successors(l4.parent(), |l4| l4.parent());

@@ -1,0 +1,32 @@
+//! Network policies: read from Kubernetes objects, compiled to [`model::PolicyTable`], explained, compared, suggested.
+//!
+//! ```text
+//!  NetworkPolicy ─────────┐
+//!                         ├─ read ─▶ Policy ─▶ Compiler ─▶ model::PolicyUpdate
+//!  ClusterNetworkPolicy ──┘             identities, endpoints ─┘
+//!
+//!  the same objects, pods, namespaces ─▶ World ─▶ oracle ─▶ explain, simulate, diff, matrix, lint, suggest
+//! ```
+//!
+//! Pure: no IO, no clock, no kernel. Called by `cluster` (the compiler) and by the commands (the rest).
+//!
+//! Invariant: the oracle shares no code with what is read and compiled, only the objects.
+//! Invariant: what cannot be read or is not supported allows nothing, isolates all the same, and is reported.
+
+pub mod compile;
+mod mutation;
+pub mod offline;
+pub mod oracle;
+mod problem;
+pub mod read;
+mod selector;
+mod spec;
+pub mod v1alpha2;
+pub mod world;
+
+pub use problem::Problem;
+pub use selector::{Requirement, Selector, Test};
+pub use spec::{Block, NamespaceScope, PeerMatch, Peers, PodSelector, Policy, PortMatch, Ports, Rule};
+
+#[cfg(test)]
+mod tests;

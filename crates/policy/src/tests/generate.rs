@@ -91,8 +91,12 @@ fn some_pod(rng: &mut Rng, number: usize) -> PodReading {
     if rng.bool() {
         addresses.push(format!("fd00::{}:{}", 1 + number % 2, 1 + number).parse().expect("address"));
     }
+    let labels = match rng.bool() {
+        true => [("app".to_owned(), "x".to_owned())].into(),
+        false => some_labels(rng, ["app", "tier"]),
+    };
     PodReading {
-        labels: some_labels(rng, ["app", "tier"]),
+        labels,
         addresses,
         ports: ports(one(rng, &["http=80", "http=8080", "http=80,dns=53/UDP", "http=80/SCTP,dns=53", ""])),
         node: one(rng, &["n1", "n2"]).to_owned(),

@@ -36,6 +36,7 @@ pub mod feed;
 pub mod filter;
 pub mod json;
 pub mod mask;
+pub mod metrics;
 pub mod names;
 pub mod print;
 pub mod proto;

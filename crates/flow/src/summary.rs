@@ -81,7 +81,7 @@ fn of_dns(dns: &Dns, kind: L7FlowType) -> String {
 }
 
 /// RFC 1035 and 2136, in the words that Hubble's parser has for them.
-fn rcode(code: u32) -> String {
+pub(crate) fn rcode(code: u32) -> String {
     let name = match code {
         1 => "Format Error",
         2 => "Server Failure ",

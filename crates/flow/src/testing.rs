@@ -1,5 +1,7 @@
 //! Flows for tests and benchmarks. Never part of what the product shows.
 
+pub mod openmetrics;
+
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,

@@ -15,12 +15,12 @@ use prometheus_client::{
     registry::Registry,
 };
 
-pub use self::kernel::KernelEvents;
 use self::{
     capped::{Capped, Folded, Spec},
     l7::L7Metrics,
     ring::{LostCounts, RingView},
 };
+pub use self::{kernel::KernelEvents, ring::lost_source};
 use crate::{
     event::{Body, Event, Flow, L4, PolicyMatch, Seen, TcpFlags},
     names::trace_point_name,

@@ -15,6 +15,16 @@ use crate::{
     ring::Ring,
 };
 
+/// The value of the label `source`, Hubble's.
+pub fn lost_source(source: LostEventSource) -> &'static str {
+    match source {
+        LostEventSource::PerfEventRingBuffer => "perf_event_ring_buffer",
+        LostEventSource::ObserverEventsQueue => "observer_events_queue",
+        LostEventSource::HubbleRingBuffer => "hubble_ring_buffer",
+        LostEventSource::UnknownLostEventSource => "unknown_lost_event_source",
+    }
+}
+
 /// Events that were lost before the ring, by who lost them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LostCounts {
@@ -46,12 +56,12 @@ impl Collector for RingView {
         let help = "Events that were lost, by who lost them: the kernel's ring, the agent, or readers of the agent's ring";
         let mut lost = encoder.encode_descriptor("hubble_lost_events", help, None, MetricType::Counter)?;
         for (source, count) in [
-            ("perf_event_ring_buffer", self.lost.kernel.get()),
-            ("observer_events_queue", self.lost.agent.get()),
-            ("hubble_ring_buffer", self.ring.missed()),
-            ("unknown_lost_event_source", self.lost.unknown.get()),
+            (LostEventSource::PerfEventRingBuffer, self.lost.kernel.get()),
+            (LostEventSource::ObserverEventsQueue, self.lost.agent.get()),
+            (LostEventSource::HubbleRingBuffer, self.ring.missed()),
+            (LostEventSource::UnknownLostEventSource, self.lost.unknown.get()),
         ] {
-            ConstCounter::new(count).encode(lost.encode_family(&[("source", source)])?)?;
+            ConstCounter::new(count).encode(lost.encode_family(&[("source", lost_source(source))])?)?;
         }
         let gauges = [
             ("twinplane_flow_ring_events", "Events that are kept for readers", self.ring.len()),

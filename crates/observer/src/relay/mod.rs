@@ -7,6 +7,7 @@
 mod collect;
 mod follow_peers;
 mod merge;
+mod metrics;
 mod pool;
 mod service;
 

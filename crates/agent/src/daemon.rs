@@ -103,7 +103,7 @@ pub async fn run(
         node_ports: config.node_ports.clone(),
     });
     let flows = match events {
-        Some(events) => Some(flows::open(&config.node, &config.observer, events).await?),
+        Some(events) => Some(flows::open(&config.node, &config.observer, events, known_nodes.clone()).await?),
         None => None,
     };
     let directory = flows.as_ref().map(|flows| flows.directory());

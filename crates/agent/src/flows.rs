@@ -15,7 +15,6 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context as _;
 use cluster::{CLUSTER_NAME, News};
 use dataplane_ebpf::{Events, Record};
 use flow::{
@@ -30,12 +29,17 @@ use nix::time::ClockId;
 use observer::{
     names::peer_name,
     node::{self, Identity},
-    peers::Peers,
-    serve,
+    tls::Files,
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    sync::watch,
     time::Instant,
+};
+
+use crate::{
+    controller::Nodes,
+    serving::{self, ended},
 };
 
 /// Where flows are served unless it is said otherwise.
@@ -52,9 +56,18 @@ const LOSSES_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Observer {
     pub socket: Option<PathBuf>,
-    /// A loopback address.
+    /// Without certificates a loopback address. Its port is taken to be every node's.
     pub bind: Option<SocketAddr>,
+    /// For `bind`: what is shown to clients, and whose certificates they have to show.
+    pub certificates: Option<Files>,
     pub capacity: Capacity,
+}
+
+impl Default for Observer {
+    /// Nowhere.
+    fn default() -> Self {
+        Self { socket: None, bind: None, certificates: None, capacity: Capacity::DEFAULT }
+    }
 }
 
 /// Who is who: written as it moves, read by whoever names flows.
@@ -109,26 +122,18 @@ impl Flows {
 }
 
 /// Listens where `settings` say.
-pub(crate) async fn open(node: &str, settings: &Observer, events: Events) -> anyhow::Result<Flows> {
+pub(crate) async fn open(
+    node: &str,
+    settings: &Observer,
+    events: Events,
+    nodes: watch::Receiver<Option<Arc<Nodes>>>,
+) -> anyhow::Result<Flows> {
     let feed = Feed::new(settings.capacity);
     let name = peer_name(node, CLUSTER_NAME);
     let version = concat!("twinplane ", env!("CARGO_PKG_VERSION")).to_owned();
     let server = node::Node::new(Identity { name: name.clone(), version }, feed.readers());
-    let routes = serve::node_routes(server, Peers::default()).await?;
     let directory = SharedDirectory::new();
-    let mut parts: Vec<Part> = vec![];
-    if let Some(path) = &settings.socket {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-        }
-        let serving = serve::unix(serve::bind_unix(path)?, routes.clone(), std::future::pending());
-        parts.push(Box::pin(async move { ended("observer's socket", serving.await) }));
-    }
-    if let Some(address) = settings.bind {
-        let listener = serve::bind_loopback(address).await?;
-        let serving = serve::loopback(listener, routes, std::future::pending());
-        parts.push(Box::pin(async move { ended("observer", serving.await) }));
-    }
+    let mut parts = serving::open(server, settings, nodes).await?;
     let name_of = Box::new(|index| {
         let name = nix::net::if_::if_indextoname(index).ok()?;
         Some(name.to_string_lossy().into_owned())
@@ -138,16 +143,6 @@ pub(crate) async fn open(node: &str, settings: &Observer, events: Events) -> any
     let mut pump = Pump { events, feed, directory: directory.clone(), decoder, losses: Losses::default() };
     parts.push(Box::pin(async move { ended("flows", pump.run().await) }));
     Ok(Flows { directory, parts })
-}
-
-fn ended(
-    what: &'static str,
-    result: Result<(), impl std::error::Error + Send + Sync + 'static>,
-) -> anyhow::Error {
-    match result {
-        Ok(()) => anyhow::anyhow!("{what}: ended unexpectedly"),
-        Err(error) => anyhow::Error::from(error).context(what),
-    }
 }
 
 /// From the kernel's ring to the node's.

@@ -28,6 +28,7 @@ mod plane;
 mod pods;
 mod routes;
 mod server;
+mod serving;
 mod sysctl;
 mod tunnel;
 pub mod wire;

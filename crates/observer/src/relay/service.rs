@@ -14,9 +14,10 @@ use flow::{
         relay::NodeState,
     },
 };
-use futures::{TryStreamExt as _, future::join_all};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, future::join_all};
 use prometheus_client::registry::Registry;
 use tokio::{sync::Semaphore, time::timeout};
+use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
 
 use super::{
@@ -29,6 +30,7 @@ use super::{
 use crate::{
     names::RELAY_VERSION,
     node::{Answers, Identity, mask},
+    peers::Peers,
     stream::Asked,
 };
 
@@ -77,6 +79,17 @@ impl Relay {
         let view =
             View { nodes: self.0.pool.subscribe(), streams: Arc::clone(&self.0.streams), of: MAX_STREAMS };
         self.0.counts.register(registry, view);
+    }
+
+    /// The nodes as peers, for whoever watches them here.
+    pub(crate) fn peers(&self) -> Peers {
+        self.0.pool.peers()
+    }
+
+    /// Whether any node is connected, whenever that may have changed, for as long as the relay lives.
+    pub(crate) fn is_connected(&self) -> impl Stream<Item = bool> + Send + use<> {
+        WatchStream::new(self.0.pool.subscribe())
+            .map(|nodes| nodes.values().any(|node| node.channel.is_some()))
     }
 
     fn answer<T>(&self, message: T) -> Response<T> {
@@ -128,7 +141,8 @@ impl Observer for Relay {
         mask(&request)?;
         let refused = |_| Status::resource_exhausted("open a stream: as many are open as are allowed");
         let permit = Arc::clone(&self.0.streams).try_acquire_owned().map_err(refused)?;
-        let collect = Collect::new(request, self.0.identity.name.clone(), self.0.pool.subscribe());
+        let (pool, name) = (&self.0.pool, self.0.identity.name.clone());
+        let collect = Collect::new(request, name, pool.subscribe(), pool.liars());
         let counts = self.0.counts.clone();
         let answers = collect.answers(permit).inspect_ok(move |answer| counts.answered(answer));
         Ok(self.answer(Box::pin(answers)))

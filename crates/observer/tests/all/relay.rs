@@ -44,11 +44,11 @@ impl Cluster {
         let peer_service = Server::start(routes).await;
         let relay = Relay::start(Config {
             identity: Identity { name: "relay".into(), version: "r1".into() },
-            peer_service: Target { address: peer_service.address.to_string(), server_name: None },
+            peer_services: vec![Target { address: peer_service.address.to_string(), server_name: None }],
             certificates: None,
             retry: Retry { first: Duration::from_millis(10), longest: Duration::from_millis(50) },
         });
-        let server = Server::start(serve::observer_routes(relay.clone()).await.unwrap()).await;
+        let server = Server::start(serve::relay_routes(relay.clone()).await.unwrap()).await;
         let folder = tempfile::tempdir().unwrap();
         Self { folder, peers, _peer_service: peer_service, relay, server }
     }

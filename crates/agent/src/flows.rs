@@ -201,6 +201,15 @@ impl Pump {
                         unknown += 1;
                     }
                 },
+                Record::L7(event, payload) => {
+                    match self.decoder.decode_l7(&event, &payload, &directory, boot) {
+                        Ok(flows) => batch.extend(flows),
+                        Err(error) => {
+                            tracing::debug!("{error}");
+                            unknown += 1;
+                        }
+                    }
+                }
                 Record::Unknown { version } => {
                     tracing::debug!(version, "a record of another version");
                     unknown += 1;

@@ -35,6 +35,7 @@ pub mod event;
 pub mod feed;
 pub mod filter;
 pub mod json;
+mod l7;
 pub mod mask;
 pub mod metrics;
 pub mod names;

@@ -47,6 +47,8 @@ fn of_l7(l7: &Layer7) -> String {
 fn of_http(http: &Http, l7: &Layer7) -> String {
     let request = format!("{} {}", http.method, http.url);
     match l7.r#type() {
+        // What it answers was not seen.
+        L7FlowType::Response if http.method.is_empty() => format!("{} {}", http.protocol, http.code),
         L7FlowType::Response => {
             let milliseconds = l7.latency_ns / 1_000_000;
             format!("{} {} {milliseconds}ms ({request})", http.protocol, http.code)

@@ -107,3 +107,47 @@ pub fn service(
     };
     (id, Some(Arc::new(port)))
 }
+
+/// A DNS message that asks for `name` (labels without escapes, and a final dot) and a type by its number.
+pub fn dns_question(id: u16, name: &str, kind: u16) -> Vec<u8> {
+    let mut bytes = [id.to_be_bytes(), [1, 0], [0, 1]].concat();
+    bytes.extend([0; 6]);
+    push_name(&mut bytes, name);
+    bytes.extend([kind.to_be_bytes(), [0, 1]].concat());
+    bytes
+}
+
+/// The answer to `question`: a CNAME where there is one, then the addresses, all with this time to live.
+pub fn dns_answer(question: &[u8], code: u8, cname: Option<&str>, addresses: &[IpAddr], ttl: u32) -> Vec<u8> {
+    const OF_THE_QUESTION: [u8; 2] = [0xc0, 12];
+    let mut bytes = question.to_vec();
+    bytes[2..4].copy_from_slice(&[0x81, 0x80 | code]);
+    bytes[7] = addresses.len() as u8 + u8::from(cname.is_some());
+    let mut record = |kind: u16, data: &[u8]| {
+        bytes.extend(OF_THE_QUESTION);
+        bytes.extend([kind.to_be_bytes(), [0, 1]].concat());
+        bytes.extend(ttl.to_be_bytes());
+        bytes.extend((data.len() as u16).to_be_bytes());
+        bytes.extend(data);
+    };
+    if let Some(name) = cname {
+        let mut data = vec![];
+        push_name(&mut data, name);
+        record(5, &data);
+    }
+    for address in addresses {
+        match address {
+            IpAddr::V4(address) => record(1, &address.octets()),
+            IpAddr::V6(address) => record(28, &address.octets()),
+        }
+    }
+    bytes
+}
+
+fn push_name(bytes: &mut Vec<u8>, name: &str) {
+    for label in name.split('.').filter(|label| !label.is_empty()) {
+        bytes.push(label.len() as u8);
+        bytes.extend(label.as_bytes());
+    }
+    bytes.push(0);
+}

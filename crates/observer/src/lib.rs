@@ -7,6 +7,7 @@
 
 mod accept;
 pub mod connect;
+pub mod export;
 pub mod metrics;
 pub mod names;
 pub mod node;

@@ -1,5 +1,6 @@
 //! `twinplane agent`: arguments, signals, exit codes. Everything else is the library's.
 
+mod export;
 mod values;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -18,7 +19,10 @@ use model::{Plane, Port};
 use observer::tls::Files;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::values::{Bind, NodePortFilter, Period, SocketPath, capacity, node_ports};
+use self::{
+    export::ExportArgs,
+    values::{Bind, NodePortFilter, Period, SocketPath, capacity, node_ports},
+};
 use crate::{
     client::DEFAULT_SOCKET,
     daemon,
@@ -78,6 +82,8 @@ pub struct Args {
     conntrack: ConntrackArgs,
     #[command(flatten)]
     observer: ObserverArgs,
+    #[command(flatten)]
+    export: ExportArgs,
 }
 
 /// Where flows are shown, as Hubble's clients ask for them. Only the ebpf dataplane tells of any.
@@ -161,6 +167,7 @@ impl From<ObserverArgs> for Observer {
             bind: args.observer_bind.0,
             certificates,
             capacity: args.flow_capacity,
+            export: None,
         }
     }
 }
@@ -323,7 +330,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         conntrack: (plane_config.plane == Plane::Iptables).then(|| args.conntrack.into()),
         timing: Timing::default(),
         fill_every: FILL_EVERY,
-        observer: args.observer.into(),
+        observer: Observer { export: args.export.export()?, ..args.observer.into() },
     };
     let stop = async move {
         tokio::select! {

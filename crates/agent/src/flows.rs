@@ -21,16 +21,19 @@ use flow::{
     directory::{Directory, Moved, Pod},
     event::{Node, Time},
     feed::Feed,
+    metrics::KernelEvents,
     record::{Decoder, Losses},
     ring::Capacity,
 };
 use model::Update;
 use nix::time::ClockId;
 use observer::{
+    export::Running,
     names::peer_name,
     node::{self, Identity},
     tls::Files,
 };
+use prometheus_client::registry::Registry;
 use tokio::{
     io::{Interest, unix::AsyncFd},
     sync::watch,
@@ -39,6 +42,7 @@ use tokio::{
 
 use crate::{
     controller::Nodes,
+    export::{self, Export},
     serving::{self, ended},
 };
 
@@ -61,12 +65,13 @@ pub struct Observer {
     /// For `bind`: what is shown to clients, and whose certificates they have to show.
     pub certificates: Option<Files>,
     pub capacity: Capacity,
+    pub export: Option<Export>,
 }
 
 impl Default for Observer {
     /// Nowhere.
     fn default() -> Self {
-        Self { socket: None, bind: None, certificates: None, capacity: Capacity::DEFAULT }
+        Self { socket: None, bind: None, certificates: None, capacity: Capacity::DEFAULT, export: None }
     }
 }
 
@@ -108,6 +113,8 @@ pub(crate) type Part = Pin<Box<dyn Future<Output = anyhow::Error> + Send>>;
 pub(crate) struct Flows {
     directory: SharedDirectory,
     parts: Vec<Part>,
+    metrics: Registry,
+    export: Option<Running>,
 }
 
 impl Flows {
@@ -115,9 +122,9 @@ impl Flows {
         self.directory.clone()
     }
 
-    /// To be run beside each other.
-    pub(crate) fn parts(self) -> Vec<Part> {
-        self.parts
+    /// What is to be run beside each other, what is to be shown, and what is to be finished at the end.
+    pub(crate) fn into_parts(self) -> (Vec<Part>, Registry, Option<Running>) {
+        (self.parts, self.metrics, self.export)
     }
 }
 
@@ -128,7 +135,9 @@ pub(crate) async fn open(
     events: Events,
     nodes: watch::Receiver<Option<Arc<Nodes>>>,
 ) -> anyhow::Result<Flows> {
-    let feed = Feed::new(settings.capacity);
+    let mut metrics = Registry::default();
+    let mut feed = Feed::new(settings.capacity);
+    feed.register(&mut metrics);
     let name = peer_name(node, CLUSTER_NAME);
     let version = concat!("twinplane ", env!("CARGO_PKG_VERSION")).to_owned();
     let server = node::Node::new(Identity { name: name.clone(), version }, feed.readers());
@@ -138,11 +147,15 @@ pub(crate) async fn open(
         let name = nix::net::if_::if_indextoname(index).ok()?;
         Some(name.to_string_lossy().into_owned())
     });
+    let start = |settings| export::start(settings, name.clone(), feed.readers().0, &mut metrics);
+    let export = settings.export.as_ref().map(start).transpose()?;
     let node = Arc::new(Node { name, labels: vec![] });
     let decoder = Decoder::new(node, name_of, fastrand::u64(..));
-    let mut pump = Pump { events, feed, directory: directory.clone(), decoder, losses: Losses::default() };
+    let counts = KernelEvents::new(&mut metrics);
+    let losses = Losses::default();
+    let mut pump = Pump { events, feed, directory: directory.clone(), decoder, losses, counts };
     parts.push(Box::pin(async move { ended("flows", pump.run().await) }));
-    Ok(Flows { directory, parts })
+    Ok(Flows { directory, parts, metrics, export })
 }
 
 /// From the kernel's ring to the node's.
@@ -152,6 +165,7 @@ struct Pump {
     directory: SharedDirectory,
     decoder: Decoder,
     losses: Losses,
+    counts: KernelEvents,
 }
 
 impl Pump {
@@ -227,6 +241,7 @@ impl Pump {
     fn tell_losses(&mut self) {
         match self.events.counts() {
             Ok(counts) => {
+                self.counts.set(&counts);
                 let now = self.decoder.not_before(now());
                 self.feed.append(self.losses.of_kernel(&counts, now));
             }

@@ -15,6 +15,7 @@ pub mod client;
 mod controller;
 mod daemon;
 mod events;
+mod export;
 mod fill;
 mod flows;
 mod health;
@@ -36,6 +37,7 @@ mod wishes;
 mod worker;
 
 pub use daemon::{Config, run};
+pub use export::Export;
 pub use flows::{OBSERVER_SOCKET, Observer};
 pub use network::Routing;
 pub use plane::{Opened, PlaneConfig, Unsupported, open_plane};

@@ -14,9 +14,10 @@ use model::{
 use uuid::Uuid;
 
 use crate::{
-    event::{Body, Endpoint, Event, Flow, Ip, L4, Label, Node, Seen, TcpFlags, Time},
+    event::{Body, Endpoint, Event, Flow, Ip, L4, Label, Node, PolicyMatch, Seen, TcpFlags, Time},
     proto::flow::{
-        LostEvent, LostEventSource, TraceObservationPoint, TraceReason, TrafficDirection, Verdict,
+        Dns, DropReason, Http, L7FlowType, Layer7, LostEvent, LostEventSource, TraceObservationPoint,
+        TraceReason, TrafficDirection, Verdict, layer7::Record,
     },
 };
 
@@ -27,6 +28,34 @@ pub fn lost(events: u64) -> Body {
         num_events_lost: events,
         ..LostEvent::default()
     })
+}
+
+/// Events that together move every metric of flows: a SYN, a drop, a verdict, DNS and HTTP both ways, a loss.
+pub fn one_of_each() -> Vec<Event> {
+    let l7 = |kind: L7FlowType, record| {
+        let l7 = Layer7 { r#type: kind.into(), latency_ns: 1_000_000, record: Some(record) };
+        Flow { seen: Seen::L7(Box::new(l7)), ..syn() }
+    };
+    let dns = || {
+        let (qtypes, rrtypes) = (vec!["A".into()], vec!["A".into()]);
+        Record::Dns(Dns { query: "nginx.".into(), qtypes, rrtypes, ..Dns::default() })
+    };
+    let http = |code| {
+        let (method, protocol) = ("GET".into(), "HTTP/1.1".into());
+        Record::Http(Http { method, protocol, url: "http://nginx/".into(), code, ..Http::default() })
+    };
+    let dropped = Verdict::Dropped;
+    let flows = [
+        syn(),
+        Flow { verdict: dropped, is_reply: None, seen: Seen::Drop(DropReason::PolicyDenied), ..syn() },
+        Flow { verdict: dropped, is_reply: None, seen: Seen::PolicyVerdict(PolicyMatch::None), ..syn() },
+        l7(L7FlowType::Request, dns()),
+        l7(L7FlowType::Response, dns()),
+        l7(L7FlowType::Request, http(0)),
+        l7(L7FlowType::Response, http(200)),
+    ];
+    let lost = Event { time: Time(0), body: lost(1) };
+    flows.into_iter().map(|flow| at(0, flow)).chain([lost]).collect()
 }
 
 /// A pod with the labels that pods have.

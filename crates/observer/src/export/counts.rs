@@ -46,6 +46,9 @@ impl ExportCounts {
         r.register("twinplane_export_failing", "1 while nothing can be written", this.failing.clone());
         let help = "What failed, by operation; the same write is counted each time that it is tried";
         r.register("twinplane_export_failures", help, this.failures.clone());
+        for operation in ["open", "encode", "write", "rotate", "note"] {
+            drop(this.failures.get_or_create(&[("operation", operation)]));
+        }
         r.register_collector(Box::new(Pending { ring, next: Arc::clone(&this.next) }));
         this
     }

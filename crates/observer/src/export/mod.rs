@@ -52,7 +52,7 @@ pub struct Rotation {
 pub struct Config {
     pub path: PathBuf,
     pub rotation: Rotation,
-    pub filters: Filters,
+    pub filters: Arc<Filters>,
     pub mask: Mask,
     /// Told in lines that no flow's node is in.
     pub node: String,
@@ -99,7 +99,7 @@ impl Exporter {
                 return self.left();
             }
         };
-        let filters = std::mem::take(&mut self.config.filters);
+        let filters = Arc::clone(&self.config.filters);
         let mut cursor =
             Cursor::resume(self.ring.clone(), next, move |event: &Event| filters.keep_flow(event));
         loop {

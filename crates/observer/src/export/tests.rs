@@ -45,7 +45,7 @@ impl Export {
         Config {
             path: self.path(),
             rotation: self.rotation,
-            filters: Filters::default(),
+            filters: Arc::default(),
             mask: Mask::default(),
             node: "vm".into(),
         }
@@ -97,7 +97,7 @@ fn lines_are_hubbles_answers_filtered_and_masked() {
     export.feed.append([Event { time: Time(3), body: lost(5) }]);
     let only = FlowFilter { source_port: vec!["2".into()], ..FlowFilter::default() };
     let config = Config {
-        filters: Filters::new(&[only], &[]).expect("a filter"),
+        filters: Filters::new(&[only], &[]).expect("a filter").into(),
         mask: Mask::new(&["l4", "verdict"]).expect("a mask"),
         ..export.config()
     };

@@ -5,6 +5,7 @@ use std::{fmt::Error, sync::Arc};
 use flow::{
     metrics::lost_source,
     proto::{
+        flow::LostEventSource,
         observer::{GetFlowsResponse, get_flows_response::ResponseTypes},
         relay::NodeState,
     },
@@ -22,11 +23,34 @@ use super::pool::Nodes;
 type Label = [(&'static str, &'static str); 1];
 
 /// Running counts. Clones share them.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Counts {
     requests: Family<Label, Counter>,
     answers: Family<Label, Counter>,
     lost: Family<Label, Counter>,
+}
+
+const METHODS: [&str; 4] = ["GetFlows", "GetNamespaces", "GetNodes", "ServerStatus"];
+const ANSWERS: [&str; 3] = ["flow", "lost_events", "node_status"];
+const SOURCES: [LostEventSource; 3] = [
+    LostEventSource::PerfEventRingBuffer,
+    LostEventSource::ObserverEventsQueue,
+    LostEventSource::HubbleRingBuffer,
+];
+
+impl Default for Counts {
+    /// Everything is there from the start, as nothing.
+    fn default() -> Self {
+        let of = |label: &'static str, values: &[&'static str]| {
+            let family = Family::<Label, Counter>::default();
+            for value in values {
+                drop(family.get_or_create(&[(label, value)]));
+            }
+            family
+        };
+        let sources = SOURCES.map(lost_source);
+        Self { requests: of("method", &METHODS), answers: of("type", &ANSWERS), lost: of("source", &sources) }
+    }
 }
 
 impl Counts {

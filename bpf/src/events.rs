@@ -15,11 +15,11 @@ use aya_ebpf::{
 };
 
 use crate::{
-    family::Family,
     hook::Hook,
     identity::{self, Identities},
     kernel::{Context, jiffies},
     maps,
+    policy::Asked,
 };
 
 #[btf_map]
@@ -31,6 +31,10 @@ static EVENT_COUNTS: PerCpuArray<EventCount, { EventKind::ALL.len() }> = PerCpuA
 /// Bits of [`crate::family::Scratch::noted`].
 pub const READ: u32 = 1;
 pub const ENDS: u32 = 1 << 1;
+/// Policies had their say, or have none.
+pub const JUDGED: u32 = 1 << 2;
+/// A policy denies it, and is audited only.
+pub const AUDITED: u32 = 1 << 3;
 
 /// Whether it is time to tell of this direction of a flow again.
 #[inline(always)]
@@ -88,6 +92,7 @@ pub fn offer<F: Identities, H: Hook>(ctx: Context, reason: Reason) {
         reason: reason as u32,
         interface: ctx.interface(),
         revision: config.revision,
+        rule: scratch.rule,
         // SAFETY: takes nothing.
         time: unsafe { helper::bpf_ktime_get_boot_ns() },
         flags: event_flags::UNREADABLE,
@@ -96,6 +101,10 @@ pub fn offer<F: Identities, H: Hook>(ctx: Context, reason: Reason) {
     if read {
         event.tcp_flags = scratch.headers.flags;
         describe::<F>(&mut event, &scratch.key, flow.as_deref());
+        if flow.is_none() && matches!(reason, Reason::DroppedPolicyEgress | Reason::DroppedPolicyIngress) {
+            describe_denied::<F>(&mut event, &scratch.key, &scratch.asked);
+        }
+        event.flags |= if scratch.noted & AUDITED != 0 { event_flags::AUDITED } else { 0 };
     }
     room.write(event);
     room.submit(0);
@@ -111,6 +120,21 @@ pub fn hand_over(kind: EventKind, record: &[u8]) {
     if EVENTS.output_untyped::<[u8]>(record, 0).is_err() {
         count.lost += 1;
     }
+}
+
+/// To whom a packet was, of a flow that was not opened: the backend is known by then.
+#[inline(always)]
+fn describe_denied<F: Identities>(event: &mut Event, key: &Tuple<F::Address>, asked: &Asked<F::Address>) {
+    if asked.protocol == 0 || asked.flags & flow_flags::REPLY != 0 {
+        return;
+    }
+    event.flags = event_flags::TRACKED;
+    if asked.destination != key.destination || asked.port != key.destination_port {
+        event.flags |= event_flags::TRANSLATED;
+    }
+    (event.new_source, event.new_destination) = (asked.source.words(), asked.destination.words());
+    (event.new_source_port, event.new_destination_port) = (key.source_port, asked.port);
+    event.destination_identity = identity::of::<F>(asked.destination);
 }
 
 /// Who it was, and what became of the packet.

@@ -22,6 +22,7 @@ use crate::{
         MAGLEV_ROWS, ORIGIN_ROWS, RANGE_ROWS,
     },
     parse::Bytes,
+    policy::Asked,
 };
 
 /// `u32` words of the longest message that this node composes: IPv6 and ICMPv6 headers, and what is quoted.
@@ -49,6 +50,9 @@ pub struct Scratch<A> {
     pub reason: Reason,
     /// What there is to tell of the packet's flow, of the bits in [`crate::events`].
     pub noted: u32,
+    /// The rule of a policy that decided about it; 0: none.
+    pub rule: u32,
+    pub asked: Asked<A>,
     /// Headers as they lie in the packet, while they are read.
     pub words: [u32; BUFFER_WORDS],
 }
@@ -96,6 +100,8 @@ pub trait Family: Sized + 'static {
     /// Routers may cut it into fragments.
     fn may_be_cut(header: Self::Header) -> bool;
     fn is_icmp_error(kind: u8) -> bool;
+    /// ICMP that no policy is asked about: echo replies, and what a link needs.
+    fn is_free_message(kind: u8) -> bool;
     fn protocol(header: Self::Header) -> u8;
     /// Bytes behind the network header, by its own word.
     fn payload(header: Self::Header) -> u32;

@@ -9,7 +9,7 @@ use crate::{
     identity::Identities,
     inspect,
     kernel::{Context, DROP, NEXT, jiffies},
-    l7, maps, nat, parse, reject, send, slow,
+    l7, maps, nat, parse, policy, reject, send, slow,
 };
 
 /// Note on packets that one of our programs sent out of a device: the egress program there lets them go.
@@ -121,8 +121,8 @@ impl Hook for ToPod {
     const FROM_OUTSIDE: bool = false;
 
     #[inline(always)]
-    fn concerns<F: Family>(_config: &Config, tuple: &Tuple<F::Address>) -> bool {
-        maps::may_have(tuple.source, tuple.source_port, tuple.protocol)
+    fn concerns<F: Family>(config: &Config, tuple: &Tuple<F::Address>) -> bool {
+        policy::is_on(config) || maps::may_have(tuple.source, tuple.source_port, tuple.protocol)
     }
 }
 
@@ -187,14 +187,25 @@ fn handle<F: Identities, H: Hook>(ctx: Context) -> Outcome {
         return outcome;
     }
     let mut outcome = inspect::run::<F, H>(ctx);
+    let policy_is_on = maps::config().is_some_and(policy::is_on);
     if outcome.verdict == A_MESSAGE {
-        return match icmp::read::<F>(ctx) {
+        let read = icmp::read::<F>(ctx);
+        if policy_is_on && policy::is_at_pod::<H>() && matches!(read, Ok(()) | Err(Reason::PassedProtocol)) {
+            policy::excuse::<F>(read.is_ok());
+        }
+        outcome = match read {
             Ok(()) => icmp::run::<F, H>(ctx),
             Err(reason) => Outcome::pass(reason),
         };
-    }
-    if outcome.verdict == TO_BE_LOOKED_UP {
+    } else if outcome.verdict == TO_BE_LOOKED_UP {
         outcome = slow::run::<F, H>(ctx);
+    }
+    if policy_is_on
+        && policy::is_at_pod::<H>()
+        && is_left_alone(outcome.reason)
+        && let Some(reason) = policy::untracked::<F, H>(ctx)
+    {
+        outcome = Outcome::drop(reason);
     }
     if maps::config().is_some_and(|config| config.event_interval != 0) {
         events::offer::<F, H>(ctx, outcome.reason);
@@ -212,6 +223,18 @@ fn handle<F: Identities, H: Hook>(ctx: Context) -> Outcome {
         TO_BE_TOLD => reject::too_big::<F, H>(ctx),
         _ => outcome,
     }
+}
+
+/// No flow is kept of the packet, and the stack forwards it.
+#[inline(always)]
+fn is_left_alone(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::PassedProtocol
+            | Reason::PassedUnparsed
+            | Reason::PassedFragment
+            | Reason::PassedUnrelated
+    )
 }
 
 /// One lookup for a plain packet of a known, steady flow; `None` for the slow path.
@@ -274,6 +297,8 @@ fn finish<H: Hook>(ctx: Context, outcome: Outcome, length: u32) -> i32 {
         | Reason::DroppedUnanswerable
         | Reason::DroppedReset
         | Reason::DroppedSourceRange
+        | Reason::DroppedPolicyEgress
+        | Reason::DroppedPolicyIngress
         | Reason::DroppedNoPort
         | Reason::DroppedNoNodeAddress
         | Reason::DroppedTableFull

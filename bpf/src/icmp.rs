@@ -61,6 +61,8 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
 #[inline(always)]
 fn quote<F: Family>(ctx: Context, scratch: &mut Scratch<F::Address>) -> Result<(), Reason> {
     let (at, end) = (scratch.headers.transport, scratch.headers.transport + scratch.headers.length);
+    // No kind, should it not be read.
+    scratch.words[0] = u32::MAX;
     if scratch.headers.length < HEADER || !ctx.load(at as usize, &mut scratch.words, HEADER) {
         return Err(Reason::PassedProtocol);
     }

@@ -9,38 +9,54 @@ use aya_ebpf::{
 use crate::{
     family::{Family, Ipv4, Ipv6},
     kernel::Context,
-    maps::IDENTITY_ROWS,
+    maps::{IDENTITY_ROWS, PREFIX_ROWS},
 };
 
 /// What the table has for no address: nothing is known yet.
 pub const UNKNOWN: u32 = 0;
 
 type Table<A> = LpmTrie<A, u32, IDENTITY_ROWS>;
+/// Prefixes that policies name, with numbers of their own.
+type Prefixes<A> = LpmTrie<A, u32, PREFIX_ROWS>;
 
 /// A family's table.
 pub trait Identities: Family {
     fn identities() -> &'static Table<Self::Address>;
+    fn prefixes() -> &'static Prefixes<Self::Address>;
 }
 
 macro_rules! identities {
-    ($family:ty, $address:ty, $map:ident) => {
+    ($family:ty, $address:ty, $map:ident, $prefixes:ident) => {
         impl Identities for $family {
             fn identities() -> &'static Table<$address> {
                 #[btf_map]
                 static $map: Table<$address> = Table::new();
                 &$map
             }
+
+            fn prefixes() -> &'static Prefixes<$address> {
+                #[btf_map]
+                static $prefixes: Prefixes<$address> = Prefixes::new();
+                &$prefixes
+            }
         }
     };
 }
-identities!(Ipv4, V4, IDENTITIES_V4);
-identities!(Ipv6, V6, IDENTITIES_V6);
+identities!(Ipv4, V4, IDENTITIES_V4, PREFIXES_V4);
+identities!(Ipv6, V6, IDENTITIES_V6, PREFIXES_V6);
 
 /// The identity of an address.
 #[inline(always)]
 pub fn of<F: Identities>(address: F::Address) -> u32 {
     let key = Key::new(<F::Address as abi::Address>::BITS, address);
     F::identities().get(&key).copied().unwrap_or(UNKNOWN)
+}
+
+/// The number of the longest prefix named by a policy that holds the address; 0: none does.
+#[inline(always)]
+pub fn prefix<F: Identities>(address: F::Address) -> u32 {
+    let key = Key::new(<F::Address as abi::Address>::BITS, address);
+    F::prefixes().get(&key).copied().unwrap_or(0)
 }
 
 /// The identity of a packet's source.

@@ -120,6 +120,13 @@ impl Context {
         unsafe { (*self.0).ifindex }
     }
 
+    /// The device that it came in by; 0: it was sent here (`skb_iif`).
+    #[inline(always)]
+    pub fn received_on(self) -> u32 {
+        // SAFETY: as in `length`.
+        unsafe { (*self.0).ingress_ifindex }
+    }
+
     /// A note between this node's programs: a redirect out of a device meets the egress program there.
     ///
     /// `tc_index` and not `mark`: policy routing, netfilter and others own the mark.

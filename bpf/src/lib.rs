@@ -33,6 +33,7 @@ pub mod l7;
 pub mod maps;
 pub mod nat;
 pub mod parse;
+pub mod policy;
 pub mod reject;
 pub mod route;
 pub mod sctp;

@@ -62,6 +62,7 @@ pub const AFFINITY_ROWS: usize = 16_384;
 pub const ENDPOINT_ROWS: usize = 1_024;
 pub const ORIGIN_ROWS: usize = 1_024;
 pub const IDENTITY_ROWS: usize = 524_288;
+pub const PREFIX_ROWS: usize = 65_536;
 pub const FRAGMENT_ROWS: usize = 4_096;
 
 const _: () = assert!(size_of::<Frontend>().is_multiple_of(8));

@@ -239,7 +239,7 @@ pub fn open<F: Family>(
 ) -> Result<(), Reason> {
     let Scratch { key, reply_key, flow, reply, .. } = scratch;
     flow.source = key.source;
-    flow.flags = flow_flags::TRANSLATED;
+    flow.flags = flow_flags::TRANSLATED | (flow.flags & flow_flags::HOST);
     if masquerade {
         flow.source = masquerade_address::<F>(config, flow.interface);
         flow.flags |= flow_flags::MASQUERADED;
@@ -261,7 +261,8 @@ pub fn open<F: Family>(
     reply.source_port = key.destination_port;
     reply.destination_port = key.source_port;
     (reply.state, reply.timeout, reply.last_seen) = (flow.state, flow.timeout, now);
-    reply.flags = flow_flags::TRANSLATED | flow_flags::REPLY | (flow.flags & flow_flags::MASQUERADED);
+    let kept = flow_flags::MASQUERADED | flow_flags::HOST;
+    reply.flags = flow_flags::TRANSLATED | flow_flags::REPLY | (flow.flags & kept);
     // Its route and its deltas are found by the first reply.
     reply.revision = 0;
     (reply.packets, reply.bytes, reply.told) = (0, 0, flow.told);
@@ -279,7 +280,7 @@ pub fn open<F: Family>(
 /// The address of the device that the packet leaves by, so that answers come back the same way: as the kernel's
 /// MASQUERADE chooses it (`net/netfilter/nf_nat_masquerade.c`).
 #[inline(always)]
-fn masquerade_address<F: Family>(config: &Config, interface: u32) -> F::Address {
+pub fn masquerade_address<F: Family>(config: &Config, interface: u32) -> F::Address {
     let address = F::tunnel_address(config);
     let through_tunnel = config.tunnel != 0 && interface == config.tunnel;
     if through_tunnel && address != F::Address::default() { address } else { F::node_address(config) }

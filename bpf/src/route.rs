@@ -90,7 +90,7 @@ fn to_pod<F: Family, H: Hook>(flow: &mut Flow<F::Address>, endpoint: &Endpoint) 
 }
 
 #[inline(always)]
-fn to_stack<A>(flow: &mut Flow<A>) {
+pub fn to_stack<A>(flow: &mut Flow<A>) {
     flow.route = Route::Stack as u8;
     flow.interface = 0;
     flow.mtu = NO_MTU;

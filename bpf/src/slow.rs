@@ -6,9 +6,12 @@ use crate::{
     conntrack, events,
     family::{Family, Scratch, origin},
     hook::{Hook, Outcome},
+    identity::Identities,
     inspect,
     kernel::{self, Context},
     maps, nat,
+    parse::tcp,
+    policy,
     route::{self, Way},
     service::{self, Choice, Review},
 };
@@ -19,12 +22,13 @@ enum Known {
     Yes,
     No,
     Refused,
+    Denied(Reason),
 }
 
 /// Takes the tuple and the headers from the scratch, as [`inspect`] left them. Never inlined, so that the fast path stays
 /// small.
 #[inline(never)]
-pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
+pub fn run<F: Identities, H: Hook>(ctx: Context) -> Outcome {
     let (Some(config), Some(scratch)) = (maps::config(), F::scratch()) else {
         return Outcome::drop(Reason::DroppedInternal);
     };
@@ -32,7 +36,8 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
         Known::Steady => return Outcome::send(Reason::ForwardedEstablished),
         Known::Yes => return Outcome::send(Reason::ForwardedUpdated),
         Known::Refused => return Outcome::refuse(),
-        Known::No if !H::OPENS => return Outcome::pass(Reason::PassedUnrelated),
+        Known::Denied(reason) => return Outcome::drop(reason),
+        Known::No if !H::OPENS => return leave::<F, H>(ctx, scratch, config),
         Known::No => {}
     }
     let choice = match service::choose::<F, H>(&scratch.key, config, &mut scratch.backend) {
@@ -57,7 +62,7 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
 
 /// Finds the packet's entry, if it has a live one, validates it, and moves its state.
 #[inline(always)]
-fn update<F: Family, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, config: &Config) -> Known {
+fn update<F: Identities, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, config: &Config) -> Known {
     let flags = scratch.headers.flags;
     let Some(flow) = conntrack::find::<F>(&scratch.key) else { return Known::No };
     if conntrack::is_steady(flags, flow, config, kernel::jiffies()) {
@@ -85,7 +90,21 @@ fn update<F: Family, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, c
                 return if matches!(review, Review::Refused) { Known::Refused } else { Known::No };
             }
         }
-        if !flow.has(flow_flags::WHOLE) {
+        if H::OPENS && flow.has(flow_flags::LEFT) && is_unheard(flow) {
+            // There may be a frontend now.
+            let _ = F::flows().remove(&scratch.key);
+            return Known::No;
+        }
+        // What a packet answers that was asked about since needs no asking.
+        let asked = flow.has(flow_flags::REPLY) && pair.as_deref().is_some_and(|pair| pair.revision == config.revision);
+        if policy::is_on(config) && !asked {
+            policy::ask(&mut scratch.asked, &scratch.key, flow);
+            if let Some(reason) = policy::judge::<F, H>(ctx) {
+                // The revision stays behind: every packet asks, until it may pass again.
+                return Known::Denied(reason);
+            }
+        }
+        if !flow.has(flow_flags::WHOLE | flow_flags::LEFT) {
             route::resolve::<F, H>(ctx, flow);
             nat::set_deltas::<F>(&scratch.key, flow);
         }
@@ -126,13 +145,13 @@ fn crosses<F: Family>(scratch: &mut Scratch<F::Address>) -> bool {
 
 /// The first packet of a flow to a frontend, or of one that crosses such a flow.
 #[inline(always)]
-fn open_translated<F: Family, H: Hook>(
+fn open_translated<F: Identities, H: Hook>(
     ctx: Context,
     scratch: &mut Scratch<F::Address>,
     config: &Config,
     (masquerade, direct): (bool, bool),
 ) -> Outcome {
-    scratch.flow.flags = 0;
+    scratch.flow.flags = if policy::is_from_host::<H>(ctx) { flow_flags::HOST } else { 0 };
     scratch.flow.source = scratch.key.source;
     scratch.flow.destination = scratch.backend.address;
     scratch.flow.destination_port = scratch.backend.port;
@@ -151,6 +170,16 @@ fn open_translated<F: Family, H: Hook>(
     // A backend must not answer itself directly. A process of this node would see its own address as the source, which the
     // stack drops as a martian; its answers pass this node in any case.
     let masquerade = (masquerade || scratch.key.source == scratch.backend.address) && way != Way::Node;
+    if policy::is_on(config) {
+        if masquerade {
+            scratch.flow.source = nat::masquerade_address::<F>(config, scratch.flow.interface);
+        }
+        let Scratch { asked, key, flow, .. } = &mut *scratch;
+        policy::ask(asked, key, flow);
+        if let Some(reason) = policy::judge::<F, H>(ctx) {
+            return Outcome::drop(reason);
+        }
+    }
     match nat::open::<F>(scratch, config, masquerade) {
         Ok(()) => Outcome::send(Reason::ForwardedNew),
         Err(reason) => Outcome::drop(reason),
@@ -184,32 +213,113 @@ fn enter_plain<F: Family>(scratch: &mut Scratch<F::Address>, config: &Config) ->
     F::flows().insert(&*key, &*flow, 0).is_ok()
 }
 
+/// What is known of the opposite direction of a plain flow.
+#[derive(Clone, Copy)]
+struct Reverse {
+    /// Of [`flow_flags`]: what this direction's entry has because of it.
+    flags: u8,
+    /// Policies allow it as they are.
+    is_judged: bool,
+}
+
+/// Fills in the flow and the tuple of its answers, for a packet that nothing of is translated.
+///
+/// Only a packet that may be an answer is one: a lone SYN opens a flow of its own, and one of a flow that is over nobody asked
+/// for.
+#[inline(always)]
+fn plain<F: Family>(scratch: &mut Scratch<F::Address>, config: &Config) -> Option<Reverse> {
+    let Scratch { key, reply_key, flow, headers, .. } = &mut *scratch;
+    (flow.source, flow.destination) = (key.source, key.destination);
+    (flow.source_port, flow.destination_port) = (key.source_port, key.destination_port);
+    *reply_key = key.reversed();
+    let reverse = conntrack::find::<F>(reply_key)?;
+    let opens = headers.flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+    if opens || !conntrack::is_alive(reverse, None, headers.flags, kernel::jiffies()) {
+        return None;
+    }
+    let is_judged = reverse.revision == config.revision;
+    let flags = if reverse.has(flow_flags::REPLY) { 0 } else { flow_flags::REPLY };
+    Some(Reverse { flags: flags | (reverse.flags & flow_flags::HOST), is_judged })
+}
+
+/// Asks policies about the plain flow in the scratch.
+#[inline(always)]
+fn denied<F: Identities, H: Hook>(
+    ctx: Context,
+    scratch: &mut Scratch<F::Address>,
+    config: &Config,
+    reverse: Option<Reverse>,
+) -> Option<Reason> {
+    if !policy::is_on(config) || reverse.is_some_and(|reverse| reverse.is_judged) {
+        return None;
+    }
+    let Scratch { asked, key, flow, .. } = scratch;
+    policy::ask(asked, key, flow);
+    policy::judge::<F, H>(ctx)
+}
+
 /// The first packet of a direction of a flow between pods, or to a pod: one entry, so that those after it take one lookup.
 ///
 /// What a pod sends elsewhere of its own accord is the stack's, which may masquerade it.
 #[inline(always)]
-fn open_plain<F: Family, H: Hook>(
+fn open_plain<F: Identities, H: Hook>(
     ctx: Context,
     scratch: &mut Scratch<F::Address>,
     config: &Config,
 ) -> Outcome {
-    let Scratch { key, reply_key, flow, .. } = &mut *scratch;
-    (flow.source, flow.destination) = (key.source, key.destination);
-    (flow.source_port, flow.destination_port) = (key.source_port, key.destination_port);
-    *reply_key = key.reversed();
-    let answers = H::INGRESS && conntrack::find::<F>(reply_key).is_some();
-    flow.flags = if answers { flow_flags::REPLY } else { 0 };
-    let ours = H::FROM_OUTSIDE || answers || origin::<F>(key.destination) == abi::Origin::Pod;
+    let reverse = plain::<F>(scratch, config);
+    let Scratch { key, flow, .. } = &mut *scratch;
+    flow.flags = reverse.map_or(0, |reverse| reverse.flags);
+    let ours = H::FROM_OUTSIDE || reverse.is_some() || origin::<F>(key.destination) == abi::Origin::Pod;
     if !H::INGRESS || !ours {
-        return Outcome::pass(Reason::PassedUnrelated);
+        return leave::<F, H>(ctx, scratch, config);
     }
     let way = route::resolve::<F, H>(ctx, flow);
     if way != Way::Pod && (H::FROM_OUTSIDE || way != Way::Wire) {
-        return Outcome::pass(Reason::PassedUnrelated);
+        return leave::<F, H>(ctx, scratch, config);
+    }
+    if let Some(reason) = denied::<F, H>(ctx, scratch, config, reverse) {
+        return Outcome::drop(reason);
     }
     if !enter_plain::<F>(scratch, config) {
         // The stack delivers as well, only slower.
         return Outcome::pass(Reason::PassedUnrelated);
     }
     Outcome::send(Reason::ForwardedNew)
+}
+
+/// What the stack forwards. Where policies are in force, what pods send and get is tracked, so that answers are known as such.
+#[inline(never)]
+fn leave<F: Identities, H: Hook>(
+    ctx: Context,
+    scratch: &mut Scratch<F::Address>,
+    config: &Config,
+) -> Outcome {
+    if !policy::is_on(config) || !policy::is_at_pod::<H>() {
+        return Outcome::pass(Reason::PassedUnrelated);
+    }
+    let reverse = plain::<F>(scratch, config);
+    let flow = &mut scratch.flow;
+    flow.flags = flow_flags::LEFT
+        | match reverse {
+            Some(reverse) => reverse.flags,
+            None if policy::is_from_host::<H>(ctx) => flow_flags::HOST,
+            None => 0,
+        };
+    flow.link_checked = 0;
+    route::to_stack(flow);
+    if let Some(reason) = denied::<F, H>(ctx, scratch, config, reverse) {
+        return Outcome::drop(reason);
+    }
+    if !enter_plain::<F>(scratch, config) {
+        return Outcome::pass(Reason::PassedUnrelated);
+    }
+    Outcome::send(Reason::ForwardedNew)
+}
+
+/// Nothing came back yet.
+#[inline(always)]
+fn is_unheard<A>(flow: &abi::Flow<A>) -> bool {
+    let silent = flow.state == State::Opening as u8 || flow.state == State::Unanswered as u8;
+    silent && flow.flags & flow_flags::REPLY == 0
 }

@@ -128,6 +128,11 @@ impl Family for Ipv4 {
     }
 
     #[inline(always)]
+    fn is_free_message(kind: u8) -> bool {
+        kind == 0
+    }
+
+    #[inline(always)]
     fn protocol(header: Self::Header) -> u8 {
         header.read::<u8, 9>()
     }

@@ -102,6 +102,12 @@ impl Family for Ipv6 {
         kind < 128
     }
 
+    /// Multicast listeners (RFC 2710, RFC 3810) and neighbour discovery (RFC 4861), besides echo replies.
+    #[inline(always)]
+    fn is_free_message(kind: u8) -> bool {
+        matches!(kind, 129..=137 | 143)
+    }
+
     #[inline(always)]
     fn protocol(header: Self::Header) -> u8 {
         header.read::<u8, 6>()

@@ -33,6 +33,8 @@ pub struct Config {
     pub event_interval: u32,
     /// What any endpoint of this node lets be read of its packets, of [`crate::l7_flags`]; 0: nobody's are looked into.
     pub l7: u32,
+    /// Not 0: policies are in force. What goes to and comes from pods is asked about, and tracked.
+    pub policy: u32,
 }
 
 /// Idle times after which an entry is dead, in jiffies.
@@ -62,5 +64,5 @@ impl Config {
     }
 }
 
-const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 8 + 1 + 1 + 1));
+const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 8 + 1 + 1 + 1 + 1));
 plain!(Config);

@@ -131,6 +131,10 @@ pub mod flow_flags {
     pub const WHOLE: u8 = 1 << 4;
     /// One end lets its packets be read: all of them leave the fast path.
     pub const L7: u8 = 1 << 5;
+    /// Of a pod, and forwarded by the stack: tracked for the sake of policies only.
+    pub const LEFT: u8 = 1 << 6;
+    /// Opened by a process of this node, which reaches its pods whatever the policy.
+    pub const HOST: u8 = 1 << 7;
 }
 
 /// Where an entry is in its life. Numbers are part of the ABI.

@@ -102,6 +102,10 @@ pub enum Reason {
     DroppedReset = "dropped_reset",
     /// Dropped: outside the frontend's source ranges.
     DroppedSourceRange = "dropped_source_range",
+    /// Dropped: a policy of the pod that it comes from does not allow it.
+    DroppedPolicyEgress = "dropped_policy_egress",
+    /// Dropped: a policy of the pod that it is for does not allow it.
+    DroppedPolicyIngress = "dropped_policy_ingress",
     /// Dropped: no free port to translate to, towards this backend.
     DroppedNoPort = "dropped_no_port",
     /// Dropped: the node has no address of this family to masquerade with.
@@ -125,6 +129,8 @@ pub enum Lookup {
     Backend = "slow_backend_lookups",
     /// Lookups of an origin, an endpoint or a route, made by the slow path.
     Route = "slow_route_lookups",
+    /// Lookups of a pod's policy, its peers and ports, made by the slow path.
+    Policy = "slow_policy_lookups",
     /// Source ports found taken while one was looked for to masquerade with.
     PortTaken = "slow_port_collisions",
     /// Source ports taken over from flows that are over, because no free one was found.

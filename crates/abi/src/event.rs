@@ -65,10 +65,13 @@ pub mod event_flags {
     pub const TRANSLATED: u8 = 1 << 1;
     /// The source was replaced by the node's address.
     pub const MASQUERADED: u8 = 1 << 2;
-    /// There is an entry in the connection table: translation, counts and the flags above are known.
+    /// There is an entry in the connection table, or would be, had no policy denied it: translation, counts and the flags above
+    /// are known.
     pub const TRACKED: u8 = 1 << 3;
     /// Addresses could not be read: they and the identities are zero.
     pub const UNREADABLE: u8 = 1 << 4;
+    /// A policy denies it, and its pod is audited only: it was let through.
+    pub const AUDITED: u8 = 1 << 5;
 }
 
 /// Element of the per-CPU array `EVENT_COUNTS`, one per [`EventKind`].

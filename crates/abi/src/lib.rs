@@ -13,6 +13,7 @@ mod config;
 mod conntrack;
 mod counter;
 mod event;
+mod policy;
 mod service;
 mod socket;
 
@@ -24,6 +25,10 @@ pub use event::{
     EVENT_RING_BYTES, EVENT_VERSION, Event, EventCount, EventKind, L7_BYTES, L7Event, Point, event_flags,
     l7_flags,
 };
+pub use policy::{
+    PeerRow, PolicyPeer, PolicyRow, PortAction, PortKey, PortMatch, RuleCount, TIERS, UNRANKED_TIER, action, peer,
+    policy_flags,
+};
 pub use service::{
     AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Endpoint, Frontend, FrontendKey,
     MaglevChunk, MaglevKey, MemberKey, Origin, RangeKey, SetId, backend_flags, frontend_flags, maglev,
@@ -32,7 +37,7 @@ pub use service::{
 pub use socket::{DatagramKey, DatagramPeer, Socket, datagram_side, socket_flags};
 
 /// Names the directory of pinned maps: two versions never share a map.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// IANA protocol numbers (RFC 792, 9293, 768, 4443, 9260).
 pub mod protocol {

@@ -33,11 +33,12 @@ pub(crate) trait MapNames: Address + Pod {
     const ENDPOINTS: &str;
     const ORIGINS: &str;
     const IDENTITIES: &str;
+    const PREFIXES: &str;
     const FRAGMENTS: &str;
     const MAGLEV: &str;
     const SOCKETS: &str;
     const DATAGRAMS: &str;
-    const ALL: [&str; 13] = [
+    const ALL: [&str; 14] = [
         Self::FLOWS,
         Self::FRONTENDS,
         Self::BACKENDS,
@@ -47,6 +48,7 @@ pub(crate) trait MapNames: Address + Pod {
         Self::ENDPOINTS,
         Self::ORIGINS,
         Self::IDENTITIES,
+        Self::PREFIXES,
         Self::FRAGMENTS,
         Self::MAGLEV,
         Self::SOCKETS,
@@ -66,6 +68,7 @@ macro_rules! map_names {
             const ENDPOINTS: &str = concat!("ENDPOINTS_", $suffix);
             const ORIGINS: &str = concat!("ORIGINS_", $suffix);
             const IDENTITIES: &str = concat!("IDENTITIES_", $suffix);
+            const PREFIXES: &str = concat!("PREFIXES_", $suffix);
             const FRAGMENTS: &str = concat!("FRAGMENTS_", $suffix);
             const MAGLEV: &str = concat!("MAGLEV_", $suffix);
             const SOCKETS: &str = concat!("SOCKETS_", $suffix);

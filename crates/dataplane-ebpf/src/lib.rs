@@ -3,7 +3,7 @@
 //! ```text
 //!  rows      Service port → rows of the maps ── maglev: lookup tables (pure)
 //!    ▼
-//!  family    which rows differ, in which order they come and go
+//!  family    which rows differ, in which order they come and go ── policies: the same for who may talk to whom
 //!    ▼
 //!  table     typed maps, by batch where it pays ── sys: bpf(2)
 //!  sock      programs on a cgroup, and closed sockets
@@ -25,6 +25,7 @@ mod lookups;
 mod maglev;
 mod objects;
 mod plane;
+mod policies;
 mod ports;
 mod report;
 mod rows;
@@ -41,6 +42,7 @@ pub use links::Attach;
 pub use maglev::{InvalidTableSize, TableSize};
 pub use objects::Checksums;
 pub use plane::{Config, EbpfDataplane, LoadBalancer};
+pub use policies::FirstNumbers;
 pub use sizes::Sizes;
 pub use sock::{Refusals, cgroup_root};
 pub use xdp::Acceleration;

@@ -4,6 +4,7 @@ mod config;
 mod identity;
 mod inspect;
 mod node;
+mod policy;
 
 pub use self::config::{Config, LoadBalancer};
 
@@ -24,6 +25,7 @@ use crate::{
     events,
     links::{self, Device, Links},
     objects::{self, Object, Summed},
+    policies::Policies,
     ports, report,
     rows::Options,
     sock::Sockets,
@@ -43,6 +45,9 @@ pub struct EbpfDataplane {
     links: Links,
     sockets: Sockets,
     tables: Tables,
+    policies: Policies,
+    /// They are enforced.
+    policy: bool,
     summed: Summed,
     sizes: Vec<(&'static str, u32)>,
     uplinks: BTreeSet<Device>,
@@ -94,6 +99,7 @@ impl EbpfDataplane {
         };
         let hz = objects::measure_hz(&mut pod)?;
         let tables = Tables::open(&maps)?;
+        let policies = Policies::open(&maps)?;
         let links = Links::new(pins.links(), config.attach);
         let sockets = Sockets::open(config.cgroup.as_deref(), config.refusals, &maps, &pins.links())?;
         let mut this = Self {
@@ -104,6 +110,8 @@ impl EbpfDataplane {
             links,
             sockets,
             tables,
+            policies,
+            policy: config.policy,
             summed,
             sizes,
             uplinks: BTreeSet::new(),
@@ -251,8 +259,14 @@ impl Dataplane for EbpfDataplane {
             note(key, Err(error));
         }
         if self.adopted && changed.is_addresses_only() {
-            // No flow remembers an identity: none has to be looked at again.
+            if self.is_enforcing()? {
+                // Whom a flow is with may be somebody else to a policy.
+                self.advance(snapshot)?;
+            }
             return Ok(applied);
+        }
+        for (key, error) in self.apply_policy(snapshot, &changed.policy) {
+            note(key, Err(error));
         }
         let services = self.services_to_program(snapshot, changed);
         let lost = self.sockets.note(snapshot, &services);
@@ -271,6 +285,7 @@ impl Dataplane for EbpfDataplane {
     fn repair(&mut self, snapshot: &Snapshot) -> Result<Vec<String>, Error> {
         let mut repaired = self.tables.v4.refresh()?;
         repaired.extend(self.tables.v6.refresh()?);
+        repaired.extend(self.policies.refresh()?);
         // What differs is written, what nobody owns is removed: the same work as after a start.
         self.adopted = false;
         let applied = self.apply(snapshot, &Changed::all(snapshot))?;
@@ -328,7 +343,9 @@ impl Dataplane for EbpfDataplane {
     }
 
     fn maps(&self) -> Vec<MapFill> {
-        self.tables.fill(self.now().unwrap_or_default())
+        let mut maps = self.tables.fill(self.now().unwrap_or_default());
+        maps.extend(self.policies.fill());
+        maps
     }
 
     fn clean_up(&mut self) -> Result<(), Error> {

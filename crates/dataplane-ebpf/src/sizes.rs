@@ -2,7 +2,7 @@
 
 use abi::{V4, V6};
 
-use crate::family::MapNames;
+use crate::{family::MapNames, policies};
 
 /// Rows per table and family. A table of another size than before starts empty, and is programmed anew.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +19,12 @@ pub struct Sizes {
     pub lookups: u32,
     /// Addresses and prefixes whose identity is known. Memory is taken by the row.
     pub identities: u32,
+    /// Whom policies name in lists of rules, both families together. Memory is taken by the row, here and below.
+    pub policy_peers: u32,
+    /// Ports of rules that name several, both families together.
+    pub policy_ports: u32,
+    /// Prefixes that policies name.
+    pub policy_prefixes: u32,
 }
 
 impl Default for Sizes {
@@ -30,6 +36,9 @@ impl Default for Sizes {
             affinity: 16_384,
             lookups: 262_144,
             identities: 524_288,
+            policy_peers: 524_288,
+            policy_ports: 65_536,
+            policy_prefixes: 65_536,
         }
     }
 }
@@ -37,7 +46,7 @@ impl Default for Sizes {
 impl Sizes {
     /// By map name.
     pub(crate) fn by_map(self, flows: u32) -> Vec<(&'static str, u32)> {
-        fn family<A: MapNames>(sizes: Sizes, flows: u32) -> [(&'static str, u32); 8] {
+        fn family<A: MapNames>(sizes: Sizes, flows: u32) -> [(&'static str, u32); 9] {
             [
                 (A::FLOWS, flows),
                 (A::FRONTENDS, sizes.frontends),
@@ -47,8 +56,10 @@ impl Sizes {
                 (A::AFFINITY, sizes.affinity),
                 (A::MAGLEV, sizes.lookups),
                 (A::IDENTITIES, sizes.identities),
+                (A::PREFIXES, sizes.policy_prefixes),
             ]
         }
-        family::<V4>(self, flows).into_iter().chain(family::<V6>(self, flows)).collect()
+        let shared = [(policies::PEERS, self.policy_peers), (policies::PORTS, self.policy_ports)];
+        family::<V4>(self, flows).into_iter().chain(family::<V6>(self, flows)).chain(shared).collect()
     }
 }

@@ -179,6 +179,11 @@ pub(crate) fn update<K, V>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Resul
     bpf(MAP_UPDATE_ELEM, &mut element(map, key, value)).map(drop)
 }
 
+/// Writes a row of a map that has one value for each CPU; `values` are as many.
+pub(crate) fn update_each<K, V>(map: BorrowedFd<'_>, key: &K, values: &[V]) -> io::Result<()> {
+    bpf(MAP_UPDATE_ELEM, &mut element(map, key, values.as_ptr())).map(drop)
+}
+
 /// False where there was none.
 pub(crate) fn delete<K>(map: BorrowedFd<'_>, key: &K) -> io::Result<bool> {
     present(bpf(MAP_DELETE_ELEM, &mut element(map, key, std::ptr::null::<u8>())))

@@ -10,7 +10,7 @@ use dataplane::{Counter, Error, MapFill};
 
 use crate::{
     family::{Family, MapNames},
-    sys,
+    policies, sys,
     table::Table,
 };
 
@@ -24,6 +24,7 @@ pub(crate) const PREFILTER: &str = "PREFILTER";
 pub(crate) fn pinned_names() -> impl Iterator<Item = &'static str> {
     [CONFIG, COUNTERS, EVENTS, EVENT_COUNTS, PREFILTER]
         .into_iter()
+        .chain(policies::NAMES)
         .chain(<V4 as MapNames>::ALL)
         .chain(<V6 as MapNames>::ALL)
 }

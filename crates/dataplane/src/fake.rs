@@ -256,6 +256,7 @@ fn note(applied: &mut Applied, key: Key, done: Result<(), Refusal>) {
             Key::Endpoint(pod) => ("insert endpoint", pod.to_string()),
             Key::Peer(name) => ("insert peer", name.clone()),
             Key::Address(prefix) => ("insert address", prefix.to_string()),
+            Key::Policy => ("insert", "policies".to_owned()),
             Key::Node => ("insert", "node".to_owned()),
         };
         applied.failed.insert(key, Error::new(operation, object, refusal));

@@ -100,5 +100,7 @@ pub enum Key {
     Peer(String),
     /// Whose the addresses of a prefix are.
     Address(IpNet),
+    /// Who may talk to whom: lists are shared, and go together.
+    Policy,
     Node,
 }

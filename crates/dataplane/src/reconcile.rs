@@ -249,12 +249,15 @@ fn keys(changed: &Changed) -> Vec<Key> {
     let endpoints = changed.endpoints.iter().cloned().map(Key::Endpoint);
     let peers = changed.peers.iter().cloned().map(Key::Peer);
     let addresses = changed.addresses.iter().copied().map(Key::Address);
-    services.chain(endpoints).chain(peers).chain(addresses).chain(changed.node.then_some(Key::Node)).collect()
+    let policy = (!changed.policy.is_empty()).then_some(Key::Policy);
+    let node = changed.node.then_some(Key::Node);
+    services.chain(endpoints).chain(peers).chain(addresses).chain(policy).chain(node).collect()
 }
 
 /// The families that `changed` concerns: all of them, where it is not Services' and addresses' only.
 fn families(changed: &Changed) -> impl Iterator<Item = Family> {
-    let services_only = !changed.node && changed.endpoints.is_empty() && changed.peers.is_empty();
+    let pods = !changed.endpoints.is_empty() || !changed.peers.is_empty() || !changed.policy.is_empty();
+    let services_only = !changed.node && !pods;
     let concerned = |family: &Family| {
         changed.services.iter().any(|id| id.family == *family)
             || changed.addresses.iter().any(|prefix| Family::of(prefix.addr()) == *family)
@@ -268,6 +271,7 @@ fn name(changed: &mut Changed, key: Key) {
         Key::Endpoint(pod) => _ = changed.endpoints.insert(pod),
         Key::Peer(peer) => _ = changed.peers.insert(peer),
         Key::Address(prefix) => _ = changed.addresses.insert(prefix),
+        Key::Policy => changed.policy.again = true,
         Key::Node => changed.node = true,
     }
 }

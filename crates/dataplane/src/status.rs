@@ -23,7 +23,7 @@ pub enum ObjectState {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ObjectStatus {
-    /// "Service", "Pod", "Node", "EndpointSlice" or "Address".
+    /// "Service", "Pod", "Node", "EndpointSlice", "Address" or "Policy".
     pub kind: String,
     /// With namespace and port where it has one: `namespace/name:port`.
     pub name: String,
@@ -43,6 +43,7 @@ impl Key {
             Self::Endpoint(pod) => ("Pod", pod.to_string()),
             Self::Peer(name) => ("Node", name.clone()),
             Self::Address(prefix) => ("Address", prefix.to_string()),
+            Self::Policy => ("Policy", "(of this node's pods)".to_owned()),
             Self::Node => ("Node", "(this node)".to_owned()),
         }
     }
@@ -53,7 +54,7 @@ impl Key {
             Self::Endpoint(pod) => snapshot.endpoints.contains_key(pod),
             Self::Peer(name) => snapshot.peers.contains_key(name),
             Self::Address(prefix) => snapshot.addresses.contains_key(prefix),
-            Self::Node => true,
+            Self::Policy | Self::Node => true,
         }
     }
 }

@@ -9,7 +9,10 @@ use std::{
     sync::Arc,
 };
 
-use model::{FrontendAddress, FrontendKind, PodName, Reserved, ServicePort, Update};
+use model::{
+    FrontendAddress, FrontendKind, PodName, Reserved, ServicePort, Update,
+    policy::{RuleId, RuleRef},
+};
 
 use crate::event::{Endpoint, Interface, Label, Service, Workload};
 
@@ -52,6 +55,7 @@ pub struct Directory {
     /// Services at addresses of the node itself, by what they are entered for when the node's addresses move.
     at_node: BTreeMap<model::ServicePortId, Arc<ServicePort>>,
     node: model::NodeConfig,
+    rules: HashMap<u32, Arc<RuleRef>>,
 }
 
 impl Directory {
@@ -68,6 +72,7 @@ impl Directory {
             entered: HashMap::new(),
             at_node: BTreeMap::new(),
             node: model::NodeConfig::default(),
+            rules: HashMap::new(),
         };
         for reserved in Reserved::ALL {
             let labels = reserved.labels().texts().map(|text| Label::parse(&text)).collect();
@@ -82,6 +87,12 @@ impl Directory {
             self.node = node.clone();
             for (id, port) in std::mem::take(&mut self.at_node) {
                 self.set_service(&id, Some(&port));
+            }
+        }
+        for (RuleId(number), rule) in &update.policy.rules {
+            match rule {
+                Some(rule) => _ = self.rules.insert(*number, Arc::clone(rule)),
+                None => _ = self.rules.remove(number),
             }
         }
         for (id, port) in &update.services {
@@ -141,6 +152,11 @@ impl Directory {
     /// The Service that is reached there.
     pub fn service(&self, address: IpAddr, port: u16, protocol: u8) -> Option<Arc<Service>> {
         self.services.get(&(address, port, protocol)).cloned()
+    }
+
+    /// The policy's rule of a number; `None` for one that is gone, and for 0.
+    pub fn rule(&self, number: u32) -> Option<&Arc<RuleRef>> {
+        self.rules.get(&number)
     }
 
     /// A pod's interface, by index; others' are not known here.

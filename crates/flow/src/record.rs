@@ -7,14 +7,15 @@
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use abi::{Address as _, EventCount, EventKind, Point, Reason, V4, V6, event_flags, protocol};
+use model::policy::Direction;
 use uuid::{Builder, Uuid};
 
 use crate::{
     directory::Directory,
-    event::{Body, Endpoint, Event, Flow, Interface, Ip, L4, Node, Seen, TcpFlags, Time},
+    event::{Body, Endpoint, Event, Flow, Interface, Ip, L4, Node, Rules, Seen, TcpFlags, Time},
     l7::{Conversations, SeenNames},
     proto::flow::{
-        DropReason, LostEvent, LostEventSource, TraceObservationPoint, TraceReason, TrafficDirection, Verdict,
+        DropReason, LostEvent, LostEventSource, Policy, TraceObservationPoint, TraceReason, TrafficDirection, Verdict,
     },
 };
 
@@ -138,9 +139,28 @@ impl Decoder {
                 .flatten(),
             interface: self.interface(record.interface, directory),
             node: Arc::clone(&self.node),
-            rules: None,
+            rules: self.rules(record, parts, directory),
             rare: None,
         }
+    }
+
+    /// The rule that decided, under what it decided.
+    fn rules(&self, record: &abi::Event, parts: Parts, directory: &Directory) -> Option<Arc<Rules>> {
+        let rule = directory.rule(record.rule)?;
+        let decided = vec![Policy {
+            name: rule.policy.name.clone(),
+            namespace: rule.policy.namespace.clone(),
+            labels: vec![],
+            revision: record.revision.into(),
+            kind: rule.policy.kind.to_string(),
+        }];
+        let denied = matches!(parts.verdict, Verdict::Dropped | Verdict::Audit);
+        Some(Arc::new(match (rule.direction, denied) {
+            (Direction::Ingress, false) => Rules { ingress_allowed: decided, ..Rules::default() },
+            (Direction::Ingress, true) => Rules { ingress_denied: decided, ..Rules::default() },
+            (Direction::Egress, false) => Rules { egress_allowed: decided, ..Rules::default() },
+            (Direction::Egress, true) => Rules { egress_denied: decided, ..Rules::default() },
+        }))
     }
 
     fn interface(&mut self, index: u32, directory: &Directory) -> Option<Arc<Interface>> {
@@ -180,6 +200,7 @@ impl std::fmt::Debug for Decoder {
 pub(crate) struct Parts {
     kind: EventKind,
     point: Point,
+    reason: Reason,
     verdict: Verdict,
     drop: DropReason,
     pub(crate) address: fn([u32; 4]) -> Option<IpAddr>,
@@ -200,6 +221,7 @@ impl Parts {
         let point = Point::ALL.into_iter().find(|point| *point as u8 == record.point)?;
         let reason = *Reason::ALL.get(record.reason as usize)?;
         let (verdict, drop) = match kind {
+            _ if record.flags & event_flags::AUDITED != 0 => (Verdict::Audit, DropReason::PolicyDenied),
             EventKind::New | EventKind::Closed | EventKind::Ongoing | EventKind::L7 => {
                 (Verdict::Forwarded, DropReason::Unknown)
             }
@@ -212,7 +234,7 @@ impl Parts {
             0 if record.flags & event_flags::UNREADABLE != 0 => |_| None,
             _ => return None,
         };
-        Some(Self { kind, point, verdict, drop, address })
+        Some(Self { kind, point, reason, verdict, drop, address })
     }
 
     fn seen(self, is_reply: bool) -> Seen {
@@ -234,6 +256,12 @@ impl Parts {
 
     /// Of the connection, as this node sees it: replies have that of what they answer.
     pub(crate) fn direction(self, is_reply: bool) -> TrafficDirection {
+        match self.reason {
+            // Of the pod whose policy it is.
+            Reason::DroppedPolicyEgress => return TrafficDirection::Egress,
+            Reason::DroppedPolicyIngress => return TrafficDirection::Ingress,
+            _ => {}
+        }
         let is_from_here = matches!(self.point, Point::FromPod | Point::ToWire);
         let is_reply = is_reply && self.verdict == Verdict::Forwarded;
         if is_from_here != is_reply { TrafficDirection::Egress } else { TrafficDirection::Ingress }
@@ -272,6 +300,7 @@ fn drop_reason(reason: Reason) -> Option<DropReason> {
         // Whose text is "Fragmentation needed" by now.
         Reason::AnsweredTooBig => DropReason::CtMissingTcpAckFlag,
         Reason::DroppedSourceRange => DropReason::DeniedByLbSrcRangeCheck,
+        Reason::DroppedPolicyEgress | Reason::DroppedPolicyIngress => DropReason::PolicyDenied,
         Reason::DroppedNoPort | Reason::DroppedNoNodeAddress => DropReason::NoMappingForNatMasquerade,
         Reason::DroppedTableFull => DropReason::CtMapInsertionFailed,
         Reason::DroppedInternal => DropReason::ErrorWritingToPacket,

@@ -40,6 +40,8 @@ pub struct Config {
     pub table_size: TableSize,
     /// Tell of flows, and of those that go on after so long again; `None`: of none.
     pub events: Option<Duration>,
+    /// Enforce policies, as soon as a snapshot has any pod's.
+    pub policy: bool,
 }
 
 impl Default for Config {
@@ -58,6 +60,7 @@ impl Default for Config {
             load_balancer: LoadBalancer::default(),
             table_size: TableSize::default(),
             events: None,
+            policy: false,
         }
     }
 }

@@ -12,6 +12,7 @@ mod maglev;
 mod malformed;
 mod oracle;
 mod passing;
+mod policy;
 mod ports;
 mod pressure;
 mod random;
@@ -170,9 +171,25 @@ impl Bench<'_> {
         self.run("to_wire", self.uplink, frame)
     }
 
+    /// What the stack brings to the pod, as a process of the node sent it.
+    fn host_sends_to_pod(&mut self, frame: &[u8]) -> Answer {
+        self.run("to_pod", self.pod_link, frame)
+    }
+
+    /// What the stack forwards to the pod, as it came by the uplink.
+    fn stack_brings(&mut self, frame: &[u8]) -> Answer {
+        self.run_received("to_pod", self.pod_link, self.uplink, frame)
+    }
+
     fn run(&mut self, program: &str, interface: u32, frame: &[u8]) -> Answer {
-        // `struct __sk_buff`: only the interface is set.
+        self.run_received(program, interface, 0, frame)
+    }
+
+    /// `received_on` is the device that the stack got the packet by.
+    fn run_received(&mut self, program: &str, interface: u32, received_on: u32, frame: &[u8]) -> Answer {
+        // `struct __sk_buff`: only the interfaces are set.
         let mut context = [0u8; 192];
+        context[36..40].copy_from_slice(&received_on.to_ne_bytes());
         context[40..44].copy_from_slice(&interface.to_ne_bytes());
         let mut out = vec![0u8; 4096];
         let options = TestRunOptions {

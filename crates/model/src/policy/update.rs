@@ -37,6 +37,8 @@ pub struct PolicyChanged {
     pub ports: BTreeSet<PortsId>,
     pub rules: BTreeSet<RuleId>,
     pub prefixes: BTreeSet<IpNet>,
+    /// What could not be programmed is to be tried again: the plane remembers what that was.
+    pub again: bool,
 }
 
 impl PolicyUpdate {
@@ -81,6 +83,7 @@ impl PolicyChanged {
         self.ports.extend(other.ports);
         self.rules.extend(other.rules);
         self.prefixes.extend(other.prefixes);
+        self.again |= other.again;
     }
 }
 
@@ -94,6 +97,7 @@ impl PolicyTable {
             ports: differing(&old.ports, &self.ports),
             rules: differing(&old.rules, &self.rules),
             prefixes: differing(&old.prefixes, &self.prefixes),
+            again: false,
         }
     }
 
@@ -106,6 +110,7 @@ impl PolicyTable {
             ports: step(&mut self.ports, update.ports).collect(),
             rules: step(&mut self.rules, update.rules).collect(),
             prefixes: step(&mut self.prefixes, update.prefixes).collect(),
+            again: false,
         }
     }
 }

@@ -1,0 +1,330 @@
+//! Whether a flow may be: asked when it is opened, and again by its next packet once anything that decides has changed.
+//!
+//! A flow is asked about as the pod that opened it and the one that it is for see it, whichever way the packet goes: an answer
+//! passes as long as what it answers does. Each end that is a pod of this node is asked once: the sender on the way out of the
+//! pod, after service translation, the receiver before delivery. What has no flow is asked about alone ([`untracked`]).
+//!
+//! Never asks about what a process of this node sends: that is told by the packet having been received from no device, and not
+//! by its address, which masquerading gives to others.
+
+use abi::{
+    Be16, Config, Count, Flow, Lookup, PeerRow, Point, PolicyPeer, PolicyRow, PortAction, PortKey, Reason,
+    TIERS, Tuple, UNRANKED_TIER, action, flow_flags, peer, policy_flags,
+};
+use aya_ebpf::{
+    btf_maps::{HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
+    macros::btf_map,
+};
+
+use crate::{
+    conntrack, counters, events,
+    family::{Family, Scratch},
+    hook::Hook,
+    identity::{self, Identities},
+    kernel::Context,
+    maps::{ENDPOINT_ROWS, GROWS},
+};
+
+/// Of a pod's two ends, or of the lists, the rows that are taken by default.
+pub const LIST_ROWS: usize = 16_384;
+pub const PEER_ROWS: usize = 524_288;
+pub const PORT_ROWS: usize = 65_536;
+pub const RULE_ROWS: usize = 65_536;
+
+#[btf_map]
+static POLICIES: HashMap<u32, PolicyRow, { 4 * ENDPOINT_ROWS }, GROWS> = HashMap::new();
+#[btf_map]
+static LISTS: HashMap<u32, u32, LIST_ROWS, GROWS> = HashMap::new();
+#[btf_map]
+static PEERS: HashMap<PolicyPeer, PeerRow, PEER_ROWS, GROWS> = HashMap::new();
+#[btf_map]
+static PORTS: LpmTrie<PortKey, PortAction, PORT_ROWS> = LpmTrie::new();
+#[btf_map]
+static RULES: PerCpuHashMap<u32, Count, RULE_ROWS, GROWS> = PerCpuHashMap::new();
+
+/// Reserved identities (`model::Reserved`).
+const HOST: u32 = 1;
+const WORLD: u32 = 2;
+/// The first identity of the cluster, and the number after the last.
+const OF_CLUSTER: core::ops::Range<u32> = 256..65_536;
+
+/// Who opened a flow, to whom.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Asked<A> {
+    /// By its own address.
+    pub sender: A,
+    /// The sender as the receiver sees it: masqueraded, perhaps.
+    pub source: A,
+    /// After service translation.
+    pub destination: A,
+    pub port: Be16,
+    /// 0: without ports.
+    pub protocol: u8,
+    /// Of [`flow_flags`].
+    pub flags: u8,
+}
+
+/// One end's question, and what is known so far. In a map, where the verifier does not follow values.
+#[repr(C)]
+struct Question {
+    lists: [u32; TIERS],
+    loopback: u32,
+    /// In the order in which they are asked; 0: none.
+    peers: [u32; 4],
+    port: PortKey,
+    bits: u32,
+    /// Of the best answer of a tier so far; all ones: none.
+    order: u64,
+    action: u32,
+    rule: u32,
+}
+
+#[btf_map]
+static QUESTION: PerCpuArray<Question, 1> = PerCpuArray::new();
+
+#[inline(always)]
+fn question() -> Option<&'static mut Question> {
+    // SAFETY: this CPU's own, and nothing interrupts a program with another of the same CPU.
+    QUESTION.get_ptr_mut(0).map(|question| unsafe { &mut *question })
+}
+
+#[inline(always)]
+pub fn is_on(config: &Config) -> bool {
+    config.policy != 0
+}
+
+/// Packets that have no flow are judged at a pod's two ends only.
+#[inline(always)]
+pub fn is_at_pod<H: Hook>() -> bool {
+    H::POINT as u8 == Point::FromPod as u8 || H::POINT as u8 == Point::ToPod as u8
+}
+
+/// Whether a process of this node sent it.
+#[inline(always)]
+pub fn is_from_host<H: Hook>(ctx: Context) -> bool {
+    !H::INGRESS && ctx.received_on() == 0
+}
+
+/// The flow of an entry as policies see it.
+#[inline(always)]
+pub fn ask<A: abi::Address>(asked: &mut Asked<A>, key: &Tuple<A>, flow: &Flow<A>) {
+    (asked.protocol, asked.flags) = (key.protocol, flow.flags);
+    if flow.has(flow_flags::REPLY) {
+        (asked.sender, asked.source) = (flow.destination, key.destination);
+        (asked.destination, asked.port) = (key.source, key.source_port);
+    } else {
+        (asked.sender, asked.source) = (key.source, flow.source);
+        (asked.destination, asked.port) = (flow.destination, flow.destination_port);
+    }
+}
+
+/// Judges what the scratch asks; why it is dropped, or `None`.
+#[inline(never)]
+pub fn judge<F: Identities, H: Hook>(ctx: Context) -> Option<Reason> {
+    let (Some(scratch), Some(question)) = (F::scratch(), question()) else {
+        return Some(Reason::DroppedInternal);
+    };
+    let Scratch { asked, noted, rule, .. } = scratch;
+    *noted |= events::JUDGED;
+    let (sender, receiver) = ends::<F, H>(ctx, asked);
+    question.loopback = (asked.sender == asked.destination) as u32;
+    let [high, low] = asked.port.raw().to_ne_bytes();
+    question.port = PortKey { ports: 0, protocol: asked.protocol, port: [high, low], padding: 0 };
+    question.bits = if asked.protocol == 0 { PortKey::ANY_BITS } else { PortKey::PORT_BITS };
+    if sender != 0 {
+        let row = lists(sender, false, question);
+        if row != OPEN {
+            peers::<F>(question, asked.destination);
+            let denied = row == UNKNOWN || !is_allowed(ctx);
+            if question.rule != 0 {
+                *rule = question.rule;
+            }
+            if denied && row != AUDITED {
+                return Some(Reason::DroppedPolicyEgress);
+            }
+            *noted |= if denied { events::AUDITED } else { 0 };
+        }
+    }
+    if receiver != 0 && asked.flags & flow_flags::HOST == 0 {
+        let row = lists(receiver, true, question);
+        if row != OPEN {
+            peers::<F>(question, if question.loopback != 0 { asked.sender } else { asked.source });
+            if question.peers[0] == HOST {
+                // Somebody else behind the node's address.
+                question.peers[0] = WORLD;
+            }
+            let denied = row == UNKNOWN || !is_allowed(ctx);
+            if question.rule != 0 {
+                *rule = question.rule;
+            }
+            if denied && row != AUDITED {
+                return Some(Reason::DroppedPolicyIngress);
+            }
+            *noted |= if denied { events::AUDITED } else { 0 };
+        }
+    }
+    None
+}
+
+/// The interfaces of the sender and of the receiver, where they are pods of this node and asked here; else 0. At a pod's own
+/// interface it is that pod, whatever address it claims to have.
+#[inline(always)]
+fn ends<F: Family, H: Hook>(ctx: Context, asked: &Asked<F::Address>) -> (u32, u32) {
+    let reply = asked.flags & flow_flags::REPLY != 0;
+    let here = ctx.interface();
+    match (H::POINT, reply) {
+        (Point::FromPod, false) => (here, interface::<F>(asked.destination)),
+        (Point::FromPod, true) => (interface::<F>(asked.sender), here),
+        (Point::ToPod, false) => (0, here),
+        (Point::ToPod, true) => (here, 0),
+        (_, false) => (0, interface::<F>(asked.destination)),
+        (_, true) => (interface::<F>(asked.sender), 0),
+    }
+}
+
+#[inline(always)]
+fn interface<F: Family>(address: F::Address) -> u32 {
+    counters::lookup(Lookup::Route);
+    // SAFETY: as in `route::resolve`.
+    unsafe { F::endpoints().get(address) }.map_or(0, |endpoint| endpoint.interface)
+}
+
+/// What is known of an end.
+type Row = u32;
+/// No list says anything in this direction.
+const OPEN: Row = 0;
+/// There are lists.
+const LISTED: Row = 1;
+/// The same, and nothing is dropped.
+const AUDITED: Row = 2;
+/// Nothing is known of the pod yet.
+const UNKNOWN: Row = 3;
+
+#[inline(always)]
+fn lists(interface: u32, ingress: bool, question: &mut Question) -> Row {
+    counters::lookup(Lookup::Policy);
+    question.rule = 0;
+    // SAFETY: rows are replaced whole by user space; a reader keeps the old one until its program ends (RCU).
+    let Some(row) = (unsafe { POLICIES.get(interface) }) else { return UNKNOWN };
+    question.lists = if ingress { row.ingress } else { row.egress };
+    let [a, b, c] = question.lists;
+    match (a | b | c, row.flags & policy_flags::AUDIT) {
+        (0, _) => OPEN,
+        (_, 0) => LISTED,
+        _ => AUDITED,
+    }
+}
+
+/// Whom rows may name for an address.
+#[inline(always)]
+fn peers<F: Identities>(question: &mut Question, address: F::Address) {
+    let identity = identity::of::<F>(address);
+    let pods = if OF_CLUSTER.contains(&identity) { peer::PODS } else { 0 };
+    question.peers = [identity, identity::prefix::<F>(address), pods, peer::ANYONE];
+}
+
+/// Goes through the tiers; counts on the rule that decided.
+#[inline(never)]
+fn is_allowed(ctx: Context) -> bool {
+    let Some(question) = question() else { return false };
+    let mut allowed = true;
+    for tier in 0..TIERS {
+        let list = question.lists[tier];
+        if list == 0 {
+            continue;
+        }
+        search(list, tier as u32);
+        if tier == UNRANKED_TIER {
+            allowed = question.order != NONE || question.loopback != 0;
+            if question.order == NONE {
+                // SAFETY: one word.
+                question.rule = if allowed { 0 } else { unsafe { LISTS.get(list) }.copied().unwrap_or(0) };
+            }
+            break;
+        }
+        if question.order != NONE && question.action != action::PASS {
+            allowed = question.action == action::ALLOW;
+            break;
+        }
+        question.rule = 0;
+    }
+    if let Some(count) = RULES.get_ptr_mut(question.rule) {
+        // SAFETY: the row is this CPU's own, and nothing interrupts a program with another of the same CPU.
+        unsafe {
+            (*count).packets += 1;
+            (*count).bytes += ctx.length() as u64;
+        }
+    }
+    allowed
+}
+
+/// No answer in a tier.
+const NONE: u64 = u64::MAX;
+
+/// Asks a list about each peer: the first answer counts in the tier without ranks, the lowest in the others.
+#[inline(never)]
+fn search(list: u32, tier: u32) {
+    let Some(question) = question() else { return };
+    question.order = NONE;
+    for place in 0..question.peers.len() {
+        let peer = question.peers[place];
+        if peer == 0 {
+            continue;
+        }
+        counters::lookup(Lookup::Policy);
+        // SAFETY: as in `lists`.
+        let Some(row) = (unsafe { PEERS.get(PolicyPeer { list, peer }) }) else { continue };
+        let answer = if row.ports == 0 {
+            let port = Be16::from_raw(u16::from_ne_bytes(question.port.port));
+            if !row.only.matches(question.port.protocol, port) {
+                continue;
+            }
+            &row.action
+        } else {
+            question.port.ports = row.ports;
+            let Some(found) = PORTS.get(&Key::new(question.bits, question.port)) else { continue };
+            found
+        };
+        let unranked = tier == UNRANKED_TIER as u32;
+        let order = if unranked { 0 } else { (answer.rank as u64) << 2 | answer.action as u64 };
+        if order < question.order || (!unranked && order == question.order && answer.rule < question.rule) {
+            question.order = order;
+            question.action = answer.action;
+            question.rule = answer.rule;
+        }
+    }
+}
+
+/// Judges a packet at a pod that no flow is kept of: ICMP messages, other protocols, fragments that come alone.
+#[inline(never)]
+pub fn untracked<F: Identities, H: Hook>(ctx: Context) -> Option<Reason> {
+    let Some(scratch) = F::scratch() else { return Some(Reason::DroppedInternal) };
+    if scratch.noted & events::JUDGED != 0 || is_from_host::<H>(ctx) {
+        return None;
+    }
+    let Scratch { key, asked, noted, .. } = scratch;
+    let read = *noted & events::READ != 0;
+    let (source, destination) = if read { (key.source, key.destination) } else { Default::default() };
+    (asked.sender, asked.source, asked.destination) = (source, source, destination);
+    (asked.port, asked.protocol, asked.flags) = (Be16::default(), 0, 0);
+    judge::<F, H>(ctx)
+}
+
+/// Notes an ICMP message that passes by itself: an error about a flow that is known, an answer, and what a link needs.
+///
+/// `error`: it was read as one; else its first word is still among the scratch's words.
+#[inline(never)]
+pub fn excuse<F: Family>(error: bool) -> bool {
+    let Some(scratch) = F::scratch() else { return false };
+    let Scratch { inner, reply_key, words, noted, .. } = scratch;
+    let free = if error {
+        *reply_key = inner.reversed();
+        conntrack::find::<F>(inner).is_some() || conntrack::find::<F>(reply_key).is_some()
+    } else {
+        let [kind, ..] = words[0].to_ne_bytes();
+        F::is_free_message(kind)
+    };
+    *noted |= if free { events::JUDGED } else { 0 };
+    free
+}

@@ -84,29 +84,32 @@ pub fn offer<F: Identities, H: Hook>(ctx: Context, reason: Reason) {
         count.lost += 1;
         return;
     };
-    let mut event = Event {
-        version: EVENT_VERSION,
-        kind: kind as u8,
-        point: H::POINT as u8,
-        family: F::VERSION,
-        reason: reason as u32,
-        interface: ctx.interface(),
-        revision: config.revision,
-        rule: scratch.rule,
-        // SAFETY: takes nothing.
-        time: unsafe { helper::bpf_ktime_get_boot_ns() },
-        flags: event_flags::UNREADABLE,
-        ..Event::default()
+    // In place: the stack has no room for a record.
+    // SAFETY: all zero is a valid event; nobody else has the room before it is submitted.
+    let event = unsafe {
+        let place = room.as_mut_ptr();
+        place.write_bytes(0, 1);
+        &mut *place
     };
+    event.version = EVENT_VERSION;
+    event.kind = kind as u8;
+    event.point = H::POINT as u8;
+    event.family = F::VERSION;
+    event.reason = reason as u32;
+    event.interface = ctx.interface();
+    event.revision = config.revision;
+    event.rule = scratch.rule;
+    // SAFETY: takes nothing.
+    event.time = unsafe { helper::bpf_ktime_get_boot_ns() };
+    event.flags = event_flags::UNREADABLE;
     if read {
         event.tcp_flags = scratch.headers.flags;
-        describe::<F>(&mut event, &scratch.key, flow.as_deref());
+        describe::<F>(event, &scratch.key, flow.as_deref());
         if flow.is_none() && matches!(reason, Reason::DroppedPolicyEgress | Reason::DroppedPolicyIngress) {
-            describe_denied::<F>(&mut event, &scratch.key, &scratch.asked);
+            describe_denied::<F>(event, &scratch.key, &scratch.asked);
         }
         event.flags |= if scratch.noted & AUDITED != 0 { event_flags::AUDITED } else { 0 };
     }
-    room.write(event);
     room.submit(0);
 }
 

@@ -53,6 +53,8 @@ pub struct Scratch<A> {
     /// The rule of a policy that decided about it; 0: none.
     pub rule: u32,
     pub asked: Asked<A>,
+    /// What is left to do once policies have had their say, of [`crate::slow::step`].
+    pub step: u32,
     /// Headers as they lie in the packet, while they are read.
     pub words: [u32; BUFFER_WORDS],
 }

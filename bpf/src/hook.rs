@@ -49,6 +49,18 @@ impl Outcome {
         Self { reason: Reason::AnsweredTooBig, verdict: TO_BE_TOLD }
     }
 
+    /// Left to the stack; where policies are in force, tracked at pods ([`slow::leave`]).
+    #[inline(always)]
+    pub fn leave() -> Self {
+        Self { reason: Reason::PassedUnrelated, verdict: TO_BE_LEFT }
+    }
+
+    /// To be done as the scratch says ([`slow::proceed`]), unless a policy denies what it asks.
+    #[inline(always)]
+    pub fn judge() -> Self {
+        Self { reason: Reason::DroppedInternal, verdict: TO_BE_JUDGED }
+    }
+
     /// To be sent by the entry of its tuple ([`send`]).
     #[inline(always)]
     pub fn send(reason: Reason) -> Self {
@@ -74,6 +86,8 @@ const TO_BE_SENT: i32 = i32::MIN + 1;
 const TO_BE_LOOKED_UP: i32 = i32::MIN + 2;
 const A_MESSAGE: i32 = i32::MIN + 3;
 const TO_BE_TOLD: i32 = i32::MIN + 4;
+const TO_BE_JUDGED: i32 = i32::MIN + 5;
+const TO_BE_LEFT: i32 = i32::MIN + 6;
 
 /// Where a program runs.
 pub trait Hook {
@@ -200,12 +214,26 @@ fn handle<F: Identities, H: Hook>(ctx: Context) -> Outcome {
     } else if outcome.verdict == TO_BE_LOOKED_UP {
         outcome = slow::run::<F, H>(ctx);
     }
+    if outcome.verdict == TO_BE_LEFT {
+        outcome = match policy_is_on && policy::is_at_pod::<H>() {
+            true => slow::leave::<F, H>(ctx),
+            false => Outcome::pass(Reason::PassedUnrelated),
+        };
+    }
     if policy_is_on
+        && outcome.verdict == NEXT
         && policy::is_at_pod::<H>()
         && is_left_alone(outcome.reason)
-        && let Some(reason) = policy::untracked::<F, H>(ctx)
+        && policy::untracked::<F, H>(ctx, outcome.reason)
     {
-        outcome = Outcome::drop(reason);
+        outcome = Outcome::judge();
+    }
+    if outcome.verdict == TO_BE_JUDGED {
+        let denied = if policy_is_on { policy::judge::<F, H>(ctx) } else { None };
+        outcome = match denied {
+            Some(reason) => Outcome::drop(reason),
+            None => slow::proceed::<F, H>(ctx),
+        };
     }
     if maps::config().is_some_and(|config| config.event_interval != 0) {
         events::offer::<F, H>(ctx, outcome.reason);

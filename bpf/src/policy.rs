@@ -23,6 +23,7 @@ use crate::{
     identity::{self, Identities},
     kernel::Context,
     maps::{ENDPOINT_ROWS, GROWS},
+    slow::step,
 };
 
 /// Of a pod's two ends, or of the lists, the rows that are taken by default.
@@ -108,7 +109,7 @@ pub fn is_from_host<H: Hook>(ctx: Context) -> bool {
 
 /// The flow of an entry as policies see it.
 #[inline(always)]
-pub fn ask<A: abi::Address>(asked: &mut Asked<A>, key: &Tuple<A>, flow: &Flow<A>) {
+fn ask<A: abi::Address>(asked: &mut Asked<A>, key: &Tuple<A>, flow: &Flow<A>) {
     (asked.protocol, asked.flags) = (key.protocol, flow.flags);
     if flow.has(flow_flags::REPLY) {
         (asked.sender, asked.source) = (flow.destination, key.destination);
@@ -119,13 +120,26 @@ pub fn ask<A: abi::Address>(asked: &mut Asked<A>, key: &Tuple<A>, flow: &Flow<A>
     }
 }
 
-/// Judges what the scratch asks; why it is dropped, or `None`.
+/// Judges the flow of the scratch's step; why it is dropped, or `None`.
 #[inline(never)]
 pub fn judge<F: Identities, H: Hook>(ctx: Context) -> Option<Reason> {
     let (Some(scratch), Some(question)) = (F::scratch(), question()) else {
         return Some(Reason::DroppedInternal);
     };
-    let Scratch { asked, noted, rule, .. } = scratch;
+    let Scratch { asked, noted, rule, key, flow, step, .. } = scratch;
+    if *noted & events::JUDGED != 0 {
+        return None;
+    }
+    match *step {
+        step::PASS => {}
+        step::UPDATE | step::TRACK => {
+            // SAFETY: as in `conntrack::find`.
+            let entry = F::flows().get_ptr(&*key).map(|flow| unsafe { &*flow });
+            let Some(entry) = entry else { return Some(Reason::DroppedTableFull) };
+            ask(asked, key, entry);
+        }
+        _ => ask(asked, key, flow),
+    }
     *noted |= events::JUDGED;
     let (sender, receiver) = ends::<F, H>(ctx, asked);
     question.loopback = (asked.sender == asked.destination) as u32;
@@ -296,19 +310,21 @@ fn search(list: u32, tier: u32) {
     }
 }
 
-/// Judges a packet at a pod that no flow is kept of: ICMP messages, other protocols, fragments that come alone.
+/// Asks about a packet at a pod that no flow is kept of, and that is otherwise passed for `reason`: ICMP messages, other
+/// protocols, fragments that come alone. False: there is nothing to ask.
 #[inline(never)]
-pub fn untracked<F: Identities, H: Hook>(ctx: Context) -> Option<Reason> {
-    let Some(scratch) = F::scratch() else { return Some(Reason::DroppedInternal) };
+pub fn untracked<F: Family, H: Hook>(ctx: Context, reason: Reason) -> bool {
+    let Some(scratch) = F::scratch() else { return false };
     if scratch.noted & events::JUDGED != 0 || is_from_host::<H>(ctx) {
-        return None;
+        return false;
     }
+    (scratch.step, scratch.reason) = (step::PASS, reason);
     let Scratch { key, asked, noted, .. } = scratch;
     let read = *noted & events::READ != 0;
     let (source, destination) = if read { (key.source, key.destination) } else { Default::default() };
     (asked.sender, asked.source, asked.destination) = (source, source, destination);
     (asked.port, asked.protocol, asked.flags) = (Be16::default(), 0, 0);
-    judge::<F, H>(ctx)
+    true
 }
 
 /// Notes an ICMP message that passes by itself: an error about a flow that is known, an answer, and what a link needs.

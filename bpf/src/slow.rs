@@ -6,8 +6,7 @@ use crate::{
     conntrack, events,
     family::{Family, Scratch, origin},
     hook::{Hook, Outcome},
-    identity::Identities,
-    inspect,
+        inspect,
     kernel::{self, Context},
     maps, nat,
     parse::tcp,
@@ -19,25 +18,48 @@ use crate::{
 /// What is known of the packet's flow, after bringing it up to date.
 enum Known {
     Steady,
-    Yes,
+    /// Nothing changed under it.
+    Valid,
+    Stale,
     No,
     Refused,
-    Denied(Reason),
+}
+
+/// Values of [`Scratch::step`].
+pub mod step {
+    /// Bring the entry up to date.
+    pub const UPDATE: u32 = 0;
+    /// The same; nothing but its state.
+    pub const TRACK: u32 = 1;
+    /// Open a translated flow.
+    pub const OPEN: u32 = 2;
+    /// The same, masqueraded.
+    pub const MASQUERADE: u32 = 3;
+    /// Enter a flow of which nothing is translated.
+    pub const ENTER: u32 = 4;
+    /// Let it pass.
+    pub const PASS: u32 = 5;
 }
 
 /// Takes the tuple and the headers from the scratch, as [`inspect`] left them. Never inlined, so that the fast path stays
 /// small.
 #[inline(never)]
-pub fn run<F: Identities, H: Hook>(ctx: Context) -> Outcome {
+pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
     let (Some(config), Some(scratch)) = (maps::config(), F::scratch()) else {
         return Outcome::drop(Reason::DroppedInternal);
     };
-    match update::<F, H>(ctx, scratch, config) {
+    match update::<F, H>(scratch, config) {
         Known::Steady => return Outcome::send(Reason::ForwardedEstablished),
-        Known::Yes => return Outcome::send(Reason::ForwardedUpdated),
+        Known::Valid => {
+            (scratch.step, scratch.noted) = (step::TRACK, scratch.noted | events::JUDGED);
+            return Outcome::judge();
+        }
+        Known::Stale => {
+            scratch.step = step::UPDATE;
+            return Outcome::judge();
+        }
         Known::Refused => return Outcome::refuse(),
-        Known::Denied(reason) => return Outcome::drop(reason),
-        Known::No if !H::OPENS => return leave::<F, H>(ctx, scratch, config),
+        Known::No if !H::OPENS => return Outcome::leave(),
         Known::No => {}
     }
     let choice = match service::choose::<F, H>(&scratch.key, config, &mut scratch.backend) {
@@ -62,7 +84,7 @@ pub fn run<F: Identities, H: Hook>(ctx: Context) -> Outcome {
 
 /// Finds the packet's entry, if it has a live one, validates it, and moves its state.
 #[inline(always)]
-fn update<F: Identities, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, config: &Config) -> Known {
+fn update<F: Family, H: Hook>(scratch: &mut Scratch<F::Address>, config: &Config) -> Known {
     let flags = scratch.headers.flags;
     let Some(flow) = conntrack::find::<F>(&scratch.key) else { return Known::No };
     if conntrack::is_steady(flags, flow, config, kernel::jiffies()) {
@@ -74,36 +96,65 @@ fn update<F: Identities, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address
         conntrack::remove::<F>(&scratch.key, &scratch.reply_key);
         return Known::No;
     }
-    if flow.revision != config.revision {
-        let is_ours = flow.has(flow_flags::TRANSLATED) && !flow.has(flow_flags::REPLY);
-        let review = if flow.has(flow_flags::WHOLE) {
-            service::review_whole::<F>(&scratch.key, flow, config)
-        } else if is_ours {
-            service::review::<F>(&scratch.key, flow)
-        } else {
-            Review::Keep
-        };
-        match review {
-            Review::Keep => {}
-            Review::Refused | Review::Anew => {
-                conntrack::remove::<F>(&scratch.key, &scratch.reply_key);
-                return if matches!(review, Review::Refused) { Known::Refused } else { Known::No };
+    if flow.revision == config.revision {
+        return Known::Valid;
+    }
+    let is_ours = flow.has(flow_flags::TRANSLATED) && !flow.has(flow_flags::REPLY);
+    let review = if flow.has(flow_flags::WHOLE) {
+        service::review_whole::<F>(&scratch.key, flow, config)
+    } else if is_ours {
+        service::review::<F>(&scratch.key, flow)
+    } else if H::OPENS && flow.has(flow_flags::LEFT) && is_unheard(flow) {
+        // There may be a frontend now.
+        Review::Anew
+    } else {
+        Review::Keep
+    };
+    match review {
+        Review::Keep => {}
+        Review::Refused | Review::Anew => {
+            conntrack::remove::<F>(&scratch.key, &scratch.reply_key);
+            return if matches!(review, Review::Refused) { Known::Refused } else { Known::No };
+        }
+    }
+    // What a packet answers that was asked about since needs no asking.
+    if flow.has(flow_flags::REPLY) && pair.is_some_and(|pair| pair.revision == config.revision) {
+        scratch.noted |= events::JUDGED;
+    }
+    Known::Stale
+}
+
+/// Does what is left to do with a packet that no policy denies. Of an entry that one does, the revision stays behind: every
+/// packet asks, until it may pass again.
+#[inline(never)]
+pub fn proceed<F: Family, H: Hook>(ctx: Context) -> Outcome {
+    let (Some(config), Some(scratch)) = (maps::config(), F::scratch()) else {
+        return Outcome::drop(Reason::DroppedInternal);
+    };
+    let step = scratch.step;
+    match step {
+        step::UPDATE | step::TRACK => renew::<F, H>(ctx, scratch, config),
+        step::OPEN | step::MASQUERADE => {
+            let masquerade = step == step::MASQUERADE;
+            match nat::open::<F>(scratch, config, masquerade) {
+                Ok(()) => Outcome::send(Reason::ForwardedNew),
+                Err(reason) => Outcome::drop(reason),
             }
         }
-        if H::OPENS && flow.has(flow_flags::LEFT) && is_unheard(flow) {
-            // There may be a frontend now.
-            let _ = F::flows().remove(&scratch.key);
-            return Known::No;
-        }
-        // What a packet answers that was asked about since needs no asking.
-        let asked = flow.has(flow_flags::REPLY) && pair.as_deref().is_some_and(|pair| pair.revision == config.revision);
-        if policy::is_on(config) && !asked {
-            policy::ask(&mut scratch.asked, &scratch.key, flow);
-            if let Some(reason) = policy::judge::<F, H>(ctx) {
-                // The revision stays behind: every packet asks, until it may pass again.
-                return Known::Denied(reason);
-            }
-        }
+        step::ENTER if enter_plain::<F>(scratch, config) => Outcome::send(Reason::ForwardedNew),
+        // The stack delivers as well, only slower.
+        step::ENTER => Outcome::pass(Reason::PassedUnrelated),
+        _ => Outcome::pass(scratch.reason),
+    }
+}
+
+/// Brings the packet's entry up to date, and moves its state.
+#[inline(always)]
+fn renew<F: Family, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, config: &Config) -> Outcome {
+    // SAFETY: as in `conntrack::find`.
+    let entry = |key| F::flows().get_ptr_mut(key).map(|flow| unsafe { &mut *flow });
+    let Some(flow) = entry(&scratch.key) else { return Outcome::drop(Reason::DroppedTableFull) };
+    if scratch.step == step::UPDATE {
         if !flow.has(flow_flags::WHOLE | flow_flags::LEFT) {
             route::resolve::<F, H>(ctx, flow);
             nat::set_deltas::<F>(&scratch.key, flow);
@@ -112,13 +163,14 @@ fn update<F: Identities, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address
         flow.flags &= !flow_flags::L7;
         flow.revision = config.revision;
     }
+    let pair = entry(&scratch.reply_key);
     let before = flow.state;
-    conntrack::track(flow, pair, config, flags, scratch.key.protocol);
+    conntrack::track(flow, pair, config, scratch.headers.flags, scratch.key.protocol);
     let ends = flow.state == State::HalfClosed as u8 || flow.state == State::Closed as u8;
     if ends && flow.state != before {
         scratch.noted |= events::ENDS;
     }
-    Known::Yes
+    Outcome::send(Reason::ForwardedUpdated)
 }
 
 /// Whether the client reaches this very backend through a frontend already, from the same port. Answers to both flows would
@@ -145,7 +197,7 @@ fn crosses<F: Family>(scratch: &mut Scratch<F::Address>) -> bool {
 
 /// The first packet of a flow to a frontend, or of one that crosses such a flow.
 #[inline(always)]
-fn open_translated<F: Identities, H: Hook>(
+fn open_translated<F: Family, H: Hook>(
     ctx: Context,
     scratch: &mut Scratch<F::Address>,
     config: &Config,
@@ -170,20 +222,11 @@ fn open_translated<F: Identities, H: Hook>(
     // A backend must not answer itself directly. A process of this node would see its own address as the source, which the
     // stack drops as a martian; its answers pass this node in any case.
     let masquerade = (masquerade || scratch.key.source == scratch.backend.address) && way != Way::Node;
-    if policy::is_on(config) {
-        if masquerade {
-            scratch.flow.source = nat::masquerade_address::<F>(config, scratch.flow.interface);
-        }
-        let Scratch { asked, key, flow, .. } = &mut *scratch;
-        policy::ask(asked, key, flow);
-        if let Some(reason) = policy::judge::<F, H>(ctx) {
-            return Outcome::drop(reason);
-        }
+    if masquerade {
+        scratch.flow.source = nat::masquerade_address::<F>(config, scratch.flow.interface);
     }
-    match nat::open::<F>(scratch, config, masquerade) {
-        Ok(()) => Outcome::send(Reason::ForwardedNew),
-        Err(reason) => Outcome::drop(reason),
-    }
+    scratch.step = if masquerade { step::MASQUERADE } else { step::OPEN };
+    Outcome::judge()
 }
 
 /// The first packet of a flow whose backend is on another node and answers the client itself: sent there as it is.
@@ -242,27 +285,21 @@ fn plain<F: Family>(scratch: &mut Scratch<F::Address>, config: &Config) -> Optio
     Some(Reverse { flags: flags | (reverse.flags & flow_flags::HOST), is_judged })
 }
 
-/// Asks policies about the plain flow in the scratch.
+/// Asks policies about the plain flow in the scratch, and enters it then.
 #[inline(always)]
-fn denied<F: Identities, H: Hook>(
-    ctx: Context,
-    scratch: &mut Scratch<F::Address>,
-    config: &Config,
-    reverse: Option<Reverse>,
-) -> Option<Reason> {
-    if !policy::is_on(config) || reverse.is_some_and(|reverse| reverse.is_judged) {
-        return None;
+fn enter_if_allowed<A: abi::Address>(scratch: &mut Scratch<A>, reverse: Option<Reverse>) -> Outcome {
+    if reverse.is_some_and(|reverse| reverse.is_judged) {
+        scratch.noted |= events::JUDGED;
     }
-    let Scratch { asked, key, flow, .. } = scratch;
-    policy::ask(asked, key, flow);
-    policy::judge::<F, H>(ctx)
+    scratch.step = step::ENTER;
+    Outcome::judge()
 }
 
 /// The first packet of a direction of a flow between pods, or to a pod: one entry, so that those after it take one lookup.
 ///
 /// What a pod sends elsewhere of its own accord is the stack's, which may masquerade it.
 #[inline(always)]
-fn open_plain<F: Identities, H: Hook>(
+fn open_plain<F: Family, H: Hook>(
     ctx: Context,
     scratch: &mut Scratch<F::Address>,
     config: &Config,
@@ -272,32 +309,21 @@ fn open_plain<F: Identities, H: Hook>(
     flow.flags = reverse.map_or(0, |reverse| reverse.flags);
     let ours = H::FROM_OUTSIDE || reverse.is_some() || origin::<F>(key.destination) == abi::Origin::Pod;
     if !H::INGRESS || !ours {
-        return leave::<F, H>(ctx, scratch, config);
+        return Outcome::leave();
     }
     let way = route::resolve::<F, H>(ctx, flow);
     if way != Way::Pod && (H::FROM_OUTSIDE || way != Way::Wire) {
-        return leave::<F, H>(ctx, scratch, config);
+        return Outcome::leave();
     }
-    if let Some(reason) = denied::<F, H>(ctx, scratch, config, reverse) {
-        return Outcome::drop(reason);
-    }
-    if !enter_plain::<F>(scratch, config) {
-        // The stack delivers as well, only slower.
-        return Outcome::pass(Reason::PassedUnrelated);
-    }
-    Outcome::send(Reason::ForwardedNew)
+    enter_if_allowed(scratch, reverse)
 }
 
-/// What the stack forwards. Where policies are in force, what pods send and get is tracked, so that answers are known as such.
+/// What the stack forwards, of what pods send and get while policies are in force: tracked, so that answers are known as such.
 #[inline(never)]
-fn leave<F: Identities, H: Hook>(
-    ctx: Context,
-    scratch: &mut Scratch<F::Address>,
-    config: &Config,
-) -> Outcome {
-    if !policy::is_on(config) || !policy::is_at_pod::<H>() {
-        return Outcome::pass(Reason::PassedUnrelated);
-    }
+pub fn leave<F: Family, H: Hook>(ctx: Context) -> Outcome {
+    let (Some(config), Some(scratch)) = (maps::config(), F::scratch()) else {
+        return Outcome::drop(Reason::DroppedInternal);
+    };
     let reverse = plain::<F>(scratch, config);
     let flow = &mut scratch.flow;
     flow.flags = flow_flags::LEFT
@@ -308,13 +334,7 @@ fn leave<F: Identities, H: Hook>(
         };
     flow.link_checked = 0;
     route::to_stack(flow);
-    if let Some(reason) = denied::<F, H>(ctx, scratch, config, reverse) {
-        return Outcome::drop(reason);
-    }
-    if !enter_plain::<F>(scratch, config) {
-        return Outcome::pass(Reason::PassedUnrelated);
-    }
-    Outcome::send(Reason::ForwardedNew)
+    enter_if_allowed(scratch, reverse)
 }
 
 /// Nothing came back yet.

@@ -204,6 +204,15 @@ struct PlaneArgs {
     /// Send load-balancer traffic whose backend is on another node back out before the stack sees it (ebpf only)
     #[arg(long, value_enum, default_value_t)]
     xdp: Xdp,
+    /// Enforce NetworkPolicy and ClusterNetworkPolicy objects at this node's pods [default: on with ebpf, off with iptables]
+    #[arg(long, value_enum, value_name = "WHETHER")]
+    network_policy: Option<Switch>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
@@ -273,6 +282,7 @@ impl From<PlaneArgs> for PlaneConfig {
             acceleration: args.xdp.into(),
             cgroup: args.cgroup,
             events: None,
+            network_policy: args.network_policy.map_or(plane == Plane::Ebpf, |switch| switch == Switch::On),
         }
     }
 }

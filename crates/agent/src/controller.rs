@@ -264,6 +264,8 @@ impl Task {
                 Seen::Namespace(_) => reached(&mut shared, "Namespace"),
                 Seen::Identity(_) => reached(&mut shared, "TwinplaneIdentity"),
                 Seen::Endpoint(_) => reached(&mut shared, "TwinplaneEndpoint"),
+                Seen::NetworkPolicy(_) => reached(&mut shared, "NetworkPolicy"),
+                Seen::ClusterNetworkPolicy(_) => reached(&mut shared, "ClusterNetworkPolicy"),
             }
             drop(shared);
             self.index.observe_seen(seen);
@@ -302,7 +304,11 @@ impl Task {
             self.worker.update(update, self.index.take_causes())?;
         }
         if self.index.waiting_for().is_none() {
-            for (key, answer) in self.waiting.drain(..) {
+            // A pod whose policy is not known yet is told of later: it would be attached, and get and send nothing.
+            let is_settled = |key: &Key| !matches!(key, Key::Endpoint(pod) if !self.index.is_settled(pod));
+            let (settled, waiting) = self.waiting.drain(..).partition(|(key, _)| is_settled(key));
+            self.waiting = waiting;
+            for (key, answer) in Vec::<(Key, _)>::from(settled) {
                 self.worker.wait(key, answer)?;
             }
         }

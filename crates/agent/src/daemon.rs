@@ -5,6 +5,7 @@ use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Durat
 use anyhow::Context as _;
 use cluster::{Index, Problem, Settings};
 use dataplane::Timing;
+use futures::{StreamExt as _, stream};
 use ipnet::IpNet;
 use kube::Client;
 use model::NodePortAddresses;
@@ -75,7 +76,7 @@ pub struct Config {
 /// A part that the agent cannot do without fails: the socket, the state file, the dataplane's thread.
 pub async fn run(
     config: Config,
-    Opened { plane, events }: Opened,
+    Opened { plane, events, policies }: Opened,
     client: Client,
     stop: impl Future<Output = ()> + Send,
 ) -> anyhow::Result<()> {
@@ -100,11 +101,14 @@ pub async fn run(
     let (problems, new_problems) = mpsc::channel(NOTICES);
     let (notices, to_write) = mpsc::channel(NOTICES);
     let (wishes, to_grant) = watch::channel(Arc::default());
-    let index = Index::new(Settings {
+    let mut index = Index::new(Settings {
         node: config.node.clone(),
         cluster_cidrs: config.cluster_cidrs.clone(),
         node_ports: config.node_ports.clone(),
     });
+    if let Some(first) = policies {
+        index.enforce_policies(first);
+    }
     let flows = match events {
         Some(events) => Some(flows::open(&config.node, &config.observer, events, known_nodes.clone()).await?),
         None => None,
@@ -122,6 +126,8 @@ pub async fn run(
     let probe = Probe { controller: controller.clone(), worker: worker.clone() };
     let mut tasks = JoinSet::new();
     let watches = cluster::watch::watch(&client, &config.node);
+    let of_policies = policies.map(|_| cluster::watch::watch_policies(&client));
+    let watches = stream::select(watches, stream::iter(of_policies).flatten());
     tasks.spawn(async move { anyhow::Error::from(task.run(watches).await) });
     spawn(&mut tasks, "network", network.keep(known_nodes, changes));
     spawn(&mut tasks, "identities", wishes::grant(client.clone(), to_grant));

@@ -4,11 +4,14 @@ use std::collections::BTreeSet;
 
 use cluster::Problem;
 use k8s_openapi::{
-    api::core::v1::{Event, EventSource, ObjectReference, Service},
+    api::{
+        core::v1::{Event, EventSource, ObjectReference, Service},
+        networking::v1::NetworkPolicy,
+    },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
     jiff::Timestamp,
 };
-use kube::{Api, Client, api::PostParams};
+use kube::{Api, Client, Resource, api::PostParams, core::NamespaceResourceScope};
 use model::{Port, ServiceName};
 use tokio::sync::mpsc;
 
@@ -16,23 +19,37 @@ const COMPONENT: &str = "twinplane-agent";
 /// The same event again within one run is not written again; forgotten when so many are known.
 const REMEMBERED: usize = 1024;
 
-/// Something to tell about a Service.
+/// What there is something to tell about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Kind {
+    Service,
+    NetworkPolicy,
+}
+
+/// Something to tell about an object.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Notice {
-    service: ServiceName,
+    kind: Kind,
+    object: ServiceName,
     reason: &'static str,
     message: String,
 }
 
 impl Notice {
-    /// A part of a Service that is not programmed. Other kinds of objects have no reader of events.
+    /// A part of an object that is not programmed. Other kinds have no reader of events, or no namespace to write them to.
     pub(crate) fn refused(problem: &Problem, node: &str) -> Option<Self> {
-        (problem.object.kind == "Service").then(|| Self {
-            service: ServiceName {
+        let (kind, reason) = match problem.object.kind {
+            "Service" => (Kind::Service, "ServiceNotProgrammed"),
+            "NetworkPolicy" => (Kind::NetworkPolicy, "PolicyNotProgrammed"),
+            _ => return None,
+        };
+        Some(Self {
+            kind,
+            object: ServiceName {
                 namespace: problem.object.namespace.clone(),
                 name: problem.object.name.clone(),
             },
-            reason: "ServiceNotProgrammed",
+            reason,
             message: format!("node {node}: {}: {}", problem.field, problem.reason),
         })
     }
@@ -40,7 +57,8 @@ impl Notice {
     /// The health-check port cannot be opened.
     pub(crate) fn health_check_failed(service: &ServiceName, port: Port, error: &std::io::Error) -> Self {
         Self {
-            service: service.clone(),
+            kind: Kind::Service,
+            object: service.clone(),
             reason: "FailedToStartServiceHealthcheck",
             message: format!(
                 "failed to start healthcheck {service:?} on port {port}: {error}",
@@ -61,14 +79,17 @@ pub(crate) async fn write(client: Client, node: String, mut notices: mpsc::Recei
             continue;
         }
         if let Err(error) = create(&client, &node, &notice).await {
-            tracing::debug!(service = %notice.service, %error, "cannot write an Event");
+            tracing::debug!(object = %notice.object, %error, "cannot write an Event");
         }
     }
 }
 
 async fn create(client: &Client, node: &str, notice: &Notice) -> Result<(), kube::Error> {
-    let ServiceName { namespace, name } = &notice.service;
-    let service = Api::<Service>::namespaced(client.clone(), namespace).get_metadata(name).await?;
+    let ServiceName { namespace, name } = &notice.object;
+    let involved_object = match notice.kind {
+        Kind::Service => reference::<Service>(client, namespace, name).await?,
+        Kind::NetworkPolicy => reference::<NetworkPolicy>(client, namespace, name).await?,
+    };
     let now = Timestamp::now();
     let event = Event {
         metadata: ObjectMeta {
@@ -76,14 +97,7 @@ async fn create(client: &Client, node: &str, notice: &Notice) -> Result<(), kube
             generate_name: Some(format!("{name}.")),
             ..ObjectMeta::default()
         },
-        involved_object: ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Service".into()),
-            namespace: Some(namespace.clone()),
-            name: Some(name.clone()),
-            uid: service.metadata.uid,
-            ..ObjectReference::default()
-        },
+        involved_object,
         type_: Some("Warning".into()),
         reason: Some(notice.reason.into()),
         message: Some(notice.message.clone()),
@@ -96,4 +110,21 @@ async fn create(client: &Client, node: &str, notice: &Notice) -> Result<(), kube
         ..Event::default()
     };
     Api::namespaced(client.clone(), namespace).create(&PostParams::default(), &event).await.map(drop)
+}
+
+/// The object as it is now, by its UID.
+async fn reference<K>(client: &Client, namespace: &str, name: &str) -> Result<ObjectReference, kube::Error>
+where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let object = Api::<K>::namespaced(client.clone(), namespace).get_metadata(name).await?;
+    Ok(ObjectReference {
+        api_version: Some(K::api_version(&()).into_owned()),
+        kind: Some(K::kind(&()).into_owned()),
+        namespace: Some(namespace.to_owned()),
+        name: Some(name.to_owned()),
+        uid: object.metadata.uid,
+        ..ObjectReference::default()
+    })
 }

@@ -6,6 +6,7 @@ use dataplane::Dataplane;
 use dataplane_ebpf::{Acceleration, EbpfDataplane, Events, LoadBalancer, TableSize};
 use dataplane_iptables::IptablesDataplane;
 use model::Plane;
+use policy::compile::FirstNumbers;
 
 /// What a plane is opened with. Each takes of it what concerns it.
 #[derive(Clone, Debug)]
@@ -25,17 +26,21 @@ pub struct PlaneConfig {
     pub cgroup: Cgroup,
     /// How often a flow that goes on is told of; `None`: no flow ever is; ebpf only.
     pub events: Option<Duration>,
+    /// Enforce network policies; ebpf only.
+    pub network_policy: bool,
 }
 
 /// A plane, and what its datapath tells of flows, if it does.
 pub struct Opened {
     pub plane: Box<dyn Dataplane>,
     pub events: Option<Events>,
+    /// Where the plane enforces policies: the first numbers to compile them to.
+    pub policies: Option<FirstNumbers>,
 }
 
 impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opened").field("plane", &self.plane.plane()).field("events", &self.events).finish()
+        f.debug_struct("Opened").field("plane", &self.plane.plane()).field("events", &self.events).field("policies", &self.policies).finish()
     }
 }
 
@@ -104,18 +109,26 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
                 acceleration: config.acceleration,
                 cgroup: config.cgroup.folder(),
                 events: config.events,
+                policy: config.network_policy,
                 ..dataplane_ebpf::Config::default()
             };
-            let told = config.events.is_some();
+            let (told, enforces) = (config.events.is_some(), config.policy);
             let plane = EbpfDataplane::open(config).map_err(|error| unsupported(error.into()))?;
             let events =
                 told.then(|| plane.events()).transpose().map_err(|error| unsupported(error.into()))?;
-            Ok(Opened { plane: Box::new(plane), events })
+            let policies = enforces.then(|| {
+                let dataplane_ebpf::FirstNumbers { list, ports, rule, prefix } = plane.first_numbers();
+                FirstNumbers { list, ports, rule, prefix }
+            });
+            Ok(Opened { plane: Box::new(plane), events, policies })
+        }
+        Plane::Iptables if config.network_policy => {
+            Err(unsupported("it does not enforce network policies\n\nleave out --network-policy on".into()))
         }
         Plane::Iptables => {
             let opened = IptablesDataplane::open(dataplane_iptables::Config::default());
             let plane = Box::new(opened.map_err(|error| unsupported(error.into()))?);
-            Ok(Opened { plane, events: None })
+            Ok(Opened { plane, events: None, policies: None })
         }
     }
 }

@@ -36,6 +36,7 @@ use crate::{
 mod identities;
 mod nodes;
 mod pods;
+mod policies;
 mod visibility;
 
 /// What an index is made for.
@@ -62,6 +63,8 @@ pub struct Index {
     pub(crate) pods: BTreeMap<PodName, host_port::Pod>,
     pub(crate) identities: Identities,
     visibility: visibility::Visibility,
+    /// `None`: policies are none of its business.
+    policies: Option<policies::Policies>,
     /// Nodes, or who serves the API, moved since identities were told.
     surroundings_moved: bool,
     own_node_deleted: bool,
@@ -100,6 +103,7 @@ impl Index {
             nodes: BTreeMap::new(),
             pods: BTreeMap::new(),
             visibility: visibility::Visibility::default(),
+            policies: None,
             own_node_deleted: false,
             local_addresses: vec![],
             tunnel: None,
@@ -179,6 +183,7 @@ impl Index {
             self.recompile(&owner);
         }
         self.update_addresses();
+        self.update_policies();
         if self.pending.is_empty() {
             return None;
         }

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::NetworkPolicy,
 };
-use model::{PodName, ServiceName};
+use model::{PodName, ServiceName, policy::PolicyKind};
+use policy::v1alpha2::ClusterNetworkPolicy;
 
 use crate::{
     causes, host_port,
@@ -54,12 +56,23 @@ impl Kind for TwinplaneEndpoint {
     const KIND: &'static str = "TwinplaneEndpoint";
 }
 
+impl Kind for NetworkPolicy {
+    const KIND: &'static str = "NetworkPolicy";
+}
+
+impl Kind for ClusterNetworkPolicy {
+    const KIND: &'static str = "ClusterNetworkPolicy";
+}
+
 /// Kinds without which nothing is programmed, in the order in which a missing list is named.
 pub(crate) const KINDS: [&str; 4] = [Node::KIND, Service::KIND, EndpointSlice::KIND, Pod::KIND];
 
 /// Kinds that only identities need: where one of them cannot be listed, Services go on.
 pub(crate) const IDENTITY_KINDS: [&str; 3] =
     [Namespace::KIND, TwinplaneIdentity::KIND, TwinplaneEndpoint::KIND];
+
+/// Kinds that only policies need, besides those of identities.
+pub(crate) const POLICY_KINDS: [&str; 2] = [NetworkPolicy::KIND, ClusterNetworkPolicy::KIND];
 
 pub(crate) fn key_of<K: kube::Resource>(object: &K) -> Key {
     let meta = object.meta();
@@ -117,6 +130,7 @@ pub(crate) mod private {
             if let Some(name) = host_port::name_of(self) {
                 let annotated = index.set_pod_visibility(&name, Some(self));
                 index.set_pod(&name, host_port::read(self, &index.settings.node), annotated);
+                index.set_pod_ports(&name, Some(self));
                 index.identities.set_pod(&name, Some(self));
             }
         }
@@ -125,6 +139,7 @@ pub(crate) mod private {
             let pod = PodName { namespace: namespace.clone(), name: name.clone() };
             index.set_pod_visibility(&pod, None);
             index.set_pod(&pod, None, vec![]);
+            index.set_pod_ports(&pod, None);
             index.identities.set_pod(&pod, None);
         }
 
@@ -148,6 +163,34 @@ pub(crate) mod private {
 
         fn known(index: &Index) -> BTreeSet<Key> {
             index.identities.namespaces().map(|name| (String::new(), name.to_owned())).collect()
+        }
+    }
+
+    impl Entry for NetworkPolicy {
+        fn apply(&self, index: &mut Index) {
+            index.set_network_policy(&key_of(self), Some(self));
+        }
+
+        fn remove(key: &Key, index: &mut Index) {
+            index.set_network_policy(key, None);
+        }
+
+        fn known(index: &Index) -> BTreeSet<Key> {
+            index.policies_of(PolicyKind::NetworkPolicy).collect()
+        }
+    }
+
+    impl Entry for ClusterNetworkPolicy {
+        fn apply(&self, index: &mut Index) {
+            index.set_cluster_network_policy(&key_of(self), Some(self));
+        }
+
+        fn remove(key: &Key, index: &mut Index) {
+            index.set_cluster_network_policy(key, None);
+        }
+
+        fn known(index: &Index) -> BTreeSet<Key> {
+            index.policies_of(PolicyKind::ClusterNetworkPolicy).collect()
         }
     }
 

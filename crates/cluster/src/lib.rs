@@ -36,7 +36,7 @@ pub mod watch;
 pub use causes::Causes;
 pub use identity::{
     CLUSTER, CLUSTER_NAME, EndpointStatus, EndpointView, IdentitySpec, IdentityView, NAMESPACE,
-    NAMESPACE_LABELS, News, SERVICE_ACCOUNT, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, Wish,
+    NAMESPACE_LABELS, NamedPort, News, SERVICE_ACCOUNT, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, Wish,
     definitions,
 };
 pub use index::{Index, Settings};

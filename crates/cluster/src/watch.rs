@@ -11,6 +11,7 @@ use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::NetworkPolicy,
 };
 use kube::{
     Api, Client,
@@ -21,12 +22,17 @@ use kube::{
     },
 };
 
+use policy::v1alpha2::ClusterNetworkPolicy;
+
 use crate::{
     Index, Kind,
     identity::{TwinplaneEndpoint, TwinplaneIdentity},
 };
 
 mod definitions;
+mod policies;
+
+pub use policies::watch_policies;
 
 const SERVICE_LABELS: &str = "!service.kubernetes.io/service-proxy-name";
 const SERVICE_FIELDS: &str = "spec.clusterIP!=None";
@@ -44,6 +50,8 @@ pub enum Seen {
     Namespace(Box<Event<Namespace>>),
     Identity(Box<Event<TwinplaneIdentity>>),
     Endpoint(Box<Event<TwinplaneEndpoint>>),
+    NetworkPolicy(Box<Event<NetworkPolicy>>),
+    ClusterNetworkPolicy(Box<Event<ClusterNetworkPolicy>>),
     /// A watch was interrupted; it goes on by itself.
     Interrupted {
         kind: &'static str,
@@ -62,6 +70,8 @@ impl Index {
             Seen::Namespace(event) => self.observe(*event),
             Seen::Identity(event) => self.observe(*event),
             Seen::Endpoint(event) => self.observe(*event),
+            Seen::NetworkPolicy(event) => self.observe(*event),
+            Seen::ClusterNetworkPolicy(event) => self.observe(*event),
             Seen::Interrupted { .. } => {}
         }
     }

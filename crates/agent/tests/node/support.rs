@@ -156,7 +156,7 @@ impl Node {
             let kube = kube::Client::try_from(kube::Config::new(api.parse().expect("URL"))).expect("client");
             started.send(String::new()).expect("told");
             let stop = async move { drop(stopped.await) };
-            agent::run(config, Opened { plane: Box::new(plane), events: None }, kube, stop)
+            agent::run(config, Opened { plane: Box::new(plane), events: None, policies: None }, kube, stop)
                 .await
                 .expect("the agent ends well");
         });

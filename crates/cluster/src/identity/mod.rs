@@ -17,6 +17,7 @@ mod addresses;
 mod labels;
 mod numbers;
 mod objects;
+mod ports;
 mod view;
 mod wishes;
 
@@ -30,6 +31,7 @@ use std::{
 use ipnet::IpNet;
 use k8s_openapi::{api::core::v1 as core, jiff::Timestamp};
 use model::{IdentityId, Labels, PodName, Reserved};
+use policy::compile::ContainerPorts;
 
 use self::{
     addresses::{Addresses, Claimant},
@@ -40,7 +42,7 @@ use crate::{address::parse_ip, problem::Report};
 
 pub use labels::{CLUSTER, CLUSTER_NAME, NAMESPACE, NAMESPACE_LABELS, SERVICE_ACCOUNT};
 pub use objects::{
-    EndpointStatus, IdentitySpec, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, definitions,
+    EndpointStatus, IdentitySpec, NamedPort, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, definitions,
 };
 pub use view::{EndpointView, IdentityView, News};
 pub use wishes::Wish;
@@ -71,6 +73,11 @@ pub(crate) struct Identities {
     /// Those of which [`News`] are to be told.
     moved_pods: BTreeSet<PodName>,
     moved_identities: BTreeSet<IdentityId>,
+    /// Those that policies are to be told of.
+    unjudged_pods: BTreeSet<PodName>,
+    unjudged_identities: BTreeSet<IdentityId>,
+    /// Ports by name, of pods of this node.
+    ports: BTreeMap<PodName, ContainerPorts>,
 }
 
 /// What of a Pod object makes its identity.
@@ -149,6 +156,7 @@ impl Identities {
         let identity = before.and_then(|before| before.identity);
         self.attached.insert(pod.clone(), Attached { addresses: addresses.to_vec(), labels, identity });
         self.moved_pods.insert(pod.clone());
+        self.unjudged_pods.insert(pod.clone());
         self.unsettled = true;
     }
 
@@ -156,6 +164,7 @@ impl Identities {
         if self.attached.remove(pod).is_some() {
             self.addresses.set(&Claimant::Local(pod.clone()), &BTreeMap::new());
             self.moved_pods.insert(pod.clone());
+        self.unjudged_pods.insert(pod.clone());
             self.stirred = true;
         }
     }
@@ -187,7 +196,10 @@ impl Identities {
         }
         match pod {
             Some(pod) => _ = self.pods.insert(name.clone(), pod),
-            None => _ = self.pods.remove(name),
+            None => {
+                self.pods.remove(name);
+                self.ports.remove(name);
+            }
         }
         self.relabel(name);
         self.stirred = true;
@@ -224,6 +236,7 @@ impl Identities {
             self.unsettled = true;
         }
         self.moved_identities.insert(id);
+        self.unjudged_identities.insert(id);
         self.stirred = true;
     }
 
@@ -262,6 +275,7 @@ impl Identities {
         }
         self.unsettled |= self.attached.contains_key(name);
         self.moved_pods.insert(name.clone());
+self.unjudged_pods.insert(name.clone());
         self.stirred = true;
     }
 
@@ -349,6 +363,7 @@ impl Identities {
             let identity = attached.identity.as_ref().map_or(Reserved::Init.id(), |(_, id)| *id);
             if was != attached.identity {
                 self.moved_pods.insert(name.clone());
+self.unjudged_pods.insert(name.clone());
             }
             let rows = attached.addresses.iter().map(|address| (IpNet::from(*address), identity));
             self.addresses.set(&Claimant::Local(name.clone()), &rows.collect());

@@ -65,6 +65,7 @@ impl Identities {
                 node: self.node.clone(),
                 identity: *identity,
                 addresses: attached.addresses.iter().map(ToString::to_string).collect(),
+                ports: self.named_ports(name),
             };
             let published = self.published.get(name);
             if published.is_none_or(|there| there.status != status || there.pod_uid.as_ref() != Some(uid)) {

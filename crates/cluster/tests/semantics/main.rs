@@ -8,7 +8,6 @@ mod isolation;
 mod live;
 mod nodes;
 mod objects;
-mod policies;
 mod pressure;
 mod support;
 mod visibility;

@@ -7,5 +7,6 @@
 
 pub(crate) mod cluster;
 mod direct;
+mod policy;
 mod scenarios;
 mod xdp;

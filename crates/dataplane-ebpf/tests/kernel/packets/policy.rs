@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use model::{Changed, IdentityId, PolicyTable, Reserved, Snapshot};
 
 use self::table::Table;
-use super::{Answer, Bench, DROP, ONE_PORT, on_a_node_with, small};
+use super::{Answer, Bench, DROP, on_a_node_with, small};
 
 const POD: u32 = 300;
 const FRIEND: u32 = 301;
@@ -21,9 +21,10 @@ const FRIEND: u32 = 301;
 /// A node that enforces, and tells of every flow.
 fn enforcing(test: impl Fn(&mut Bench<'_>, &mut Events) + Sync) {
     let events = Some(std::time::Duration::from_secs(3600));
-    let config = Config { policy: true, events, masquerade_ports: Some(ONE_PORT), ..small() };
+    let config = Config { policy: true, events, masquerade_ports: Some(6000..=7000), ..small() };
     on_a_node_with(config, &|bench| {
         let mut events = bench.plane.events().expect("events");
+        taken(&mut events);
         test(bench, &mut events);
     });
 }

@@ -1,6 +1,7 @@
 //! The namespaces, the pods' servers, and the planes on the nodes.
 
 use std::{
+    collections::BTreeMap,
     io::{Read as _, Write as _},
     net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket},
     thread,
@@ -9,7 +10,8 @@ use std::{
 
 use dataplane::Dataplane as _;
 use dataplane_ebpf::{Acceleration, Attach, Checksums, Config, EbpfDataplane, LoadBalancer};
-use model::{Changed, NodeConfig, Port, ServicePort, Snapshot, Tunnel};
+use ipnet::IpNet;
+use model::{Changed, IdentityId, NodeConfig, PolicyTable, Port, ServicePort, Snapshot, Tunnel};
 
 use crate::{
     model_of::{address, endpoint, node, snapshot},
@@ -50,6 +52,8 @@ pub(crate) struct Setting {
     pub(crate) transmit_offload: bool,
     /// Direct return needs a tunnel: pods of the other node are reached through it then.
     pub(crate) load_balancer: LoadBalancer,
+    /// Policies are enforced.
+    pub(crate) policy: bool,
 }
 
 pub(crate) const USUAL: Setting = Setting {
@@ -58,6 +62,7 @@ pub(crate) const USUAL: Setting = Setting {
     acceleration: Acceleration::Off,
     transmit_offload: true,
     load_balancer: LoadBalancer::Masquerade,
+    policy: false,
 };
 
 pub(crate) struct Cluster {
@@ -236,6 +241,7 @@ impl Node {
             checksums: self.setting.checksums,
             acceleration: self.setting.acceleration,
             load_balancer: self.setting.load_balancer,
+            policy: self.setting.policy,
             ..Config::default()
         };
         let open =
@@ -266,6 +272,12 @@ impl Node {
         let mut config = node(self.name, &[&self.ip.to_string()]);
         config.tunnel.clone_from(&self.tunnel);
         self.snapshot = snapshot(config, localized.collect(), endpoints.collect());
+        self.apply();
+    }
+
+    /// Programs who is who, and who may talk to whom.
+    pub(crate) fn enforce(&mut self, addresses: BTreeMap<IpNet, IdentityId>, policy: PolicyTable) {
+        (self.snapshot.addresses, self.snapshot.policy) = (addresses, policy);
         self.apply();
     }
 

@@ -174,7 +174,8 @@ fn a_restarted_agent_enforces_from_the_first_packet_on_and_gives_no_number_twice
         drop(first);
         let mut second = EbpfDataplane::open(config).expect("open again");
         let numbers = second.first_numbers();
-        assert_eq!((numbers.list.0, numbers.ports.0, numbers.rule.0, numbers.prefix), (3, 2, 8, 4));
+        let last = table.0.ports.keys().last().expect("ports").0;
+        assert_eq!((numbers.list.0, numbers.ports.0, numbers.rule.0, numbers.prefix), (3, last + 1, 8, 4));
         let mut enforced = super::Bench {
             plan: bench.plan,
             uplink: bench.uplink,

@@ -199,16 +199,14 @@ fn the_kernel_decides_as_the_table_does() {
     });
 }
 
-/// Gives the maps of ports numbers of their own for each round, and lists too, as they are never given again.
+/// Gives lists numbers of their own for each round: they are never given again.
 fn renumber(policy: &mut PolicyTable, round: u32) {
-    use model::policy::{ListId, PeerKey, PortsId};
-    let ports = |id: PortsId| PortsId(id.0 + 1000 * round);
+    use model::policy::{ListId, PeerKey};
     let list = |id: ListId| ListId(id.0 + 10 * round);
-    policy.ports = std::mem::take(&mut policy.ports).into_iter().map(|(id, map)| (ports(id), map)).collect();
     policy.lists = std::mem::take(&mut policy.lists).into_iter().map(|(id, of)| (list(id), of)).collect();
     policy.peers = std::mem::take(&mut policy.peers)
         .into_iter()
-        .map(|(key, id)| (PeerKey { list: list(key.list), ..key }, ports(id)))
+        .map(|(key, id)| (PeerKey { list: list(key.list), ..key }, id))
         .collect();
     for endpoint in policy.endpoints.values_mut() {
         for lists in [&mut endpoint.ingress, &mut endpoint.egress] {

@@ -1,6 +1,9 @@
 //! Policy tables in few words.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use ipnet::IpNet;
 use model::{
@@ -10,6 +13,8 @@ use model::{
         PortAction, PortMap, PortPrefix, PortsId, Rank, RuleId, RuleList, RuleRef, Tier,
     },
 };
+
+static NUMBERS: AtomicU32 = AtomicU32::new(1);
 
 #[derive(Clone, Default)]
 pub(super) struct Table(pub(super) PolicyTable);
@@ -94,8 +99,8 @@ impl Table {
             }
             let ports = Arc::new(PortMap::new(said.iter().copied()));
             let known = self.0.ports.iter().find(|(_, other)| **other == ports).map(|(id, _)| *id);
-            let next = PortsId(self.0.ports.keys().last().map_or(1, |last| last.0 + 1));
-            let id = known.unwrap_or(next);
+            // What a number stands for never changes.
+            let id = known.unwrap_or_else(|| PortsId(NUMBERS.fetch_add(1, Ordering::Relaxed)));
             self.0.ports.insert(id, ports);
             self.0.peers.insert(PeerKey { list, peer: *peer }, id);
         }

@@ -258,10 +258,7 @@ fn handle<F: Identities, H: Hook>(ctx: Context) -> Outcome {
 fn is_left_alone(reason: Reason) -> bool {
     matches!(
         reason,
-        Reason::PassedProtocol
-            | Reason::PassedUnparsed
-            | Reason::PassedFragment
-            | Reason::PassedUnrelated
+        Reason::PassedProtocol | Reason::PassedUnparsed | Reason::PassedFragment | Reason::PassedUnrelated
     )
 }
 

@@ -6,7 +6,7 @@ use crate::{
     conntrack, events,
     family::{Family, Scratch, origin},
     hook::{Hook, Outcome},
-        inspect,
+    inspect,
     kernel::{self, Context},
     maps, nat,
     parse::tcp,

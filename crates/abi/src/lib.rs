@@ -26,8 +26,8 @@ pub use event::{
     l7_flags,
 };
 pub use policy::{
-    PeerRow, PolicyPeer, PolicyRow, PortAction, PortKey, PortMatch, RuleCount, TIERS, UNRANKED_TIER, action, peer,
-    policy_flags,
+    PeerRow, PolicyPeer, PolicyRow, PortAction, PortKey, PortMatch, RuleCount, TIERS, UNRANKED_TIER, action,
+    peer, policy_flags,
 };
 pub use service::{
     AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Endpoint, Frontend, FrontendKey,

@@ -74,7 +74,8 @@ impl PortMatch {
     pub fn matches(&self, protocol: u8, port: Be16) -> bool {
         // As one word of 32 bits, so that no length shifts everything out.
         let differ = (self.port.get() ^ port.get()) as u32;
-        self.protocol == 0 || (self.protocol == protocol && differ >> (16u32.wrapping_sub(self.length as u32) & 31) == 0)
+        self.protocol == 0
+            || (self.protocol == protocol && differ >> (16u32.wrapping_sub(self.length as u32) & 31) == 0)
     }
 }
 

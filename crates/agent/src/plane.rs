@@ -40,7 +40,11 @@ pub struct Opened {
 
 impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Opened").field("plane", &self.plane.plane()).field("events", &self.events).field("policies", &self.policies).finish()
+        f.debug_struct("Opened")
+            .field("plane", &self.plane.plane())
+            .field("events", &self.events)
+            .field("policies", &self.policies)
+            .finish()
     }
 }
 

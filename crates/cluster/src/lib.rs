@@ -36,8 +36,8 @@ pub mod watch;
 pub use causes::Causes;
 pub use identity::{
     CLUSTER, CLUSTER_NAME, EndpointStatus, EndpointView, IdentitySpec, IdentityView, NAMESPACE,
-    NAMESPACE_LABELS, NamedPort, News, SERVICE_ACCOUNT, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, Wish,
-    definitions,
+    NAMESPACE_LABELS, NamedPort, News, SERVICE_ACCOUNT, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE,
+    Wish, definitions,
 };
 pub use index::{Index, Settings};
 pub use kinds::Kind;

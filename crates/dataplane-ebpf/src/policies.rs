@@ -233,7 +233,8 @@ impl Policies {
         // A row that could not be replaced may allow more than it is to.
         let stale: Vec<PolicyPeer> = lacking.iter().map(|key| rows::peer(*key)).collect();
         refused.note(PEERS, self.peers.delete(&stale));
-        let ranked = |list: &ListId| table.lists.get(list).is_none_or(|list| list.tier != Tier::NetworkPolicy);
+        let ranked =
+            |list: &ListId| table.lists.get(list).is_none_or(|list| list.tier != Tier::NetworkPolicy);
         lacking.into_iter().map(|key| key.list).filter(ranked).collect()
     }
 
@@ -283,14 +284,23 @@ impl Policies {
         self.interfaces.retain(|pod, _| is_there(pod));
         if self.adopted {
             let used: BTreeSet<u32> = self.interfaces.values().copied().collect();
-            let gone: Vec<u32> =
-                self.endpoints.known().keys().filter(|interface| !used.contains(interface)).copied().collect();
+            let gone: Vec<u32> = self
+                .endpoints
+                .known()
+                .keys()
+                .filter(|interface| !used.contains(interface))
+                .copied()
+                .collect();
             refused.note(POLICIES, self.endpoints.delete(&gone));
         }
         refused.note(V4::PREFIXES, self.v4.delete(&rows::gone_prefixes(table, &due.prefixes)));
         refused.note(V6::PREFIXES, self.v6.delete(&rows::gone_prefixes(table, &due.prefixes)));
-        let peers: Vec<PolicyPeer> =
-            due.peers.iter().filter(|key| !table.peers.contains_key(key)).map(|key| rows::peer(*key)).collect();
+        let peers: Vec<PolicyPeer> = due
+            .peers
+            .iter()
+            .filter(|key| !table.peers.contains_key(key))
+            .map(|key| rows::peer(*key))
+            .collect();
         refused.note(PEERS, self.peers.delete(&peers));
         let lists: Vec<u32> =
             due.lists.iter().filter(|id| !table.lists.contains_key(id)).map(|id| id.0).collect();
@@ -313,8 +323,13 @@ impl Policies {
         let wanted: BTreeSet<PolicyPeer> = table.peers.keys().map(|key| rows::peer(*key)).collect();
         let peers: Vec<_> = self.peers.known().keys().filter(|key| !wanted.contains(key)).copied().collect();
         refused.note(PEERS, self.peers.delete(&peers));
-        let lists: Vec<u32> =
-            self.lists.known().keys().filter(|id| !table.lists.contains_key(&ListId(**id))).copied().collect();
+        let lists: Vec<u32> = self
+            .lists
+            .known()
+            .keys()
+            .filter(|id| !table.lists.contains_key(&ListId(**id)))
+            .copied()
+            .collect();
         refused.note(LISTS, self.lists.delete(&lists));
         let numbers: Vec<u32> =
             self.numbered.keys().filter(|id| !table.ports.contains_key(&PortsId(**id))).copied().collect();

@@ -15,7 +15,8 @@ use crate::{
     event::{Body, Endpoint, Event, Flow, Interface, Ip, L4, Node, Rules, Seen, TcpFlags, Time},
     l7::{Conversations, SeenNames},
     proto::flow::{
-        DropReason, LostEvent, LostEventSource, Policy, TraceObservationPoint, TraceReason, TrafficDirection, Verdict,
+        DropReason, LostEvent, LostEventSource, Policy, TraceObservationPoint, TraceReason, TrafficDirection,
+        Verdict,
     },
 };
 

@@ -164,7 +164,7 @@ impl Identities {
         if self.attached.remove(pod).is_some() {
             self.addresses.set(&Claimant::Local(pod.clone()), &BTreeMap::new());
             self.moved_pods.insert(pod.clone());
-        self.unjudged_pods.insert(pod.clone());
+            self.unjudged_pods.insert(pod.clone());
             self.stirred = true;
         }
     }
@@ -275,7 +275,7 @@ impl Identities {
         }
         self.unsettled |= self.attached.contains_key(name);
         self.moved_pods.insert(name.clone());
-self.unjudged_pods.insert(name.clone());
+        self.unjudged_pods.insert(name.clone());
         self.stirred = true;
     }
 
@@ -363,7 +363,7 @@ self.unjudged_pods.insert(name.clone());
             let identity = attached.identity.as_ref().map_or(Reserved::Init.id(), |(_, id)| *id);
             if was != attached.identity {
                 self.moved_pods.insert(name.clone());
-self.unjudged_pods.insert(name.clone());
+                self.unjudged_pods.insert(name.clone());
             }
             let rows = attached.addresses.iter().map(|address| (IpNet::from(*address), identity));
             self.addresses.set(&Claimant::Local(name.clone()), &rows.collect());

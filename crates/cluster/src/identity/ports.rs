@@ -1,10 +1,6 @@
 //! What policies have to know of pods besides their labels: addresses, and ports by name. Pure.
 
-use std::{
-    collections::BTreeSet,
-    mem,
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, mem, net::IpAddr};
 
 use model::{IdentityId, Labels, PodName, policy::Mode};
 use policy::compile::{self, ContainerPort, ContainerPorts};

@@ -126,4 +126,3 @@ fn object_of(policy: &PolicyName) -> ObjectRef {
     };
     ObjectRef { kind, namespace: policy.namespace.clone(), name: policy.name.clone() }
 }
-

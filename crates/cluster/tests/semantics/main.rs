@@ -3,11 +3,11 @@
 mod choice;
 mod host_ports;
 mod identities;
-mod policies;
 mod isolation;
 mod live;
 mod nodes;
 mod objects;
+mod policies;
 mod pressure;
 mod support;
 mod visibility;

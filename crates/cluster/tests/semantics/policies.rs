@@ -121,7 +121,10 @@ impl Agent {
         let peer = PeerAddress { identity, prefix: None };
         let l4 = L4::Port(Protocol::Tcp, port);
         let endpoint = pod(endpoint);
-        self.snapshot.policy.decide(&Question { endpoint: &endpoint, direction, peer, l4, loopback: false }).verdict
+        self.snapshot
+            .policy
+            .decide(&Question { endpoint: &endpoint, direction, peer, l4, loopback: false })
+            .verdict
     }
 }
 
@@ -158,14 +161,20 @@ fn selectors_and_named_ports_are_decided_by_what_is_known_of_pods_and_what_is_wr
     let mut agent = Agent::start();
     agent.grant();
     let from_client = json!({"podSelector": {"matchLabels": {"role": "client"}}});
-    let ingress = policy("in", json!({
-        "podSelector": {"matchLabels": {"role": "web"}},
-        "ingress": [{"from": [from_client], "ports": [{"port": "http"}]}],
-    }));
-    let egress = policy("out", json!({
-        "podSelector": {"matchLabels": {"role": "client"}}, "policyTypes": ["Egress"],
-        "egress": [{"ports": [{"port": "http"}]}],
-    }));
+    let ingress = policy(
+        "in",
+        json!({
+            "podSelector": {"matchLabels": {"role": "web"}},
+            "ingress": [{"from": [from_client], "ports": [{"port": "http"}]}],
+        }),
+    );
+    let egress = policy(
+        "out",
+        json!({
+            "podSelector": {"matchLabels": {"role": "client"}}, "policyTypes": ["Egress"],
+            "egress": [{"ports": [{"port": "http"}]}],
+        }),
+    );
     agent.list(vec![ingress, egress]);
     agent.list::<ClusterNetworkPolicy>(vec![]);
     agent.settle();
@@ -199,14 +208,20 @@ fn selectors_and_named_ports_are_decided_by_what_is_known_of_pods_and_what_is_wr
     assert_eq!(agent.verdict("web", inward, other, 8080), Verdict::Deny);
     assert_eq!(agent.verdict("client", outward, web, 80), Verdict::Allow);
 
-    let bad = policy("bad", json!({
-        "podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "nonsense"}}]}],
-    }));
+    let bad = policy(
+        "bad",
+        json!({
+            "podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "nonsense"}}]}],
+        }),
+    );
     agent.index.observe(Event::Apply(bad.clone()));
     agent.settle();
     let problems: Vec<String> = agent.index.problems().map(ToString::to_string).collect();
     assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!(problems[0].starts_with("NetworkPolicy d/bad: spec.ingress[0].from[0].ipBlock.cidr: "), "{problems:?}");
+    assert!(
+        problems[0].starts_with("NetworkPolicy d/bad: spec.ingress[0].from[0].ipBlock.cidr: "),
+        "{problems:?}"
+    );
     assert_eq!(agent.verdict("client", inward, web, 80), Verdict::Deny, "isolated all the same");
     agent.index.observe(Event::Delete(bad));
     agent.settle();

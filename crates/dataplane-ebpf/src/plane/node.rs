@@ -51,7 +51,8 @@ impl EbpfDataplane {
     pub(super) fn advance(&self, snapshot: &Snapshot) -> Result<(), Error> {
         let mut config = self.tables.config()?;
         config.revision = next_revision(config.revision);
-        config.policy = u32::from(self.policy && (config.policy != 0 || !snapshot.policy.endpoints.is_empty()));
+        config.policy =
+            u32::from(self.policy && (config.policy != 0 || !snapshot.policy.endpoints.is_empty()));
         config.node_v4 = node_address(&snapshot.node).unwrap_or_default();
         config.node_v6 = node_address(&snapshot.node).unwrap_or_default();
         let tunnel = snapshot.node.tunnel.as_ref();

@@ -21,9 +21,8 @@ impl EbpfDataplane {
         if !self.policy {
             return BTreeMap::new();
         }
-        let interface = |(name, endpoint): (&PodName, &std::sync::Arc<model::Endpoint>)| {
-            (name.clone(), endpoint.ifindex)
-        };
+        let interface =
+            |(name, endpoint): (&PodName, &std::sync::Arc<model::Endpoint>)| (name.clone(), endpoint.ifindex);
         let interfaces = snapshot.endpoints.iter().map(interface).collect();
         let refused = self.policies.apply(&snapshot.policy, changed, &interfaces);
         let mut failed = BTreeMap::new();

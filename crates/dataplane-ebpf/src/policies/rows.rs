@@ -16,12 +16,14 @@ use crate::{family::MapNames, table::Prefix};
 
 /// The lists of an endpoint, in both directions.
 pub(super) fn lists(policy: &EndpointPolicy) -> impl Iterator<Item = ListId> + '_ {
-    let of = move |direction| Tier::ALL.into_iter().filter_map(move |tier| policy.direction(direction).list(tier));
+    let of =
+        move |direction| Tier::ALL.into_iter().filter_map(move |tier| policy.direction(direction).list(tier));
     Direction::ALL.into_iter().flat_map(of)
 }
 
 pub(super) fn endpoint(policy: &EndpointPolicy) -> PolicyRow {
-    let lists = |direction: &DirectionPolicy| Tier::ALL.map(|tier| direction.list(tier).map_or(0, |list| list.0));
+    let lists =
+        |direction: &DirectionPolicy| Tier::ALL.map(|tier| direction.list(tier).map_or(0, |list| list.0));
     let flags = match policy.mode {
         Mode::Enforce => 0,
         Mode::Audit => policy_flags::AUDIT,
@@ -92,7 +94,10 @@ fn prefix<A: MapNames>(net: &IpNet) -> Option<Prefix<A>> {
 }
 
 /// Those of `moved` that `table` has, of one family.
-pub(super) fn prefixes<A: MapNames>(table: &PolicyTable, moved: &BTreeSet<IpNet>) -> BTreeMap<Prefix<A>, u32> {
+pub(super) fn prefixes<A: MapNames>(
+    table: &PolicyTable,
+    moved: &BTreeSet<IpNet>,
+) -> BTreeMap<Prefix<A>, u32> {
     moved.iter().filter_map(|net| Some((prefix(net)?, table.prefixes.get(net)?.get()))).collect()
 }
 

@@ -69,7 +69,8 @@ impl Rules {
     }
 
     pub(super) fn retain(&mut self, keep: impl Fn(RuleId) -> bool) -> io::Result<()> {
-        let gone: Vec<RuleId> = self.known.iter().map(|rule| RuleId(*rule)).filter(|rule| !keep(*rule)).collect();
+        let gone: Vec<RuleId> =
+            self.known.iter().map(|rule| RuleId(*rule)).filter(|rule| !keep(*rule)).collect();
         self.remove(gone.iter())
     }
 

@@ -12,8 +12,8 @@ use ipnet::IpNet;
 use model::{
     IdentityId, PodName, PolicyTable, Protocol, Reserved,
     policy::{
-        Action, Direction, DirectionPolicy, EndpointPolicy, L4Match, ListId, Peer, PeerKey, PortAction, PortMap,
-        PortPrefix, PortsId, Rank, RuleId, RuleList, Tier,
+        Action, Direction, DirectionPolicy, EndpointPolicy, L4Match, ListId, Peer, PeerKey, PortAction,
+        PortMap, PortPrefix, PortsId, Rank, RuleId, RuleList, Tier,
     },
 };
 

@@ -23,7 +23,8 @@ fn a_changed_policy_reaches_open_flows_and_spares_the_others() {
     enforcing(|bench, events| {
         let (pod, remote, _) = ends(bench);
         let other = bench.at(|p| p.pod, 9090);
-        let both = Table::open().isolated(In, 7, &[(friend(), &[(tcp(8080), allow(5)), (tcp(9090), allow(6))])]);
+        let both =
+            Table::open().isolated(In, 7, &[(friend(), &[(tcp(8080), allow(5)), (tcp(9090), allow(6))])]);
         let one = Table::open().isolated(In, 7, &[(friend(), &[(tcp(9090), allow(6))])]);
         enforce(bench, vec![], &both);
         for pod in [pod, other] {
@@ -165,9 +166,8 @@ fn a_restarted_agent_enforces_from_the_first_packet_on_and_gives_no_number_twice
         let id = IdentityId::local(3);
         let cidr = ipnet::IpNet::from(bench.plan.client);
         let many: &[_] = &[(tcp(8080), allow(5)), (tcp(8443), allow(6))];
-        let table = Table::open()
-            .prefix(&cidr, id)
-            .isolated(In, 7, &[(friend(), many), (Peer::Identity(id), many)]);
+        let table =
+            Table::open().prefix(&cidr, id).isolated(In, 7, &[(friend(), many), (Peer::Identity(id), many)]);
         let wanted = snapshot(bench, vec![], table.0.clone());
         let mut first = EbpfDataplane::open(config.clone()).expect("open");
         first.apply(&wanted, &Changed::all(&wanted)).expect("apply");

@@ -110,10 +110,14 @@ fn answers_pass_and_nothing_else_that_looks_like_one() {
 fn errors_about_a_known_flow_pass_and_others_are_judged() {
     enforcing(|bench, _| {
         let plan = bench.plan;
-        let closed = Table::open().isolated(In, 7, &[]).isolated(Out, 8, &[(Peer::Anyone, &[(
-            L4Match::Ports(model::Protocol::Udp, model::policy::PortPrefix::one(53)),
-            allow(5),
-        )])]);
+        let closed = Table::open().isolated(In, 7, &[]).isolated(
+            Out,
+            8,
+            &[(
+                Peer::Anyone,
+                &[(L4Match::Ports(model::Protocol::Udp, model::policy::PortPrefix::one(53)), allow(5))],
+            )],
+        );
         enforce(bench, vec![], &closed);
         let (asks, resolver) = (bench.at(|p| p.pod, 5353), bench.at(|p| p.client, 53));
         let question = Frame::udp(asks, resolver);
@@ -173,9 +177,11 @@ fn an_outsider_that_the_node_masquerades_is_not_the_node() {
         assert!(answer.reasons().contains_key("forwarded_new"), "{:?}", answer.reasons());
         // An ipBlock of the node's address sees whoever has it.
         let id = model::IdentityId::local(3);
-        let table = Table::open()
-            .prefix(&ipnet::IpNet::from(bench.plan.node), id)
-            .isolated(In, 7, &[(Peer::Identity(id), &[(L4Match::Any, allow(5))])]);
+        let table = Table::open().prefix(&ipnet::IpNet::from(bench.plan.node), id).isolated(
+            In,
+            7,
+            &[(Peer::Identity(id), &[(L4Match::Any, allow(5))])],
+        );
         enforce(bench, vec![service], &table);
         passed(&bench.wire_brings(&Frame::tcp(client, vip, SYN).bytes()));
     });
@@ -191,7 +197,8 @@ fn a_pod_reaches_itself_through_a_service() {
         let (from, frontend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.cluster_ip, 80));
         passed(&bench.pod_sends(&Frame::tcp(from, frontend, SYN).bytes()));
         // Not past the tier above.
-        let admin = closed.ranked(In, Tier::Admin, &[(Peer::Pods, &[(L4Match::Any, rule(3, Action::Deny, 9))])]);
+        let admin =
+            closed.ranked(In, Tier::Admin, &[(Peer::Pods, &[(L4Match::Any, rule(3, Action::Deny, 9))])]);
         enforce(bench, vec![service], &admin);
         dropped(&bench.pod_sends(&Frame::tcp(bench.at(|p| p.pod, 40001), frontend, SYN).bytes()), INGRESS);
     });

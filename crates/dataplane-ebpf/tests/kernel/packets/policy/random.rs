@@ -61,11 +61,10 @@ struct World {
 
 fn world(rng: &mut fastrand::Rng, bench: &Bench<'_>) -> World {
     let (texts, lengths): (&[&str], [u8; 5]) = match bench.plan.pod {
-        IpAddr::V4(_) => {
-            (&["10.20.1.7", "10.20.1.8", "10.20.1.200", "198.51.100.10", "198.51.100.77", "192.0.2.1"], [
-                0, 8, 24, 25, 32,
-            ])
-        }
+        IpAddr::V4(_) => (
+            &["10.20.1.7", "10.20.1.8", "10.20.1.200", "198.51.100.10", "198.51.100.77", "192.0.2.1"],
+            [0, 8, 24, 25, 32],
+        ),
         IpAddr::V6(_) => (
             &["fd00:20:0:1::7", "fd00:20:0:1::8", "fd00:20:0:1::c8", "2001:db8:c::10", "2001:db8:c::4d"],
             [0, 16, 64, 121, 128],
@@ -133,7 +132,9 @@ fn check(
     let from_host = direction == Direction::Ingress && rng.u8(..8) == 0;
     let l4 = match rng.u8(..8) {
         0 => L4::Other,
-        number => L4::Port([Protocol::Tcp, Protocol::Udp, Protocol::Sctp][usize::from(number % 3)], port(rng)),
+        number => {
+            L4::Port([Protocol::Tcp, Protocol::Udp, Protocol::Sctp][usize::from(number % 3)], port(rng))
+        }
     };
     let (from, to) = match direction {
         Direction::Ingress => (peer_ip, bench.plan.pod),

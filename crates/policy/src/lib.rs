@@ -14,13 +14,20 @@
 //! Invariant: what cannot be read or is not supported allows nothing, isolates all the same, and is reported.
 
 pub mod compile;
+pub mod diff;
+pub mod explain;
+pub mod lint;
+pub mod manifest;
+pub mod matrix;
 mod mutation;
 pub mod offline;
 pub mod oracle;
 mod problem;
 pub mod read;
 mod selector;
+pub mod simulate;
 mod spec;
+pub mod suggest;
 pub mod v1alpha2;
 pub mod world;
 

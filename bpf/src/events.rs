@@ -101,8 +101,21 @@ pub fn offer<F: Identities, H: Hook>(ctx: Context, reason: Reason) {
     room.submit(0);
 }
 
+/// Tells what is made already.
 #[inline(always)]
-fn describe<F: Identities>(event: &mut Event, key: &Tuple<F::Address>, flow: Option<&Flow<F::Address>>) {
+pub fn hand_over(kind: EventKind, record: &[u8]) {
+    let Some(count) = EVENT_COUNTS.get_ptr_mut(kind as u32) else { return };
+    // SAFETY: as in `offer`.
+    let count = unsafe { &mut *count };
+    count.offered += 1;
+    if EVENTS.output_untyped::<[u8]>(record, 0).is_err() {
+        count.lost += 1;
+    }
+}
+
+/// Who it was, and what became of the packet.
+#[inline(always)]
+pub fn describe<F: Identities>(event: &mut Event, key: &Tuple<F::Address>, flow: Option<&Flow<F::Address>>) {
     event.flags = 0;
     event.protocol = key.protocol;
     (event.source, event.destination) = (key.source.words(), key.destination.words());

@@ -1,6 +1,6 @@
 //! The four hook points, the fast path, and what an outcome means to the kernel.
 
-use abi::{Config, Point, Reason, Tuple};
+use abi::{Config, Point, Reason, Tuple, flow_flags};
 
 use crate::{
     conntrack, counters, events,
@@ -9,7 +9,7 @@ use crate::{
     identity::Identities,
     inspect,
     kernel::{Context, DROP, NEXT, jiffies},
-    maps, nat, parse, reject, send, slow,
+    l7, maps, nat, parse, reject, send, slow,
 };
 
 /// Note on packets that one of our programs sent out of a device: the egress program there lets them go.
@@ -199,6 +199,9 @@ fn handle<F: Identities, H: Hook>(ctx: Context) -> Outcome {
     if maps::config().is_some_and(|config| config.event_interval != 0) {
         events::offer::<F, H>(ctx, outcome.reason);
     }
+    if maps::config().is_some_and(|config| config.l7 != 0) {
+        l7::offer::<F, H>(ctx, outcome.reason);
+    }
     if outcome.verdict == TO_BE_SENT {
         let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };
         scratch.reason = outcome.reason;
@@ -217,12 +220,16 @@ fn fast<F: Family, H: Hook>(ctx: Context) -> Option<Outcome> {
     let Some(config) = maps::config() else { return Some(Outcome::pass(Reason::PassedUnrelated)) };
     let packet = parse::packet::<F>(ctx)?;
     if !H::concerns::<F>(config, &packet.tuple) {
+        let to_pod = H::POINT as u8 == Point::ToPod as u8;
+        if to_pod && config.l7 != 0 && l7::is_open::<F>(&packet.tuple) {
+            return None;
+        }
         return Some(Outcome::pass(Reason::PassedUnrelated));
     }
     if let Some(flow) = F::flows().get_ptr_mut(&packet.tuple) {
         // SAFETY: as in `conntrack::find`.
         let flow = unsafe { &mut *flow };
-        if conntrack::is_steady(packet.flags, flow, config, jiffies()) {
+        if conntrack::is_steady(packet.flags, flow, config, jiffies()) && !flow.has(flow_flags::L7) {
             let outcome = nat::forward::<F, H>(ctx, &packet, flow, Reason::ForwardedEstablished);
             // An answer quotes what the slow path has read.
             return (outcome.verdict != TO_BE_TOLD).then_some(outcome);

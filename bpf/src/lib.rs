@@ -29,6 +29,7 @@ pub mod icmp;
 pub mod identity;
 pub mod inspect;
 pub mod kernel;
+pub mod l7;
 pub mod maps;
 pub mod nat;
 pub mod parse;

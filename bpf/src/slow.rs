@@ -89,6 +89,8 @@ fn update<F: Family, H: Hook>(ctx: Context, scratch: &mut Scratch<F::Address>, c
             route::resolve::<F, H>(ctx, flow);
             nat::set_deltas::<F>(&scratch.key, flow);
         }
+        // Whether it still may be read, [`crate::l7`] finds out.
+        flow.flags &= !flow_flags::L7;
         flow.revision = config.revision;
     }
     let before = flow.state;

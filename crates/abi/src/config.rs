@@ -31,6 +31,8 @@ pub struct Config {
     pub direct_return: u32,
     /// After how long a flow that goes on is told of again, in [`crate::coarse`] units; 0: nothing is told of any flow.
     pub event_interval: u32,
+    /// What any endpoint of this node lets be read of its packets, of [`crate::l7_flags`]; 0: nobody's are looked into.
+    pub l7: u32,
 }
 
 /// Idle times after which an entry is dead, in jiffies.
@@ -60,5 +62,5 @@ impl Config {
     }
 }
 
-const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 8 + 1 + 1));
+const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 8 + 1 + 1 + 1));
 plain!(Config);

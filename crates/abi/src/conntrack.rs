@@ -129,6 +129,8 @@ pub mod flow_flags {
     /// To a frontend, and sent as it is through the tunnel to the node of a backend. The only entry of its flow: answers do
     /// not come this way.
     pub const WHOLE: u8 = 1 << 4;
+    /// One end lets its packets be read: all of them leave the fast path.
+    pub const L7: u8 = 1 << 5;
 }
 
 /// Where an entry is in its life. Numbers are part of the ABI.

@@ -21,10 +21,13 @@ pub enum EventKind {
     Dropped = 3,
     /// The packet was answered with a refusal.
     Refused = 4,
+    /// The packet was let pass, and an endpoint that opted in sent or got it: an [`L7Event`], with the payload's first bytes.
+    L7 = 5,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 5] = [Self::New, Self::Closed, Self::Ongoing, Self::Dropped, Self::Refused];
+    pub const ALL: [Self; 6] =
+        [Self::New, Self::Closed, Self::Ongoing, Self::Dropped, Self::Refused, Self::L7];
 
     /// The word in the CLI and the metrics.
     pub const fn name(self) -> &'static str {
@@ -34,6 +37,7 @@ impl EventKind {
             Self::Ongoing => "ongoing",
             Self::Dropped => "dropped",
             Self::Refused => "refused",
+            Self::L7 => "l7",
         }
     }
 }
@@ -126,5 +130,31 @@ pub struct Event {
     pub new_destination_port: Be16,
 }
 
+/// Bytes of payload in a record at most.
+pub const L7_BYTES: usize = 512;
+
+/// What a record of [`EventKind::L7`] begins with. The first bytes of the packet's payload follow, up to the record's end:
+/// all of it, or [`L7_BYTES`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct L7Event {
+    pub event: Event,
+    /// Of the TCP header; 0 for UDP.
+    pub sequence: u32,
+    pub acknowledgment: u32,
+    /// Of the packet's whole payload, in bytes.
+    pub length: u32,
+    pub padding: u32,
+}
+
+/// What an endpoint lets be read of its packets: bits of [`crate::Endpoint::l7`].
+pub mod l7_flags {
+    /// To and from port 53, before or after translation, by UDP or TCP.
+    pub const DNS: u32 = 1;
+    /// Start lines of HTTP/1, by TCP to and from any other port.
+    pub const HTTP: u32 = 1 << 1;
+}
+
+const _: () = assert!(size_of::<L7Event>() == 144);
 const _: () = assert!(size_of::<Event>() == 128 && size_of::<EventCount>() == 16);
-plain!(Event, EventCount);
+plain!(Event, EventCount, L7Event);

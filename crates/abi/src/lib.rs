@@ -20,7 +20,10 @@ pub use address::{Address, Be16, V4, V6};
 pub use config::{Config, Timeouts};
 pub use conntrack::{Flow, FragmentKey, FragmentPorts, Route, State, Tuple, coarse, flow_flags};
 pub use counter::{COUNTERS, Count, Lookup, Reason, SocketCall};
-pub use event::{EVENT_RING_BYTES, EVENT_VERSION, Event, EventCount, EventKind, Point, event_flags};
+pub use event::{
+    EVENT_RING_BYTES, EVENT_VERSION, Event, EventCount, EventKind, L7_BYTES, L7Event, Point, event_flags,
+    l7_flags,
+};
 pub use service::{
     AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Endpoint, Frontend, FrontendKey,
     MaglevChunk, MaglevKey, MemberKey, Origin, RangeKey, SetId, backend_flags, frontend_flags, maglev,
@@ -29,7 +32,7 @@ pub use service::{
 pub use socket::{DatagramKey, DatagramPeer, Socket, datagram_side, socket_flags};
 
 /// Names the directory of pinned maps: two versions never share a map.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// IANA protocol numbers (RFC 792, 9293, 768, 4443, 9260).
 pub mod protocol {

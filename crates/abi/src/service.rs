@@ -208,6 +208,8 @@ pub struct Endpoint {
     pub mac: [u8; 6],
     /// Of the host's end.
     pub host_mac: [u8; 6],
+    /// What may be read of its packets, of [`crate::l7_flags`].
+    pub l7: u32,
 }
 
 /// Who sends or receives. Value of the prefix map `ORIGINS_*`; no match: outside. Numbers are part of the ABI.
@@ -250,7 +252,7 @@ const _: () = {
     assert!(size_of::<AffinityKey<V4>>() == 20 && size_of::<AffinityKey<V6>>() == 32);
     assert!(size_of::<AffinityValue<V4>>() == 12 && size_of::<AffinityValue<V6>>() == 24);
     assert!(size_of::<RangeKey<V4>>() == 12 && size_of::<RangeKey<V6>>() == 24);
-    assert!(size_of::<Endpoint>() == 16);
+    assert!(size_of::<Endpoint>() == 20);
 };
 plain!(Frontend, BackendKey, MaglevKey, MaglevChunk, Endpoint);
 plain!(per family: FrontendKey, Backend, MemberKey, AffinityKey, AffinityValue, RangeKey);

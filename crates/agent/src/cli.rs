@@ -1,5 +1,6 @@
 //! `twinplane agent`: arguments, signals, exit codes. Everything else is the library's.
 
+mod export;
 mod values;
 
 use std::{path::PathBuf, process::ExitCode, time::Duration};
@@ -15,9 +16,13 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 use model::{Plane, Port};
+use observer::tls::Files;
 use tokio::signal::unix::{SignalKind, signal};
 
-use self::values::{Bind, NodePortFilter, Period, SocketPath, capacity, node_ports};
+use self::{
+    export::ExportArgs,
+    values::{Bind, NodePortFilter, Period, SocketPath, capacity, node_ports},
+};
 use crate::{
     client::DEFAULT_SOCKET,
     daemon,
@@ -77,6 +82,8 @@ pub struct Args {
     conntrack: ConntrackArgs,
     #[command(flatten)]
     observer: ObserverArgs,
+    #[command(flatten)]
+    export: ExportArgs,
 }
 
 /// Where flows are shown, as Hubble's clients ask for them. Only the ebpf dataplane tells of any.
@@ -85,9 +92,19 @@ struct ObserverArgs {
     /// Unix socket that flows are served on; "none" for none
     #[arg(long, value_name = "PATH", default_value = OBSERVER_SOCKET)]
     observer_socket: SocketPath,
-    /// Loopback address that flows are served on, in plain text; "none" for nowhere
+    /// Address that flows are served on: with certificates any, without only a loopback one, in plain text; "none" for
+    /// nowhere. Its port is taken to be every node's
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4244")]
     observer_bind: Bind,
+    /// Certificate that is shown to clients (PEM, with what leads to its authority), read again when it changes
+    #[arg(long, value_name = "FILE", requires_all = ["observer_tls_key", "observer_tls_client_ca"])]
+    observer_tls_cert: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "observer_tls_cert")]
+    observer_tls_key: Option<PathBuf>,
+    /// Authority whose certificates clients have to show
+    #[arg(long, value_name = "FILE", requires = "observer_tls_cert")]
+    observer_tls_client_ca: Option<PathBuf>,
     /// Flows that are kept, the last ones: a power of two less one
     #[arg(long, value_name = "FLOWS", default_value = "4095", value_parser = capacity)]
     flow_capacity: Capacity,
@@ -133,6 +150,24 @@ impl From<ConntrackArgs> for Conntrack {
             tcp_be_liberal: args.conntrack_tcp_be_liberal,
             udp: args.conntrack_udp_timeout.0,
             udp_stream: args.conntrack_udp_timeout_stream.0,
+        }
+    }
+}
+
+impl From<ObserverArgs> for Observer {
+    fn from(args: ObserverArgs) -> Self {
+        let certificates = (args.observer_tls_cert, args.observer_tls_key, args.observer_tls_client_ca);
+        let certificates = match certificates {
+            (Some(certificate), Some(key), Some(authority)) => Some(Files { certificate, key, authority }),
+            // Clap has all of them or none.
+            _ => None,
+        };
+        Self {
+            socket: args.observer_socket.0,
+            bind: args.observer_bind.0,
+            certificates,
+            capacity: args.flow_capacity,
+            export: None,
         }
     }
 }
@@ -295,11 +330,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         conntrack: (plane_config.plane == Plane::Iptables).then(|| args.conntrack.into()),
         timing: Timing::default(),
         fill_every: FILL_EVERY,
-        observer: Observer {
-            socket: args.observer.observer_socket.0,
-            bind: args.observer.observer_bind.0,
-            capacity: args.observer.flow_capacity,
-        },
+        observer: Observer { export: args.export.export()?, ..args.observer.into() },
     };
     let stop = async move {
         tokio::select! {

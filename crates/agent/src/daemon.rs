@@ -36,6 +36,9 @@ use crate::{
 /// Events that may wait to be written: objects can go wrong faster than an API server takes Events.
 const NOTICES: usize = 1024;
 
+/// How long a disk may take at the end.
+const EXPORT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// What an agent is run with, its plane and its API server aside.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -103,7 +106,7 @@ pub async fn run(
         node_ports: config.node_ports.clone(),
     });
     let flows = match events {
-        Some(events) => Some(flows::open(&config.node, &config.observer, events).await?),
+        Some(events) => Some(flows::open(&config.node, &config.observer, events, known_nodes.clone()).await?),
         None => None,
     };
     let directory = flows.as_ref().map(|flows| flows.directory());
@@ -128,14 +131,21 @@ pub async fn run(
     if let Some(listener) = healthz {
         spawn(&mut tasks, "healthz", health_server::serve_proxy(listener, probe, metrics.clone()));
     }
-    for part in flows.into_iter().flat_map(flows::Flows::parts) {
+    let (parts, flow_metrics, export) = flows.map(flows::Flows::into_parts).unwrap_or_default();
+    for part in parts {
         tasks.spawn(part);
     }
     let fill = Fill::default();
     spawn(&mut tasks, "fill", fill.clone().watch(worker.clone(), config.fill_every));
     if let Some(listener) = metrics_listener {
-        let serving = metrics_server::serve(listener, plane_name, metrics, worker.clone(), fill.clone());
-        spawn(&mut tasks, "metrics", serving);
+        let context = metrics_server::Context {
+            plane: plane_name,
+            metrics,
+            flows: Arc::new(flow_metrics),
+            worker: worker.clone(),
+            fill: fill.clone(),
+        };
+        spawn(&mut tasks, "metrics", metrics_server::serve(listener, context));
     }
     let context = server::Context { node: config.node, controller, worker, pods: Arc::new(pods), fill };
     let api = axum::serve(socket, server::router(context));
@@ -151,6 +161,10 @@ pub async fn run(
         Some(ended) = tasks.join_next() => Err(ended.unwrap_or_else(anyhow::Error::from)),
     };
     tasks.shutdown().await;
+    // What was stored is written before the ring is gone.
+    if let Some(export) = export {
+        export.finish(EXPORT_PATIENCE).await;
+    }
     // Another agent may be waiting for the name.
     let _ = std::fs::remove_file(&config.socket);
     if let Some(socket) = &config.observer.socket {

@@ -15,27 +15,35 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context as _;
 use cluster::{CLUSTER_NAME, News};
 use dataplane_ebpf::{Events, Record};
 use flow::{
     directory::{Directory, Moved, Pod},
     event::{Node, Time},
     feed::Feed,
+    metrics::KernelEvents,
     record::{Decoder, Losses},
     ring::Capacity,
 };
 use model::Update;
 use nix::time::ClockId;
 use observer::{
+    export::Running,
     names::peer_name,
     node::{self, Identity},
-    peers::Peers,
-    serve,
+    tls::Files,
 };
+use prometheus_client::registry::Registry;
 use tokio::{
     io::{Interest, unix::AsyncFd},
+    sync::watch,
     time::Instant,
+};
+
+use crate::{
+    controller::Nodes,
+    export::{self, Export},
+    serving::{self, ended},
 };
 
 /// Where flows are served unless it is said otherwise.
@@ -52,9 +60,19 @@ const LOSSES_EVERY: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub struct Observer {
     pub socket: Option<PathBuf>,
-    /// A loopback address.
+    /// Without certificates a loopback address. Its port is taken to be every node's.
     pub bind: Option<SocketAddr>,
+    /// For `bind`: what is shown to clients, and whose certificates they have to show.
+    pub certificates: Option<Files>,
     pub capacity: Capacity,
+    pub export: Option<Export>,
+}
+
+impl Default for Observer {
+    /// Nowhere.
+    fn default() -> Self {
+        Self { socket: None, bind: None, certificates: None, capacity: Capacity::DEFAULT, export: None }
+    }
 }
 
 /// Who is who: written as it moves, read by whoever names flows.
@@ -95,6 +113,8 @@ pub(crate) type Part = Pin<Box<dyn Future<Output = anyhow::Error> + Send>>;
 pub(crate) struct Flows {
     directory: SharedDirectory,
     parts: Vec<Part>,
+    metrics: Registry,
+    export: Option<Running>,
 }
 
 impl Flows {
@@ -102,52 +122,40 @@ impl Flows {
         self.directory.clone()
     }
 
-    /// To be run beside each other.
-    pub(crate) fn parts(self) -> Vec<Part> {
-        self.parts
+    /// What is to be run beside each other, what is to be shown, and what is to be finished at the end.
+    pub(crate) fn into_parts(self) -> (Vec<Part>, Registry, Option<Running>) {
+        (self.parts, self.metrics, self.export)
     }
 }
 
 /// Listens where `settings` say.
-pub(crate) async fn open(node: &str, settings: &Observer, events: Events) -> anyhow::Result<Flows> {
-    let feed = Feed::new(settings.capacity);
+pub(crate) async fn open(
+    node: &str,
+    settings: &Observer,
+    events: Events,
+    nodes: watch::Receiver<Option<Arc<Nodes>>>,
+) -> anyhow::Result<Flows> {
+    let mut metrics = Registry::default();
+    let mut feed = Feed::new(settings.capacity);
+    feed.register(&mut metrics);
     let name = peer_name(node, CLUSTER_NAME);
     let version = concat!("twinplane ", env!("CARGO_PKG_VERSION")).to_owned();
     let server = node::Node::new(Identity { name: name.clone(), version }, feed.readers());
-    let routes = serve::node_routes(server, Peers::default()).await?;
     let directory = SharedDirectory::new();
-    let mut parts: Vec<Part> = vec![];
-    if let Some(path) = &settings.socket {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).with_context(|| format!("create {}", folder.display()))?;
-        }
-        let serving = serve::unix(serve::bind_unix(path)?, routes.clone(), std::future::pending());
-        parts.push(Box::pin(async move { ended("observer's socket", serving.await) }));
-    }
-    if let Some(address) = settings.bind {
-        let listener = serve::bind_loopback(address).await?;
-        let serving = serve::loopback(listener, routes, std::future::pending());
-        parts.push(Box::pin(async move { ended("observer", serving.await) }));
-    }
+    let mut parts = serving::open(server, settings, nodes).await?;
     let name_of = Box::new(|index| {
         let name = nix::net::if_::if_indextoname(index).ok()?;
         Some(name.to_string_lossy().into_owned())
     });
+    let start = |settings| export::start(settings, name.clone(), feed.readers().0, &mut metrics);
+    let export = settings.export.as_ref().map(start).transpose()?;
     let node = Arc::new(Node { name, labels: vec![] });
     let decoder = Decoder::new(node, name_of, fastrand::u64(..));
-    let mut pump = Pump { events, feed, directory: directory.clone(), decoder, losses: Losses::default() };
+    let counts = KernelEvents::new(&mut metrics);
+    let losses = Losses::default();
+    let mut pump = Pump { events, feed, directory: directory.clone(), decoder, losses, counts };
     parts.push(Box::pin(async move { ended("flows", pump.run().await) }));
-    Ok(Flows { directory, parts })
-}
-
-fn ended(
-    what: &'static str,
-    result: Result<(), impl std::error::Error + Send + Sync + 'static>,
-) -> anyhow::Error {
-    match result {
-        Ok(()) => anyhow::anyhow!("{what}: ended unexpectedly"),
-        Err(error) => anyhow::Error::from(error).context(what),
-    }
+    Ok(Flows { directory, parts, metrics, export })
 }
 
 /// From the kernel's ring to the node's.
@@ -157,6 +165,7 @@ struct Pump {
     directory: SharedDirectory,
     decoder: Decoder,
     losses: Losses,
+    counts: KernelEvents,
 }
 
 impl Pump {
@@ -206,6 +215,15 @@ impl Pump {
                         unknown += 1;
                     }
                 },
+                Record::L7(event, payload) => {
+                    match self.decoder.decode_l7(&event, &payload, &directory, boot) {
+                        Ok(flows) => batch.extend(flows),
+                        Err(error) => {
+                            tracing::debug!("{error}");
+                            unknown += 1;
+                        }
+                    }
+                }
                 Record::Unknown { version } => {
                     tracing::debug!(version, "a record of another version");
                     unknown += 1;
@@ -223,6 +241,7 @@ impl Pump {
     fn tell_losses(&mut self) {
         match self.events.counts() {
             Ok(counts) => {
+                self.counts.set(&counts);
                 let now = self.decoder.not_before(now());
                 self.feed.append(self.losses.of_kernel(&counts, now));
             }

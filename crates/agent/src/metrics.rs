@@ -13,7 +13,6 @@ use dataplane::{ObjectState, PlaneStatus};
 use jiff::Timestamp;
 use model::{FrontendKind, ServiceName, Snapshot, Target, oracle::Origin};
 use prometheus_client::{
-    encoding::text,
     metrics::{
         counter::Counter,
         family::Family,
@@ -107,14 +106,13 @@ impl Metrics {
         self.0.endpoint_changes_pending.set(gauge(causes.slices));
     }
 
-    /// Everything as text, `view` included.
-    pub(crate) fn render(&self, view: &View) -> String {
+    /// Everything as text, `view` and what is counted of flows included.
+    pub(crate) fn render(&self, view: &View, flows: &Registry) -> String {
         let mut registry = Registry::default();
+        flow::metrics::register_build(&mut registry, "agent");
         self.register(&mut registry);
         view.register(&mut registry);
-        let mut out = String::new();
-        text::encode(&mut out, &registry).expect("a String takes everything");
-        out
+        flow::metrics::render([&registry, flows])
     }
 
     fn register(&self, registry: &mut Registry) {
@@ -308,5 +306,7 @@ fn gauges(rows: impl IntoIterator<Item = (Labels, u64)>) -> Family<Labels, Gauge
     family
 }
 
+#[cfg(test)]
+mod documents;
 #[cfg(test)]
 mod tests;

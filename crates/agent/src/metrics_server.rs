@@ -1,6 +1,6 @@
 //! Serves the metrics, and what kube-proxy serves beside them. Decides nothing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use axum::{
     Router,
@@ -10,7 +10,9 @@ use axum::{
     routing::get,
 };
 use dataplane::{ObjectState, Reconciler};
+use flow::metrics::CONTENT_TYPE;
 use model::Plane;
+use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::{
@@ -19,23 +21,21 @@ use crate::{
     worker::Worker,
 };
 
-/// As OpenMetrics 1.0 names itself.
-const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
+/// What a page is made of.
 #[derive(Clone)]
-struct Context {
-    plane: Plane,
-    metrics: Metrics,
-    worker: Worker,
-    fill: Fill,
+pub(crate) struct Context {
+    pub(crate) plane: Plane,
+    pub(crate) metrics: Metrics,
+    /// Of flows, where any are told of.
+    pub(crate) flows: Arc<Registry>,
+    pub(crate) worker: Worker,
+    pub(crate) fill: Fill,
 }
 
 /// Serves `/metrics` and `/proxyMode` on `listener`, for ever.
-pub(crate) async fn serve(listener: TcpListener, plane: Plane, metrics: Metrics, worker: Worker, fill: Fill) {
-    let router = Router::new()
-        .route("/metrics", get(all))
-        .route("/proxyMode", get(proxy_mode))
-        .with_state(Context { plane, metrics, worker, fill });
+pub(crate) async fn serve(listener: TcpListener, context: Context) {
+    let router =
+        Router::new().route("/metrics", get(all)).route("/proxyMode", get(proxy_mode)).with_state(context);
     if let Err(error) = axum::serve(listener, router).await {
         tracing::error!(%error, "cannot serve metrics");
     }
@@ -44,7 +44,10 @@ pub(crate) async fn serve(listener: TcpListener, plane: Plane, metrics: Metrics,
 async fn all(State(context): State<Context>) -> Response {
     let full_in_seconds = context.fill.full_in_seconds();
     match context.worker.ask(|reconciler| view(reconciler, full_in_seconds)).await {
-        Ok(view) => ([(header::CONTENT_TYPE, OPEN_METRICS)], context.metrics.render(&view)).into_response(),
+        Ok(view) => {
+            let page = context.metrics.render(&view, &context.flows);
+            ([(header::CONTENT_TYPE, CONTENT_TYPE)], page).into_response()
+        }
         Err(gone) => (StatusCode::INTERNAL_SERVER_ERROR, gone.to_string()).into_response(),
     }
 }

@@ -191,6 +191,7 @@ impl Pods {
             mac: pair.pod.mac,
             host_mac: pair.host.mac,
             netns: Some(request.netns.clone()),
+            l7: Default::default(),
         };
         Ok((endpoint, mtu))
     }

@@ -248,6 +248,7 @@ mod tests {
             mac: MacAddress::default(),
             host_mac: MacAddress::default(),
             netns: None,
+            l7: Default::default(),
         };
         (pod, Some(endpoint.into()))
     }

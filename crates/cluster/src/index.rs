@@ -15,8 +15,8 @@ use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
 use kube::runtime::watcher::Event;
 use model::{
-    Endpoint, Generation, NodeConfig, NodePortAddresses, PodName, ServiceName, ServicePort, ServicePortId,
-    Tunnel, Update,
+    Generation, NodeConfig, NodePortAddresses, PodName, ServiceName, ServicePort, ServicePortId, Tunnel,
+    Update,
 };
 
 use crate::{
@@ -36,6 +36,7 @@ use crate::{
 mod identities;
 mod nodes;
 mod pods;
+mod visibility;
 
 /// What an index is made for.
 #[derive(Clone, Debug)]
@@ -60,6 +61,7 @@ pub struct Index {
     /// Those of this node that have host ports.
     pub(crate) pods: BTreeMap<PodName, host_port::Pod>,
     pub(crate) identities: Identities,
+    visibility: visibility::Visibility,
     /// Nodes, or who serves the API, moved since identities were told.
     surroundings_moved: bool,
     own_node_deleted: bool,
@@ -97,6 +99,7 @@ impl Index {
             slice_owners: BTreeMap::new(),
             nodes: BTreeMap::new(),
             pods: BTreeMap::new(),
+            visibility: visibility::Visibility::default(),
             own_node_deleted: false,
             local_addresses: vec![],
             tunnel: None,
@@ -148,18 +151,6 @@ impl Index {
     pub fn set_tunnel(&mut self, tunnel: Option<Tunnel>) {
         self.tunnel = tunnel;
         self.refresh_node();
-    }
-
-    /// Adds or replaces a pod of this node.
-    pub fn set_endpoint(&mut self, endpoint: Endpoint) {
-        self.identities.attach(&endpoint.pod, &endpoint.addresses);
-        self.pending.endpoints.insert(endpoint.pod.clone(), Some(Arc::new(endpoint)));
-    }
-
-    /// Forgets a pod of this node.
-    pub fn remove_endpoint(&mut self, pod: &PodName) {
-        self.identities.detach(pod);
-        self.pending.endpoints.insert(pod.clone(), None);
     }
 
     /// What is missing before anything can be programmed; `None` once all is there.

@@ -115,19 +115,21 @@ pub(crate) mod private {
     impl Entry for Pod {
         fn apply(&self, index: &mut Index) {
             if let Some(name) = host_port::name_of(self) {
-                index.set_pod(&name, host_port::read(self, &index.settings.node));
+                let annotated = index.set_pod_visibility(&name, Some(self));
+                index.set_pod(&name, host_port::read(self, &index.settings.node), annotated);
                 index.identities.set_pod(&name, Some(self));
             }
         }
 
         fn remove((namespace, name): &Key, index: &mut Index) {
             let pod = PodName { namespace: namespace.clone(), name: name.clone() };
-            index.set_pod(&pod, None);
+            index.set_pod_visibility(&pod, None);
+            index.set_pod(&pod, None, vec![]);
             index.identities.set_pod(&pod, None);
         }
 
         fn known(index: &Index) -> BTreeSet<Key> {
-            let pods = index.pods.keys().chain(index.identities.pods());
+            let pods = index.pods.keys().chain(index.identities.pods()).chain(index.annotated_pods());
             pods.map(|pod| (pod.namespace.clone(), pod.name.clone())).collect()
         }
     }
@@ -136,10 +138,12 @@ pub(crate) mod private {
         fn apply(&self, index: &mut Index) {
             let labels = self.metadata.labels.clone().unwrap_or_default();
             index.identities.set_namespace(&key_of(self).1, Some(labels));
+            index.set_namespace_visibility(&key_of(self).1, Some(self));
         }
 
         fn remove((_, name): &Key, index: &mut Index) {
             index.identities.set_namespace(name, None);
+            index.set_namespace_visibility(name, None);
         }
 
         fn known(index: &Index) -> BTreeSet<Key> {

@@ -30,6 +30,7 @@ mod problem;
 mod program;
 mod service;
 mod slice;
+mod visibility;
 pub mod watch;
 
 pub use causes::Causes;
@@ -41,3 +42,4 @@ pub use identity::{
 pub use index::{Index, Settings};
 pub use kinds::Kind;
 pub use problem::{ObjectRef, Problem};
+pub use visibility::L7_ANNOTATION;

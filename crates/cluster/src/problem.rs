@@ -7,7 +7,7 @@ use model::{PodName, ServiceName};
 /// A Kubernetes object that a [`Problem`] belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
-    /// As the API spells it: "Service", "EndpointSlice", "Node", "Pod", "TwinplaneIdentity", "TwinplaneEndpoint".
+    /// As the API spells it: "Service", "EndpointSlice", "Node", "Pod", "Namespace", "TwinplaneIdentity", "TwinplaneEndpoint".
     pub kind: &'static str,
     /// Empty for an object without a namespace.
     pub namespace: String,
@@ -36,6 +36,10 @@ impl ObjectRef {
 
     pub(crate) fn pod(name: &PodName) -> Self {
         Self { kind: "Pod", namespace: name.namespace.clone(), name: name.name.clone() }
+    }
+
+    pub(crate) fn namespace(name: &str) -> Self {
+        Self { kind: "Namespace", namespace: String::new(), name: name.to_owned() }
     }
 
     pub(crate) fn identity(name: &str) -> Self {

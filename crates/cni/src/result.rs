@@ -85,6 +85,7 @@ mod tests {
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
             host_mac: MacAddress([2, 0, 0, 0, 0, 2]),
             netns: None,
+            l7: Default::default(),
         };
         let address = |address: &str, gateway: &str| AddedAddress {
             address: address.parse().expect("prefix"),

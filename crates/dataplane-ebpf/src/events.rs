@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use abi::{EVENT_VERSION, Event, EventCount, EventKind};
+use abi::{EVENT_VERSION, Event, EventCount, EventKind, L7Event};
 use aya::maps::{Map, MapData, RingBuf};
 use dataplane::Error;
 
@@ -21,9 +21,11 @@ pub struct Events {
 }
 
 /// A record as it was taken from the ring.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     Event(Event),
+    /// What was said: the first bytes of a packet's payload.
+    L7(L7Event, Vec<u8>),
     /// Written by a datapath of another version.
     Unknown {
         version: u8,
@@ -44,11 +46,14 @@ impl Events {
     pub fn take(&mut self) -> Option<Record> {
         let bytes = self.ring.next()?;
         let version = bytes.first().copied().unwrap_or_default();
-        if version != EVENT_VERSION || bytes.len() != size_of::<Event>() {
-            return Some(Record::Unknown { version });
-        }
-        // SAFETY: as many bytes as an `Event` has, of which every pattern is one; read without regard to alignment.
-        Some(Record::Event(unsafe { ptr::read_unaligned(bytes.as_ptr().cast::<Event>()) }))
+        Some(match (version, bytes.get(1), read::<Event>(&bytes)) {
+            (EVENT_VERSION, Some(kind), _) if *kind == EventKind::L7 as u8 => match read::<L7Event>(&bytes) {
+                Some((event, payload)) => Record::L7(event, payload.to_vec()),
+                None => Record::Unknown { version },
+            },
+            (EVENT_VERSION, _, Some((event, []))) => Record::Event(event),
+            _ => Record::Unknown { version },
+        })
     }
 
     /// How many records of each kind were offered and lost on each CPU, since the maps were made.
@@ -65,6 +70,13 @@ impl Events {
         };
         EventKind::ALL.into_iter().map(count).collect()
     }
+}
+
+/// A record's head and what follows it.
+fn read<T: aya::Pod>(bytes: &[u8]) -> Option<(T, &[u8])> {
+    let (head, rest) = bytes.split_at_checked(size_of::<T>())?;
+    // SAFETY: as many bytes as a `T` has, of which every pattern is one; read without regard to alignment.
+    Some((unsafe { ptr::read_unaligned(head.as_ptr().cast::<T>()) }, rest))
 }
 
 impl AsFd for Events {

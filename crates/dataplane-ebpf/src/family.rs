@@ -299,8 +299,12 @@ impl<A: MapNames> Family<A> {
         endpoint: &model::Endpoint,
         set_bits: &mut dyn FnMut(&[u32]) -> io::Result<()>,
     ) -> io::Result<()> {
-        let row =
-            Endpoint { interface: endpoint.ifindex, mac: endpoint.mac.0, host_mac: endpoint.host_mac.0 };
+        let row = Endpoint {
+            interface: endpoint.ifindex,
+            mac: endpoint.mac.0,
+            host_mac: endpoint.host_mac.0,
+            l7: rows::l7_flags(endpoint.l7),
+        };
         let desired: BTreeMap<A, Endpoint> =
             endpoint.addresses.iter().filter_map(|ip| Some((A::from_ip(*ip)?, row))).collect();
         let bits: Vec<u32> = desired.keys().map(|address| rows::endpoint_bit(*address)).collect();

@@ -35,7 +35,7 @@ mod table;
 mod tables;
 mod xdp;
 
-pub use abi::{Event, EventCount, EventKind, Point, Reason, event_flags};
+pub use abi::{Event, EventCount, EventKind, L7_BYTES, L7Event, Point, Reason, event_flags};
 pub use events::{Events, Record};
 pub use links::Attach;
 pub use maglev::{InvalidTableSize, TableSize};

@@ -7,8 +7,8 @@ use abi::{
     backend_flags, frontend_flags,
 };
 use model::{
-    Family, FrontendKind, Masquerade, NodeConfig, ServicePort, ServicePortId, Target, TrafficPolicy,
-    oracle::Origin,
+    Family, FrontendKind, L7Visibility, Masquerade, NodeConfig, ServicePort, ServicePortId, Target,
+    TrafficPolicy, oracle::Origin,
 };
 
 use crate::{maglev::TableSize, table::Prefix};
@@ -239,6 +239,12 @@ pub(crate) fn endpoint_bit<A: Address>(address: A) -> u32 {
 /// The first address of `node` in the family: the one that masquerades.
 pub(crate) fn node_address<A: Address>(node: &NodeConfig) -> Option<A> {
     node.addresses.iter().find_map(|ip: &IpAddr| A::from_ip(*ip))
+}
+
+/// What may be read of an endpoint's packets.
+pub(crate) fn l7_flags(visible: L7Visibility) -> u32 {
+    let flag = |is_set, flag| if is_set { flag } else { 0 };
+    flag(visible.dns, abi::l7_flags::DNS) | flag(visible.http, abi::l7_flags::HTTP)
 }
 
 #[cfg(test)]

@@ -261,6 +261,7 @@ fn an_endpoint_is_programmed_and_reported_on_its_own() {
         mac: MacAddress::default(),
         host_mac: MacAddress::default(),
         netns: None,
+        l7: Default::default(),
     };
     let mut wanted = update(1, []);
     wanted.endpoints.insert(pod.clone(), Some(Arc::new(endpoint)));

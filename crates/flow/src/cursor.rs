@@ -83,6 +83,17 @@ impl<Keep: Fn(&Event) -> bool> Cursor<Keep> {
         Self { ring, range, keep, next, end, sent: 0, missed: Missed::default() }
     }
 
+    /// Follows the ring from the event with the number `next`, or from the oldest that is still there.
+    pub fn resume(ring: Ring, next: u64, keep: Keep) -> Self {
+        let range = Range { follow: true, ..Range::default() };
+        Self { ring, range, keep, next, end: u64::MAX, sent: 0, missed: Missed::default() }
+    }
+
+    /// The number of the event that comes next.
+    pub fn next(&self) -> u64 {
+        self.next
+    }
+
     /// The next event, or what to do instead.
     pub fn step(&mut self) -> Step {
         for _ in 0..LOOKED_AT {

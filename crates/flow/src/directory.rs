@@ -288,6 +288,7 @@ mod tests {
             mac: MacAddress::default(),
             host_mac: MacAddress::default(),
             netns: None,
+            l7: Default::default(),
         };
         let step = |endpoint| Update { endpoints: [(name("web"), endpoint)].into(), ..Update::default() };
         directory.update(&step(Some(Arc::new(attached))));

@@ -6,8 +6,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use prometheus_client::registry::Registry;
+
 use crate::{
     event::{Endpoint, Event, Time},
+    metrics::FlowMetrics,
     proto::observer::Namespace,
     ring::{Capacity, Ring, Writer, ring},
 };
@@ -22,6 +25,7 @@ const MAX_NAMESPACES: usize = 65_536;
 pub struct Feed {
     writer: Writer,
     namespaces: Namespaces,
+    metrics: Option<FlowMetrics>,
 }
 
 /// Namespaces by cluster, with the time of their last flow.
@@ -36,7 +40,12 @@ struct Seen {
 
 impl Feed {
     pub fn new(capacity: Capacity) -> Self {
-        Self { writer: ring(capacity).0, namespaces: Namespaces::default() }
+        Self { writer: ring(capacity).0, namespaces: Namespaces::default(), metrics: None }
+    }
+
+    /// Counts from now on what is stored, in metrics that it registers.
+    pub fn register(&mut self, registry: &mut Registry) {
+        self.metrics = Some(FlowMetrics::new(registry, self.writer.ring()));
     }
 
     /// What readers need.
@@ -47,7 +56,11 @@ impl Feed {
     /// Stores a batch; readers are woken once.
     pub fn append(&mut self, events: impl IntoIterator<Item = Event>) {
         let mut seen = self.namespaces.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let metrics = &mut self.metrics;
         let noted = events.into_iter().inspect(|event| {
+            if let Some(metrics) = metrics {
+                metrics.observe(event);
+            }
             if let Some(flow) = event.flow() {
                 seen.note(&flow.source, event.time);
                 seen.note(&flow.destination, event.time);

@@ -63,6 +63,11 @@ pub fn trace_point(sub_type: i32) -> String {
         .map_or_else(|| sub_type.to_string(), |(_, _, name)| (*name).to_owned())
 }
 
+/// The name of a point; an unknown one has none.
+pub fn trace_point_name(point: TraceObservationPoint) -> &'static str {
+    TRACE_POINTS.iter().find(|(known, ..)| *known == point).map_or("", |(_, _, name)| *name)
+}
+
 /// The datapath's number of a point; an unknown one has none that could be told apart, so the highest.
 pub fn trace_sub_type(point: TraceObservationPoint) -> i32 {
     TRACE_POINTS

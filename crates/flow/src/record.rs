@@ -11,7 +11,8 @@ use uuid::{Builder, Uuid};
 
 use crate::{
     directory::Directory,
-    event::{Body, Event, Flow, Interface, Ip, L4, Node, Seen, TcpFlags, Time},
+    event::{Body, Endpoint, Event, Flow, Interface, Ip, L4, Node, Seen, TcpFlags, Time},
+    l7::{Conversations, SeenNames},
     proto::flow::{
         DropReason, LostEvent, LostEventSource, TraceObservationPoint, TraceReason, TrafficDirection, Verdict,
     },
@@ -40,12 +41,22 @@ pub struct Decoder {
     interfaces: HashMap<u32, Option<Arc<Interface>>>,
     last: Time,
     random: u64,
+    pub(crate) conversations: Conversations,
+    pub(crate) names: SeenNames,
 }
 
 impl Decoder {
     /// `random` makes the flows' UUIDs differ from other nodes'.
     pub fn new(node: Arc<Node>, name_of: NameOf, random: u64) -> Self {
-        Self { node, name_of, interfaces: HashMap::new(), last: Time(i64::MIN), random }
+        Self {
+            node,
+            name_of,
+            interfaces: HashMap::new(),
+            last: Time(i64::MIN),
+            random,
+            conversations: Conversations::new(),
+            names: SeenNames::new(),
+        }
     }
 
     /// `boot` is when the record's clock began. Times never go back: records of several CPUs may overtake one another.
@@ -58,15 +69,14 @@ impl Decoder {
         directory: &Directory,
         boot: Time,
     ) -> Result<Event, UnknownRecord> {
-        let parts = Parts::of(record).ok_or(UnknownRecord {
-            kind: record.kind,
-            point: record.point,
-            reason: record.reason,
-            family: record.family,
-        })?;
+        let parts = Parts::of(record)?;
+        let time = self.time(record, boot);
+        Ok(Event { time, body: Body::Flow(self.flow(record, parts, directory, time)) })
+    }
+
+    pub(crate) fn time(&mut self, record: &abi::Event, boot: Time) -> Time {
         let time = i64::try_from(record.time).unwrap_or(i64::MAX);
-        let time = Time(boot.0.saturating_add(time));
-        Ok(Event { time: self.not_before(time), body: Body::Flow(self.flow(record, parts, directory)) })
+        self.not_before(Time(boot.0.saturating_add(time)))
     }
 
     /// The same for an event that is no record's.
@@ -75,7 +85,13 @@ impl Decoder {
         self.last
     }
 
-    fn flow(&mut self, record: &abi::Event, parts: Parts, directory: &Directory) -> Flow {
+    pub(crate) fn flow(
+        &mut self,
+        record: &abi::Event,
+        parts: Parts,
+        directory: &Directory,
+        time: Time,
+    ) -> Flow {
         let has = |flag| record.flags & flag != 0;
         let tracked = has(event_flags::TRACKED);
         let is_reply = tracked && has(event_flags::REPLY);
@@ -95,6 +111,9 @@ impl Decoder {
             directory.service(address, port.get(), record.protocol)
         };
         let masqueraded = has(event_flags::MASQUERADED) && !is_reply;
+        let ends = (end(source, record.source_identity), end(destination, record.destination_identity));
+        let mut names = |of: &Endpoint, address: Option<IpAddr>| self.names.of(of.id, address?, time);
+        let (source_names, destination_names) = (names(&ends.1, source), names(&ends.0, destination));
         Flow {
             uuid: self.uuid(),
             verdict: parts.verdict,
@@ -109,10 +128,10 @@ impl Decoder {
                 encrypted: false,
             }),
             l4: l4(record, (record.source_port.get(), to_port.get())),
-            source: end(source, record.source_identity),
-            destination: end(destination, record.destination_identity),
-            source_names: None,
-            destination_names: None,
+            source: ends.0,
+            destination: ends.1,
+            source_names,
+            destination_names,
             source_service: is_reply.then(|| service(record.new_source, record.new_source_port)).flatten(),
             destination_service: (!is_reply)
                 .then(|| service(record.destination, record.destination_port))
@@ -158,21 +177,30 @@ impl std::fmt::Debug for Decoder {
 
 /// What a record's numbers mean.
 #[derive(Clone, Copy)]
-struct Parts {
+pub(crate) struct Parts {
     kind: EventKind,
     point: Point,
     verdict: Verdict,
     drop: DropReason,
-    address: fn([u32; 4]) -> Option<IpAddr>,
+    pub(crate) address: fn([u32; 4]) -> Option<IpAddr>,
 }
 
 impl Parts {
-    fn of(record: &abi::Event) -> Option<Self> {
+    pub(crate) fn of(record: &abi::Event) -> Result<Self, UnknownRecord> {
+        Self::known(record).ok_or(UnknownRecord {
+            kind: record.kind,
+            point: record.point,
+            reason: record.reason,
+            family: record.family,
+        })
+    }
+
+    fn known(record: &abi::Event) -> Option<Self> {
         let kind = EventKind::ALL.into_iter().find(|kind| *kind as u8 == record.kind)?;
         let point = Point::ALL.into_iter().find(|point| *point as u8 == record.point)?;
         let reason = *Reason::ALL.get(record.reason as usize)?;
         let (verdict, drop) = match kind {
-            EventKind::New | EventKind::Closed | EventKind::Ongoing => {
+            EventKind::New | EventKind::Closed | EventKind::Ongoing | EventKind::L7 => {
                 (Verdict::Forwarded, DropReason::Unknown)
             }
             EventKind::Dropped | EventKind::Refused => (Verdict::Dropped, drop_reason(reason)?),
@@ -192,7 +220,7 @@ impl Parts {
             EventKind::Dropped | EventKind::Refused => return Seen::Drop(self.drop),
             _ if is_reply => TraceReason::Reply,
             EventKind::New => TraceReason::New,
-            EventKind::Closed | EventKind::Ongoing => TraceReason::Established,
+            EventKind::Closed | EventKind::Ongoing | EventKind::L7 => TraceReason::Established,
         };
         let point = match self.point {
             Point::FromPod => TraceObservationPoint::FromEndpoint,
@@ -205,7 +233,7 @@ impl Parts {
     }
 
     /// Of the connection, as this node sees it: replies have that of what they answer.
-    fn direction(self, is_reply: bool) -> TrafficDirection {
+    pub(crate) fn direction(self, is_reply: bool) -> TrafficDirection {
         let is_from_here = matches!(self.point, Point::FromPod | Point::ToWire);
         let is_reply = is_reply && self.verdict == Verdict::Forwarded;
         if is_from_here != is_reply { TrafficDirection::Egress } else { TrafficDirection::Ingress }
@@ -312,5 +340,6 @@ fn lost_event(
     Event { time: now, body: Body::Lost(lost) }
 }
 
+mod l7;
 #[cfg(test)]
 mod tests;

@@ -31,7 +31,7 @@ impl Capacity {
         valid.then_some(Self(events)).ok_or(InvalidCapacity(events))
     }
 
-    pub fn get(self) -> u64 {
+    pub const fn get(self) -> u64 {
         self.0
     }
 }

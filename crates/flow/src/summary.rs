@@ -47,6 +47,8 @@ fn of_l7(l7: &Layer7) -> String {
 fn of_http(http: &Http, l7: &Layer7) -> String {
     let request = format!("{} {}", http.method, http.url);
     match l7.r#type() {
+        // What it answers was not seen.
+        L7FlowType::Response if http.method.is_empty() => format!("{} {}", http.protocol, http.code),
         L7FlowType::Response => {
             let milliseconds = l7.latency_ns / 1_000_000;
             format!("{} {} {milliseconds}ms ({request})", http.protocol, http.code)
@@ -81,7 +83,7 @@ fn of_dns(dns: &Dns, kind: L7FlowType) -> String {
 }
 
 /// RFC 1035 and 2136, in the words that Hubble's parser has for them.
-fn rcode(code: u32) -> String {
+pub(crate) fn rcode(code: u32) -> String {
     let name = match code {
         1 => "Format Error",
         2 => "Server Failure ",

@@ -25,5 +25,5 @@ pub use service::{
     Backend, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, Masquerade, ServicePort, Target,
     TrafficPolicy,
 };
-pub use snapshot::{Changed, Endpoint, MacAddress, NodeConfig, Peer, Snapshot, Tunnel};
+pub use snapshot::{Changed, Endpoint, L7Visibility, MacAddress, NodeConfig, Peer, Snapshot, Tunnel};
 pub use update::Update;

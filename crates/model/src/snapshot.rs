@@ -93,6 +93,18 @@ pub struct Endpoint {
     /// The file that names the pod's network namespace, where it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub netns: Option<PathBuf>,
+    /// What its objects in the cluster say of it, and not whoever attached it.
+    #[serde(skip)]
+    pub l7: L7Visibility,
+}
+
+/// Which messages of an endpoint's packets may be read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct L7Visibility {
+    /// To and from port 53, by UDP or TCP.
+    pub dns: bool,
+    /// HTTP/1, unencrypted, at any port.
+    pub http: bool,
 }
 
 /// Another node: where its pods are routed to.

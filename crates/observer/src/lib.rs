@@ -7,6 +7,8 @@
 
 mod accept;
 pub mod connect;
+pub mod export;
+pub mod metrics;
 pub mod names;
 pub mod node;
 pub mod peers;

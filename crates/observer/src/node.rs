@@ -124,7 +124,7 @@ pub(crate) fn mask(request: &GetFlowsRequest) -> Result<Mask, Status> {
         .map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
-fn masked(mask: &Mask, mut response: GetFlowsResponse) -> GetFlowsResponse {
+pub(crate) fn masked(mask: &Mask, mut response: GetFlowsResponse) -> GetFlowsResponse {
     if let Some(ResponseTypes::Flow(flow)) = response.response_types {
         response.response_types = Some(ResponseTypes::Flow(Box::new(mask.apply(*flow))));
     }

@@ -16,11 +16,13 @@ use flow::proto::{
     observer::observer_server::{Observer, ObserverServer},
     peer::peer_server::PeerServer,
 };
+use futures::StreamExt as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::{service::Routes, transport::Server};
+use tonic_health::{ServingStatus, server::HealthReporter};
 
-use crate::{accept, names::HEALTH_SERVICE, peers::Peers, tls::Certificates};
+use crate::{accept, names::HEALTH_SERVICE, peers::Peers, relay::Relay, tls::Certificates};
 
 /// The largest request, in bytes: a filter list is small.
 const MAX_REQUEST: usize = 1 << 20;
@@ -46,25 +48,43 @@ pub enum ServeError {
 
 /// Observer, peers, health and reflection of a node.
 pub async fn node_routes(node: impl Observer, peers: Peers) -> Result<Routes, ServeError> {
-    let peers = PeerServer::new(peers).max_decoding_message_size(MAX_REQUEST);
-    Ok(observer_routes(node).await?.add_service(peers))
+    let (health, routes) = routes(node, peers)?;
+    health.set_service_status(HEALTH_SERVICE, ServingStatus::Serving).await;
+    Ok(routes)
 }
 
-/// Observer, health and reflection: all that a relay has.
-pub async fn observer_routes(observer: impl Observer) -> Result<Routes, ServeError> {
+/// Observer, peers, health and reflection of a relay. It is healthy while it is connected to any node; "", the process
+/// itself, always.
+pub async fn relay_routes(relay: Relay) -> Result<Routes, ServeError> {
+    let mut connected = relay.is_connected();
+    let peers = relay.peers();
+    let (health, routes) = routes(relay, peers)?;
+    health.set_service_status(HEALTH_SERVICE, ServingStatus::NotServing).await;
+    tokio::spawn(async move {
+        while let Some(connected) = connected.next().await {
+            let status = if connected { ServingStatus::Serving } else { ServingStatus::NotServing };
+            health.set_service_status(HEALTH_SERVICE, status).await;
+        }
+    });
+    Ok(routes)
+}
+
+/// The health of "" is reported by the reporter itself.
+fn routes(observer: impl Observer, peers: Peers) -> Result<(HealthReporter, Routes), ServeError> {
     let (health, health_service) = tonic_health::server::health_reporter();
-    // Also serving: "", which it reports by itself.
-    health.set_service_status(HEALTH_SERVICE, tonic_health::ServingStatus::Serving).await;
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let observer = ObserverServer::new(observer).max_decoding_message_size(MAX_REQUEST);
-    Ok(Routes::new(observer)
+    let peers = PeerServer::new(peers).max_decoding_message_size(MAX_REQUEST);
+    let routes = Routes::new(observer)
+        .add_service(peers)
         .add_service(health_service)
         .add_service(reflection().build_v1alpha().map_err(ServeError::Reflection)?)
-        .add_service(reflection().build_v1().map_err(ServeError::Reflection)?))
+        .add_service(reflection().build_v1().map_err(ServeError::Reflection)?);
+    Ok((health, routes))
 }
 
 /// A server with the limits that all listeners share.

@@ -96,6 +96,7 @@ impl Topology {
             mac: mac(pod, 0x02),
             host_mac: mac(pod, 0x06),
             netns: Some(self.pod(pod).path()),
+            l7: Default::default(),
         };
         node.pods().map(endpoint).collect()
     }

@@ -9,6 +9,7 @@ use serde_json::Value;
 use common::{Named, json, run, succeeded, texts};
 
 const REQUESTS: usize = 100;
+const NODES: [&str; 2] = ["node-a", "node-b"];
 
 impl Named {
     /// Stdout and stderr of `twinplane observe` on a node.
@@ -22,6 +23,17 @@ impl Named {
         let (out, _) = self.observe(node, &[rest, &["--all", "-o", "json"]].concat());
         let answers = out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
         answers.filter_map(|mut answer| answer.get_mut("flow").map(Value::take)).collect()
+    }
+
+    /// What the kernels of both nodes have counted.
+    fn counted(&self, name: &str) -> usize {
+        let of = |node: &&str| {
+            let status = json(&run(&["status", "--lab", &self.0, "--node", node, "-o", "json"]));
+            let counters = status["dataplane"]["counters"].as_array().expect("counters").clone();
+            let counter = counters.into_iter().find(|counter| counter["name"] == name).expect("a counter");
+            counter["packets"].as_u64().and_then(|packets| usize::try_from(packets).ok()).expect("a number")
+        };
+        NODES.iter().map(of).sum()
     }
 }
 
@@ -41,6 +53,8 @@ fn a_hundred_requests_are_seen_from_syn_to_fin_by_everyone_s_name() {
     let rules = json(&lab.lab("forwarding-rules list", &["-o", "json"]));
     let address = rules[0]["ipAddress"].as_str().expect("an address");
     let urls: Vec<String> = (0..REQUESTS).map(|number| format!("http://{address}/?{number}")).collect();
+    let (opened, looked_up) = (lab.counted("forwarded_new"), lab.counted("slow_frontend_lookups"));
+    let opened_before = entries(&lab);
     let client =
         ["client", "--", "curl", "-gsS", "--fail", "-m", "10", "-o", "/dev/null", "-H", "Connection: close"];
     succeeded(
@@ -49,10 +63,9 @@ fn a_hundred_requests_are_seen_from_syn_to_fin_by_everyone_s_name() {
 
     // What the client sent to nginx, and its answers; nodes' own checks have other sources.
     let to_nginx = ["--to-pod", "netflow-test/nginx", "--from-ip", "198.51.100.0/24"];
-    let nodes = ["node-a", "node-b"];
     let deadline = Instant::now() + Duration::from_secs(20);
     let flows = loop {
-        let flows: Vec<Value> = nodes.iter().flat_map(|node| lab.flows(node, &to_nginx)).collect();
+        let flows: Vec<Value> = NODES.iter().flat_map(|node| lab.flows(node, &to_nginx)).collect();
         let fins = flows.iter().filter(|flow| has(flow, &["FIN"])).count();
         if fins >= 2 * REQUESTS {
             break flows;
@@ -86,7 +99,18 @@ fn a_hundred_requests_are_seen_from_syn_to_fin_by_everyone_s_name() {
         flows.iter().map(|flow| flow["uuid"].to_string()).collect();
     assert_eq!(uuids.len(), flows.len());
 
+    // As the kernels count, who know nothing of events: every request is one look for a frontend.
+    assert_eq!(lab.counted("slow_frontend_lookups") - looked_up, REQUESTS);
+    assert_eq!(lab.counted("forwarded_new") - opened, entries(&lab) - opened_before);
     shows_lines_and_how_much_was_seen(&lab);
+}
+
+/// Packets that opened an entry, among the flows of all nodes: first ones, and answers where nothing was translated; for a
+/// translated connection both entries are made at once.
+fn entries(lab: &Named) -> usize {
+    let plain = |flow: &Value| flow["source_service"].is_null();
+    let opens = |flow: &Value| has(flow, &["SYN"]) && (!is_reply(flow) || plain(flow));
+    NODES.iter().flat_map(|node| lab.flows(node, &[])).filter(opens).count()
 }
 
 /// The lines of a node that has seen requests.

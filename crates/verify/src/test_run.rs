@@ -266,6 +266,7 @@ fn endpoint(space: &Owned, pod: Pod) -> anyhow::Result<Endpoint> {
         mac: mac(2),
         host_mac: mac(6),
         netns: None,
+        l7: Default::default(),
     })
 }
 

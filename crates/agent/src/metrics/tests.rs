@@ -10,7 +10,7 @@ use model::{
 
 use super::*;
 
-fn view(maps: &[(&str, u64)], counters: &[(&str, u64)]) -> View {
+pub(super) fn view(maps: &[(&str, u64)], counters: &[(&str, u64)]) -> View {
     let fill = |(name, entries): &(&str, u64)| MapFill {
         name: (*name).to_owned(),
         entries: *entries,
@@ -48,7 +48,7 @@ fn fact_20_programming_is_timed_from_the_trigger_and_never_from_before_the_start
     let ago = |seconds| Timestamp::now() - jiff::SignedDuration::from_secs(seconds);
     let triggers = vec![ago(3600), Timestamp::now()];
     metrics.synced(Duration::from_millis(3), Some(Causes { services: 1, slices: 2, triggers }));
-    let text = metrics.render(&view(&[], &[]));
+    let text = metrics.render(&view(&[], &[]), &Registry::default());
     assert_eq!(value(&text, "kubeproxy_network_programming_duration_seconds_count"), Some(1.0), "{text}");
     assert_eq!(value(&text, "kubeproxy_network_programming_duration_seconds_bucket{le=\"0.25\"}"), Some(1.0));
     assert_eq!(value(&text, "kubeproxy_sync_proxy_rules_duration_seconds_bucket{le=\"0.004\"}"), Some(1.0));
@@ -59,8 +59,12 @@ fn fact_20_programming_is_timed_from_the_trigger_and_never_from_before_the_start
 #[test]
 fn changes_are_pending_until_they_are_programmed() {
     let metrics = Metrics::default();
-    let pending =
-        || value(&metrics.render(&view(&[], &[])), "kubeproxy_sync_proxy_rules_endpoint_changes_pending");
+    let pending = || {
+        value(
+            &metrics.render(&view(&[], &[]), &Registry::default()),
+            "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+        )
+    };
     let causes = Causes { services: 0, slices: 5, triggers: vec![] };
     metrics.queued(&causes);
     metrics.synced(Duration::ZERO, None);
@@ -78,7 +82,7 @@ fn facts_60_99_112_a_planes_own_counts_have_kube_proxys_names() {
         ("deleted_stale_udp_flows", 6),
         ("rejected_no_endpoints", 7),
     ];
-    let text = Metrics::default().render(&view(&maps, &counters));
+    let text = Metrics::default().render(&view(&maps, &counters), &Registry::default());
     for (name, expected) in [
         ("kubeproxy_sync_proxy_rules_iptables_total{table=\"nat\",ip_family=\"ipv4\"}", 40.0),
         ("twinplane_map_full_in_seconds{map=\"nf_conntrack\"}", 720.0),
@@ -144,7 +148,7 @@ fn fact_113_services_that_drop_count_once_by_policy() {
     assert_eq!(count(&services), NoLocalEndpoints { internal: 1, external: 2 });
     assert_eq!(count(&services[2..]), NoLocalEndpoints::default());
     let view = View { no_local_endpoints: count(&services), ..view(&[], &[]) };
-    let text = Metrics::default().render(&view);
+    let text = Metrics::default().render(&view, &Registry::default());
     let name = "kubeproxy_sync_proxy_rules_no_local_endpoints_total";
     assert_eq!(value(&text, &format!("{name}{{traffic_policy=\"internal\"}}")), Some(1.0), "{text}");
     assert_eq!(value(&text, &format!("{name}{{traffic_policy=\"external\"}}")), Some(2.0), "{text}");

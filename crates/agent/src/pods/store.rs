@@ -111,6 +111,7 @@ mod tests {
             mac: MacAddress([2, 0, 0, 0, 0, 1]),
             host_mac: MacAddress([2, 0, 0, 0, 0, 2]),
             netns: Some("/run/netns/x".into()),
+            l7: Default::default(),
         };
         let attachment = Attachment { container_id: "c".into(), ifname: "eth0".into() };
         let state = State {

@@ -15,7 +15,6 @@ use std::{
 use agent::{Config, Observer, Opened, Routing, client::Client};
 use apiserver::ApiServer;
 use dataplane::{Backoff, Timing, fake::Fake};
-use flow::ring::Capacity;
 use netns::Owned;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot};
@@ -107,7 +106,7 @@ impl Node {
                 repair_every: Duration::from_secs(60),
             },
             fill_every: Duration::from_millis(20),
-            observer: Observer { socket: None, bind: None, capacity: Capacity::DEFAULT },
+            observer: Observer::default(),
         };
         Self {
             namespace,

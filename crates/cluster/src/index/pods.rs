@@ -10,8 +10,15 @@ use crate::{
 };
 
 impl Index {
-    pub(crate) fn set_pod(&mut self, name: &PodName, read: Option<(Pod, Vec<Problem>)>) {
-        let (pod, problems) = read.map_or((None, vec![]), |(pod, problems)| (Some(pod), problems));
+    /// `annotated` is what is wrong with its annotations.
+    pub(crate) fn set_pod(
+        &mut self,
+        name: &PodName,
+        read: Option<(Pod, Vec<Problem>)>,
+        annotated: Vec<Problem>,
+    ) {
+        let (pod, mut problems) = read.map_or((None, vec![]), |(pod, problems)| (Some(pod), problems));
+        problems.extend(annotated);
         self.note_problems(ObjectRef::pod(name), problems);
         if self.pods.get(name) == pod.as_ref() {
             return;

@@ -249,6 +249,7 @@ fn endpoint(place: usize, pod: usize) -> Endpoint {
         mac: MacAddress::default(),
         host_mac: MacAddress::default(),
         netns: None,
+        l7: Default::default(),
     }
 }
 

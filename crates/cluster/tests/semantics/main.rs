@@ -9,3 +9,4 @@ mod nodes;
 mod objects;
 mod pressure;
 mod support;
+mod visibility;

@@ -10,7 +10,7 @@ use super::EbpfDataplane;
 use crate::{
     links::{self, Device},
     ports,
-    rows::node_address,
+    rows::{l7_flags, node_address},
 };
 
 /// Idle seconds after which a connection is forgotten. Established TCP as Cilium has it; the rest as the kernel's own
@@ -56,6 +56,11 @@ impl EbpfDataplane {
         config.tunnel_v4 = tunnel.and_then(tunnel_address).unwrap_or_default();
         config.tunnel_v6 = tunnel.and_then(tunnel_address).unwrap_or_default();
         config.direct_return = if self.options.direct_return { config.tunnel } else { 0 };
+        // Records are read where there are events.
+        config.l7 = match config.event_interval {
+            0 => 0,
+            _ => snapshot.endpoints.values().fold(0, |all, endpoint| all | l7_flags(endpoint.l7)),
+        };
         self.set_ports(&mut config, tunnel);
         self.tables.set_config(&config)
     }

@@ -91,6 +91,7 @@ pub(crate) fn endpoint(
         mac: macs.0.parse().unwrap_or(MacAddress::default()),
         host_mac: macs.1.parse().unwrap_or(MacAddress::default()),
         netns: None,
+        l7: Default::default(),
     }
 }
 

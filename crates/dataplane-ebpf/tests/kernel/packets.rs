@@ -7,6 +7,7 @@ mod flows;
 mod headers;
 mod host;
 mod irregular;
+mod l7;
 mod maglev;
 mod malformed;
 mod oracle;

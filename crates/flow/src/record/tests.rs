@@ -4,13 +4,13 @@ use model::PodName;
 use super::*;
 use crate::directory::{Moved, Pod};
 
-const BOOT: Time = Time(1_000_000);
+pub(super) const BOOT: Time = Time(1_000_000);
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().expect("address")
 }
 
-fn words(text: &str) -> [u32; 4] {
+pub(super) fn words(text: &str) -> [u32; 4] {
     match ip(text) {
         v4 @ IpAddr::V4(_) => V4::from_ip(v4).expect("IPv4").words(),
         v6 @ IpAddr::V6(_) => V6::from_ip(v6).expect("IPv6").words(),
@@ -18,7 +18,7 @@ fn words(text: &str) -> [u32; 4] {
 }
 
 /// Pods `shop/client` at 10.20.0.2 and fd20::2, `shop/web` at 10.20.0.3 and fd20::3; 10.24.0.9:80 is Service `shop/web`.
-fn directory() -> Directory {
+pub(super) fn directory() -> Directory {
     let mut directory = Directory::new("default");
     let pod = |name: &str, identity, last: u8| {
         let addresses = vec![ip(&format!("10.20.0.{last}")), ip(&format!("fd20::{last}"))];
@@ -33,13 +33,13 @@ fn directory() -> Directory {
     directory
 }
 
-fn decoder() -> Decoder {
+pub(super) fn decoder() -> Decoder {
     let name_of: NameOf = Box::new(|index| (index == 3).then(|| "eth0".to_owned()));
     Decoder::new(Arc::new(Node { name: "node-a".into(), labels: vec![] }), name_of, 1)
 }
 
 /// The first packet from the client to the frontend, given the web pod.
-fn record() -> abi::Event {
+pub(super) fn record() -> abi::Event {
     abi::Event {
         version: EVENT_VERSION,
         kind: EventKind::New as u8,

@@ -58,7 +58,7 @@ mod tests {
             reply: vec![true],
             ..FlowFilter::default()
         };
-        assert_eq!(with_answers(&[filter.clone()]), [filter, answers]);
+        assert_eq!(with_answers(std::slice::from_ref(&filter)), [filter, answers]);
     }
 
     #[test]

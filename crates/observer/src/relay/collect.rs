@@ -28,16 +28,20 @@ use tonic::{Status, transport::Channel};
 
 use super::{
     Task,
+    errors::Errors,
     merge::{Merge, Patience},
-    pool::{NodeStatus, Nodes},
+    pool::{Liars, NodeStatus, Nodes},
 };
 use crate::node::now;
 
-/// How long a flow that goes on waits for a quiet node, and how long an answer that ends waits for a slow one.
+/// How long a flow that goes on waits for a quiet node.
 const FOLLOW_WAIT: Duration = Duration::from_secs(1);
+/// How long an answer that ends waits for a slow node, which is given up then.
 const END_WAIT: Duration = Duration::from_secs(5);
 /// Answers on their way from a node's stream to its queue.
 const ON_THE_WAY: usize = 16;
+/// Nanoseconds by which a node's clock may be ahead without anybody being told.
+const CLOCKS_DIFFER: i64 = 60_000_000_000;
 
 type Answer = Result<GetFlowsResponse, Status>;
 
@@ -46,10 +50,12 @@ pub(super) struct Collect {
     request: GetFlowsRequest,
     relay: String,
     nodes: watch::Receiver<Nodes>,
+    liars: Liars,
     sources: BTreeMap<String, Source>,
     merge: Merge<GetFlowsResponse>,
     /// Events about nodes go before flows.
     status: VecDeque<GetFlowsResponse>,
+    errors: Errors,
 }
 
 /// A node that was asked.
@@ -58,7 +64,11 @@ struct Source {
     /// `None`: its stream has ended.
     answers: Option<(mpsc::Receiver<Answer>, Task)>,
     connection: u64,
+    /// The client knows it as connected.
+    connected: bool,
     last: Option<Time>,
+    /// When it was asked, or said something.
+    heard: Instant,
 }
 
 enum Woken {
@@ -68,15 +78,27 @@ enum Woken {
 
 impl Collect {
     /// Asks every node that is connected.
-    pub(super) fn new(request: GetFlowsRequest, relay: String, nodes: watch::Receiver<Nodes>) -> Self {
+    pub(super) fn new(
+        request: GetFlowsRequest,
+        relay: String,
+        nodes: watch::Receiver<Nodes>,
+        liars: Liars,
+    ) -> Self {
         let patience = if request.follow {
             Patience { wait: FOLLOW_WAIT, until_full: true }
         } else {
             Patience { wait: END_WAIT, until_full: false }
         };
-        let merge = Merge::new(patience);
-        let mut collect =
-            Self { request, relay, nodes, sources: BTreeMap::new(), merge, status: VecDeque::new() };
+        let mut collect = Self {
+            request,
+            relay,
+            nodes,
+            liars,
+            sources: BTreeMap::new(),
+            merge: Merge::new(patience),
+            status: VecDeque::new(),
+            errors: Errors::default(),
+        };
         collect.look_at_nodes(true);
         collect
     }
@@ -95,13 +117,19 @@ impl Collect {
                 return Some(status);
             }
             self.take_what_is_there();
-            if let Some(answer) = self.merge.pop(Instant::now()) {
+            let now = Instant::now();
+            self.give_up_silent(now);
+            if let Some(answer) = self.merge.pop(now) {
                 return Some(answer);
+            }
+            let ends = self.merge.is_done() && (!self.request.follow || self.request.until.is_some());
+            if ends || self.errors.due().is_some_and(|due| due <= now) {
+                self.tell_errors();
             }
             if !self.status.is_empty() {
                 continue;
             }
-            if self.merge.is_done() && (!self.request.follow || self.request.until.is_some()) {
+            if ends {
                 return None;
             }
             if matches!(self.wait().await, Some(Woken::Nodes)) {
@@ -110,22 +138,23 @@ impl Collect {
         }
     }
 
-    /// Until there is something to do; `None`: an answer has waited long enough.
+    /// Until there is something to do; `None`: something has waited long enough.
     async fn wait(&mut self) -> Option<Woken> {
-        let wake_at = self.merge.wake_at();
+        let wake_at = [self.merge.wake_at(), self.errors.due(), self.silent_at()].into_iter().flatten().min();
         let follow = self.request.follow;
         let nodes = &mut self.nodes;
-        let (sources, merge) = (&mut self.sources, &mut self.merge);
+        let mut ear = Ear { merge: &mut self.merge, errors: &mut self.errors, liars: &self.liars };
+        let sources = &mut self.sources;
         let answers = poll_fn(|cx| {
             let mut ready = false;
             for (name, source) in sources.iter_mut() {
                 let Some((answers, _)) = &mut source.answers else { continue };
                 // A full queue waits for the client, or for another node.
-                if merge.has_room(name)
+                if ear.merge.has_room(name)
                     && let Poll::Ready(answer) = answers.poll_recv(cx)
                 {
                     ready = true;
-                    accept(name, source, answer, merge, &mut self.status, &self.relay);
+                    ear.accept(name, source, answer);
                 }
             }
             if ready { Poll::Ready(()) } else { Poll::Pending }
@@ -138,16 +167,50 @@ impl Collect {
     }
 
     fn take_what_is_there(&mut self) {
+        let mut ear = Ear { merge: &mut self.merge, errors: &mut self.errors, liars: &self.liars };
         for (name, source) in &mut self.sources {
-            while self.merge.has_room(name) {
+            while ear.merge.has_room(name) {
                 let Some((answers, _)) = &mut source.answers else { break };
                 let answer = match answers.try_recv() {
                     Ok(answer) => Some(answer),
                     Err(mpsc::error::TryRecvError::Disconnected) => None,
                     Err(mpsc::error::TryRecvError::Empty) => break,
                 };
-                accept(name, source, answer, &mut self.merge, &mut self.status, &self.relay);
+                ear.accept(name, source, answer);
             }
+        }
+    }
+
+    /// Nodes that are being waited for, with the time until which they are.
+    fn waited_for(&self) -> impl Iterator<Item = (&String, Instant)> {
+        let ends = !self.request.follow;
+        let waited = self
+            .sources
+            .iter()
+            .filter(move |(name, source)| ends && source.answers.is_some() && self.merge.has_room(name));
+        waited.map(|(name, source)| (name, source.heard + END_WAIT))
+    }
+
+    fn silent_at(&self) -> Option<Instant> {
+        self.waited_for().map(|(_, until)| until).min()
+    }
+
+    /// An answer that ends does so without nodes that hang.
+    fn give_up_silent(&mut self, now: Instant) {
+        let silent: Vec<String> =
+            self.waited_for().filter(|(_, until)| *until <= now).map(|(name, _)| name.clone()).collect();
+        for name in silent {
+            self.errors.add(&name, "no answer", now);
+            if let Some(source) = self.sources.get_mut(&name) {
+                source.answers = None;
+            }
+            self.merge.end(&name);
+        }
+    }
+
+    fn tell_errors(&mut self) {
+        for (message, nodes) in self.errors.take() {
+            self.status.push_back(status(&self.relay, NodeState::NodeError, nodes, message));
         }
     }
 
@@ -162,20 +225,25 @@ impl Collect {
         }
         let (mut connected, mut unavailable) = (Vec::new(), Vec::new());
         for (name, node) in &*nodes {
-            let known = self.sources.get(name);
+            let known = self.sources.get_mut(name);
             match &node.channel {
-                Some(channel) if known.is_none_or(|source| source.connection != node.connection) => {
+                Some(channel) if known.as_ref().is_none_or(|it| it.connection != node.connection) => {
+                    if known.is_none_or(|source| !source.connected) {
+                        connected.push(name.clone());
+                    }
                     self.ask(name, node, channel.clone(), first);
-                    connected.push(name.clone());
                 }
-                None if first || known.is_some_and(|source| source.answers.is_some()) => {
-                    if let Some(source) = self.sources.get_mut(name) {
-                        source.answers = None;
+                None => {
+                    let told = known.as_ref().is_some_and(|source| !source.connected);
+                    if let Some(source) = known {
+                        (source.answers, source.connected) = (None, false);
                         self.merge.end(name);
                     }
-                    unavailable.push(name.clone());
+                    if first || (!told && self.sources.contains_key(name)) {
+                        unavailable.push(name.clone());
+                    }
                 }
-                Some(_) | None => {}
+                Some(_) => {}
             }
         }
         for (state, names) in [
@@ -200,7 +268,13 @@ impl Collect {
         }
         let (send, answers) = mpsc::channel(ON_THE_WAY);
         let task = Task(tokio::spawn(pump(channel, request, send)));
-        let source = Source { answers: Some((answers, task)), connection: node.connection, last };
+        let source = Source {
+            answers: Some((answers, task)),
+            connection: node.connection,
+            connected: true,
+            last,
+            heard: Instant::now(),
+        };
         self.sources.insert(name.to_owned(), source);
         self.merge.add(name);
     }
@@ -220,36 +294,53 @@ async fn pump(channel: Channel, request: GetFlowsRequest, send: mpsc::Sender<Ans
     }
 }
 
-/// Takes what a node said; `None`: nothing more.
-fn accept(
-    name: &str,
-    source: &mut Source,
-    answer: Option<Answer>,
-    merge: &mut Merge<GetFlowsResponse>,
-    events: &mut VecDeque<GetFlowsResponse>,
-    relay: &str,
-) {
-    match answer {
-        Some(Ok(mut answer)) => {
-            // A node speaks for itself only.
-            answer.node_name = name.to_owned();
-            let time = answer.time.map_or(Time::default(), Time::from);
-            if matches!(answer.response_types, Some(ResponseTypes::Flow(_))) {
-                source.last = Some(time.min(now()));
+/// Takes what nodes say.
+struct Ear<'a> {
+    merge: &'a mut Merge<GetFlowsResponse>,
+    errors: &'a mut Errors,
+    liars: &'a Liars,
+}
+
+impl Ear<'_> {
+    /// `None`: nothing more.
+    fn accept(&mut self, name: &str, source: &mut Source, answer: Option<Answer>) {
+        source.heard = Instant::now();
+        let answer = match answer {
+            Some(Ok(answer)) => answer,
+            Some(Err(error)) => {
+                let message = format!("{}: {}", error.code(), error.message());
+                self.errors.add(name, &message, source.heard);
+                source.answers = None;
+                return self.merge.end(name);
             }
-            merge.push(name, (time, now()), Instant::now(), answer);
+            None => {
+                source.answers = None;
+                return self.merge.end(name);
+            }
+        };
+        let Some(answer) = own(name, answer) else { return };
+        let (time, clock) = (answer.time.map_or(Time::default(), Time::from), now());
+        if matches!(answer.response_types, Some(ResponseTypes::Flow(_))) {
+            source.last = Some(time.min(clock));
+            if time.0.saturating_sub(clock.0) > CLOCKS_DIFFER || self.merge.is_distrusted(name) {
+                self.liars.note(name);
+            }
         }
-        Some(Err(error)) => {
-            let message = format!("{}: {}", error.code(), error.message());
-            events.push_back(status(relay, NodeState::NodeError, vec![name.to_owned()], message));
-            source.answers = None;
-            merge.end(name);
-        }
-        None => {
-            source.answers = None;
-            merge.end(name);
-        }
+        self.merge.push(name, (time, clock), source.heard, answer);
     }
+}
+
+/// A node speaks for itself only: neither for another node nor about one.
+fn own(name: &str, mut answer: GetFlowsResponse) -> Option<GetFlowsResponse> {
+    name.clone_into(&mut answer.node_name);
+    match &mut answer.response_types {
+        Some(ResponseTypes::Flow(flow)) if !flow.node_name.is_empty() => {
+            name.clone_into(&mut flow.node_name);
+        }
+        Some(ResponseTypes::Flow(_) | ResponseTypes::LostEvents(_)) => {}
+        Some(ResponseTypes::NodeStatus(_)) | None => return None,
+    }
+    Some(answer)
 }
 
 fn status(relay: &str, state: NodeState, node_names: Vec<String>, message: String) -> GetFlowsResponse {

@@ -14,17 +14,20 @@ use crate::{connect::connect, peers::Peer};
 /// The peer service says at once which peers there are; what it has not named after so long has gone while nobody
 /// listened.
 const ANNOUNCED: Duration = Duration::from_secs(10);
+/// The most failures that are logged until a peer service answers.
+const MAX_LOGGED: usize = 64;
 
 /// Until the task is ended.
 pub(super) async fn follow(config: Config, pool: Pool) {
-    let (mut failures, mut logged) = (0, None);
-    loop {
-        let error = match connect(&config.peer_service, config.certificates.as_ref()).await {
+    let (mut failures, mut logged) = (0, BTreeSet::new());
+    for service in config.peer_services.iter().cycle() {
+        let error = match connect(service, config.certificates.as_ref()).await {
             Ok(channel) => {
                 let mut client = PeerClient::new(channel);
                 match client.notify(NotifyRequest {}).await {
                     Ok(changes) => {
-                        (failures, logged) = (0, None);
+                        failures = 0;
+                        logged.clear();
                         listen(changes.into_inner(), &pool).await
                     }
                     Err(status) => status.message().to_owned(),
@@ -32,11 +35,16 @@ pub(super) async fn follow(config: Config, pool: Pool) {
             }
             Err(error) => reason(&error),
         };
-        if logged.as_ref() != Some(&error) {
-            tracing::warn!(error, "peer service is unavailable; its nodes are kept");
-            logged = Some(error);
+        if logged.len() < MAX_LOGGED && logged.insert((&service.address, error.clone())) {
+            tracing::warn!(
+                address = service.address,
+                error,
+                "peer service is unavailable; its nodes are kept"
+            );
         }
-        sleep(config.retry.wait(failures, fastrand::f64())).await;
+        // Every one of them is tried before it is waited for longer.
+        let rounds = failures / u32::try_from(config.peer_services.len()).unwrap_or(u32::MAX);
+        sleep(config.retry.wait(rounds, fastrand::f64())).await;
         failures += 1;
     }
 }

@@ -1,17 +1,21 @@
 //! Answers of several nodes in the order of their time. An answer is let go when every node that may still answer has
 //! shown a later one, or when it has waited long enough. Never reads a clock and never grows: each node has a bounded
-//! queue, and whoever fills it is asked to wait.
+//! queue, and whoever fills it is asked to wait. Never lets a node with a wrong clock starve the others.
 
 use std::{
     collections::{BTreeMap, VecDeque},
     time::Duration,
 };
 
-use flow::event::Time;
+use flow::{event::Time, ring::Capacity};
 use tokio::time::Instant;
 
 /// Entries per node.
 pub(super) const QUEUE: usize = 256;
+
+/// What one node may say before others whose answers wait: a whole ring of old flows, and as much again that was written
+/// meanwhile. Whoever goes on has a clock that is behind, or lies.
+const MAX_IN_A_ROW: u64 = 2 * Capacity::MAX.get();
 
 /// When an answer is let go although some node has shown nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,12 +29,16 @@ pub(super) struct Patience {
 pub(super) struct Merge<T> {
     patience: Patience,
     sources: BTreeMap<String, Source<T>>,
+    /// Who was let go last, and how often in a row while others waited.
+    row: (String, u64),
 }
 
 #[derive(Debug)]
 struct Source<T> {
     queue: VecDeque<Entry<T>>,
     ended: bool,
+    /// Its times are not to be believed: it is sorted by arrival.
+    distrusted: bool,
 }
 
 #[derive(Debug)]
@@ -42,14 +50,13 @@ struct Entry<T> {
 
 impl<T> Merge<T> {
     pub(super) fn new(patience: Patience) -> Self {
-        Self { patience, sources: BTreeMap::new() }
+        Self { patience, sources: BTreeMap::new(), row: Default::default() }
     }
 
     /// A node that will answer, or answers again.
     pub(super) fn add(&mut self, name: &str) {
-        let source =
-            self.sources.entry(name.to_owned()).or_insert(Source { queue: VecDeque::new(), ended: false });
-        source.ended = false;
+        let new = || Source { queue: VecDeque::new(), ended: false, distrusted: false };
+        self.sources.entry(name.to_owned()).or_insert_with(new).ended = false;
     }
 
     /// The node has nothing more to say; what it said stays.
@@ -69,14 +76,16 @@ impl<T> Merge<T> {
     /// its arrival.
     pub(super) fn push(&mut self, name: &str, (time, clock): (Time, Time), arrived: Instant, item: T) {
         if let Some(source) = self.sources.get_mut(name) {
-            source.queue.push_back(Entry { time: time.min(clock), arrived, item });
+            let time = if source.distrusted { clock } else { time.min(clock) };
+            source.queue.push_back(Entry { time, arrived, item });
         }
     }
 
     /// The next answer, if it can be let go.
     pub(super) fn pop(&mut self, now: Instant) -> Option<T> {
-        let first = |(name, source): (&String, &Source<T>)| Some((source.queue.front()?.time, name.clone()));
-        let (_, name) = self.sources.iter().filter_map(first).min()?;
+        let fronts =
+            self.sources.iter().filter_map(|(name, source)| Some((source.queue.front()?.time, name)));
+        let (_, name) = fronts.min()?;
         let settled = self.sources.values().all(|source| source.ended || !source.queue.is_empty());
         let full =
             || self.patience.until_full && self.sources.values().any(|source| source.queue.len() >= QUEUE);
@@ -84,9 +93,33 @@ impl<T> Merge<T> {
         if !(settled || full() || waited()) {
             return None;
         }
+        let name = name.clone();
+        self.count(&name);
         let entry = self.sources.get_mut(&name)?.queue.pop_front();
         self.forget_ended();
         entry.map(|entry| entry.item)
+    }
+
+    /// Is the node sorted by arrival because of its clock?
+    pub(super) fn is_distrusted(&self, name: &str) -> bool {
+        self.sources.get(name).is_some_and(|source| source.distrusted)
+    }
+
+    /// Notes whose turn it is.
+    fn count(&mut self, name: &str) {
+        let (last, times) = &mut self.row;
+        if last != name {
+            *last = name.to_owned();
+            *times = 0;
+        }
+        if self.sources.iter().any(|(other, source)| other != name && !source.queue.is_empty()) {
+            *times += 1;
+        }
+        if *times > MAX_IN_A_ROW
+            && let Some(source) = self.sources.get_mut(name)
+        {
+            source.distrusted = true;
+        }
     }
 
     /// When the longest waiting answer has waited enough.
@@ -172,5 +205,25 @@ mod tests {
         merge.push("a", (Time(1_000_000), Time(10)), now, 1_000_000);
         merge.push("b", (Time(11), Time(12)), now, 11);
         assert_eq!(drain(&mut merge, now), [1_000_000]);
+    }
+
+    #[tokio::test]
+    async fn a_node_whose_clock_is_behind_does_not_starve_others() {
+        let (mut merge, now) = (merge(true), Instant::now());
+        merge.push("b", (Time(1_000_000), NEVER), now, -1);
+        let mut said = 0;
+        // It is never out of words, and all of them are from long ago.
+        while said < 2 * MAX_IN_A_ROW {
+            while merge.has_room("a") {
+                merge.push("a", (Time(5), Time(2_000_000)), now, 5);
+            }
+            match merge.pop(now) {
+                Some(-1) => break,
+                popped => assert_eq!(popped, Some(5)),
+            }
+            said += 1;
+        }
+        assert!((MAX_IN_A_ROW..MAX_IN_A_ROW + 2 * QUEUE as u64).contains(&said), "{said}");
+        assert!(merge.is_distrusted("a") && !merge.is_distrusted("b"));
     }
 }

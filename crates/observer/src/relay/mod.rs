@@ -5,8 +5,10 @@
 //! [`Relay::start`] follows the peer service; the relay itself is an `observer.Observer` for [`crate::serve`].
 
 mod collect;
+mod errors;
 mod follow_peers;
 mod merge;
+mod metrics;
 mod pool;
 mod service;
 
@@ -21,8 +23,8 @@ use crate::{connect::Target, node::Identity, tls::Certificates};
 #[derive(Clone, Debug)]
 pub struct Config {
     pub identity: Identity,
-    /// Who tells which nodes there are.
-    pub peer_service: Target,
+    /// Who tells which nodes there are: the first that answers, and the next where one fails. At least one.
+    pub peer_services: Vec<Target>,
     /// Shown to nodes and to the peer service; `None`: only plain text within this machine makes sense.
     pub certificates: Option<Arc<Certificates>>,
     pub retry: Retry,

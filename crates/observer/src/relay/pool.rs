@@ -2,7 +2,7 @@
 //! connects again. Never asks a node for flows.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -21,7 +21,7 @@ use super::{Retry, Task};
 use crate::{
     connect::{ConnectError, Target, connect},
     names::HEALTH_SERVICE,
-    peers::Peer,
+    peers::{Peer, Peers},
     tls::Certificates,
 };
 
@@ -40,6 +40,9 @@ pub struct NodeStatus {
 
 pub(super) type Nodes = Arc<BTreeMap<String, NodeStatus>>;
 
+/// The most nodes that are connected to; Kubernetes has at most 5,000 in a cluster. More would be somebody's invention.
+const MAX_NODES: usize = 8192;
+
 /// How often a node without health checks is asked whether it is there.
 const POLL_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -50,6 +53,9 @@ pub(super) struct Pool(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     nodes: watch::Sender<Nodes>,
+    /// The same, for who watches peers here.
+    peers: Peers,
+    liars: Liars,
     tasks: Mutex<BTreeMap<String, Task>>,
     certificates: Option<Arc<Certificates>>,
     retry: Retry,
@@ -57,8 +63,22 @@ struct Inner {
 
 impl Pool {
     pub(super) fn new(certificates: Option<Arc<Certificates>>, retry: Retry) -> Self {
-        let (nodes, tasks) = (watch::Sender::default(), Mutex::default());
-        Self(Arc::new(Inner { nodes, tasks, certificates, retry }))
+        Self(Arc::new(Inner {
+            nodes: watch::Sender::default(),
+            peers: Peers::default(),
+            liars: Liars::default(),
+            tasks: Mutex::default(),
+            certificates,
+            retry,
+        }))
+    }
+
+    pub(super) fn peers(&self) -> Peers {
+        self.0.peers.clone()
+    }
+
+    pub(super) fn liars(&self) -> Liars {
+        self.0.liars.clone()
     }
 
     pub(super) fn nodes(&self) -> Nodes {
@@ -71,17 +91,22 @@ impl Pool {
 
     /// Connects to a new peer, or anew to one that moved.
     pub(super) fn add(&self, name: &str, peer: Peer) {
-        let known = self.nodes().get(name).is_some_and(|node| node.peer == peer);
-        if known {
+        let nodes = self.nodes();
+        let known = nodes.get(name);
+        if known.is_some_and(|node| node.peer == peer) {
             return;
         }
-        let connection = self.nodes().get(name).map_or(0, |node| node.connection);
+        if known.is_none() && nodes.len() >= MAX_NODES {
+            return tracing::debug!(node = name, "more than {MAX_NODES} peers: this one is left out");
+        }
+        let connection = known.map_or(0, |node| node.connection);
         let (state, message) = (NodeState::NodeUnavailable, "not connected yet".to_owned());
         let status = NodeStatus { peer: peer.clone(), state, message, channel: None, connection };
         let mut tasks = self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         // The old task is gone before it could change what is set now.
         drop(tasks.remove(name));
         self.change(|nodes| drop(nodes.insert(name.to_owned(), status)));
+        self.tell_peers();
         // The task does not keep the pool alive that holds it.
         let keep = keep(Arc::downgrade(&self.0), name.to_owned(), peer);
         tasks.insert(name.to_owned(), Task(tokio::spawn(keep)));
@@ -91,6 +116,12 @@ impl Pool {
         let mut tasks = self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         drop(tasks.remove(name));
         self.change(|nodes| drop(nodes.remove(name)));
+        self.tell_peers();
+    }
+
+    fn tell_peers(&self) {
+        let nodes = self.nodes();
+        self.0.peers.set(nodes.iter().map(|(name, node)| (name.clone(), node.peer.clone())).collect());
     }
 
     fn change(&self, change: impl FnOnce(&mut BTreeMap<String, NodeStatus>)) {
@@ -121,6 +152,20 @@ impl Pool {
                 node.channel = None;
             }
         });
+    }
+}
+
+/// Nodes whose clocks are wrong, each logged once; clones share them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Liars(Arc<Mutex<BTreeSet<String>>>);
+
+impl Liars {
+    pub(super) fn note(&self, node: &str) {
+        let mut noted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if !noted.contains(node) && noted.len() < MAX_NODES {
+            noted.insert(node.to_owned());
+            tracing::warn!(node, "the times of its flows cannot be right: they are sorted by their arrival");
+        }
     }
 }
 

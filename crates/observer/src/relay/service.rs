@@ -14,14 +14,23 @@ use flow::{
         relay::NodeState,
     },
 };
-use futures::future::join_all;
+use futures::{Stream, StreamExt as _, TryStreamExt as _, future::join_all};
+use prometheus_client::registry::Registry;
 use tokio::{sync::Semaphore, time::timeout};
+use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status, metadata::MetadataValue, transport::Channel};
 
-use super::{Config, NodeStatus, Task, collect::Collect, follow_peers, pool::Pool};
+use super::{
+    Config, NodeStatus, Task,
+    collect::Collect,
+    follow_peers,
+    metrics::{Counts, View},
+    pool::Pool,
+};
 use crate::{
     names::RELAY_VERSION,
     node::{Answers, Identity, mask},
+    peers::Peers,
     stream::Asked,
 };
 
@@ -41,6 +50,7 @@ struct Inner {
     identity: Identity,
     pool: Pool,
     streams: Arc<Semaphore>,
+    counts: Counts,
     _following: Task,
 }
 
@@ -54,6 +64,7 @@ impl Relay {
             identity,
             pool,
             streams: Arc::new(Semaphore::new(MAX_STREAMS)),
+            counts: Counts::default(),
             _following: following,
         }))
     }
@@ -61,6 +72,24 @@ impl Relay {
     /// All nodes by name.
     pub fn nodes(&self) -> Vec<(String, NodeStatus)> {
         self.0.pool.nodes().iter().map(|(name, node)| (name.clone(), node.clone())).collect()
+    }
+
+    /// Shows from now on how it does.
+    pub fn register(&self, registry: &mut Registry) {
+        let view =
+            View { nodes: self.0.pool.subscribe(), streams: Arc::clone(&self.0.streams), of: MAX_STREAMS };
+        self.0.counts.register(registry, view);
+    }
+
+    /// The nodes as peers, for whoever watches them here.
+    pub(crate) fn peers(&self) -> Peers {
+        self.0.pool.peers()
+    }
+
+    /// Whether any node is connected, whenever that may have changed, for as long as the relay lives.
+    pub(crate) fn is_connected(&self) -> impl Stream<Item = bool> + Send + use<> {
+        WatchStream::new(self.0.pool.subscribe())
+            .map(|nodes| nodes.values().any(|node| node.channel.is_some()))
     }
 
     fn answer<T>(&self, message: T) -> Response<T> {
@@ -102,6 +131,7 @@ impl Observer for Relay {
         &self,
         request: Request<GetFlowsRequest>,
     ) -> Result<Response<Self::GetFlowsStream>, Status> {
+        self.0.counts.asked("GetFlows");
         let request = request.into_inner();
         let GetFlowsRequest { number, first, follow, since, until, .. } = request;
         // Refused here, and not by every node for itself.
@@ -111,8 +141,11 @@ impl Observer for Relay {
         mask(&request)?;
         let refused = |_| Status::resource_exhausted("open a stream: as many are open as are allowed");
         let permit = Arc::clone(&self.0.streams).try_acquire_owned().map_err(refused)?;
-        let collect = Collect::new(request, self.0.identity.name.clone(), self.0.pool.subscribe());
-        Ok(self.answer(Box::pin(collect.answers(permit))))
+        let (pool, name) = (&self.0.pool, self.0.identity.name.clone());
+        let collect = Collect::new(request, name, pool.subscribe(), pool.liars());
+        let counts = self.0.counts.clone();
+        let answers = collect.answers(permit).inspect_ok(move |answer| counts.answered(answer));
+        Ok(self.answer(Box::pin(answers)))
     }
 
     async fn get_agent_events(
@@ -130,6 +163,7 @@ impl Observer for Relay {
     }
 
     async fn get_nodes(&self, _: Request<GetNodesRequest>) -> Result<Response<GetNodesResponse>, Status> {
+        self.0.counts.asked("GetNodes");
         let nodes = self.statuses().await.into_iter().map(|(name, node, said)| {
             let state =
                 if said.is_none() && node.channel.is_some() { NodeState::NodeError } else { node.state };
@@ -156,6 +190,7 @@ impl Observer for Relay {
         &self,
         _: Request<GetNamespacesRequest>,
     ) -> Result<Response<GetNamespacesResponse>, Status> {
+        self.0.counts.asked("GetNamespaces");
         let said = self.ask_all(async |mut node| node.get_namespaces(GetNamespacesRequest {}).await).await;
         let all: BTreeSet<(String, String)> = said
             .into_iter()
@@ -172,6 +207,7 @@ impl Observer for Relay {
         &self,
         _: Request<ServerStatusRequest>,
     ) -> Result<Response<ServerStatusResponse>, Status> {
+        self.0.counts.asked("ServerStatus");
         let mut all = ServerStatusResponse { version: self.0.identity.version.clone(), ..Default::default() };
         let (mut connected, mut unavailable) = (0, 0);
         for (name, _, said) in self.statuses().await {

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use crate::common::{Process, Server, all, feed, flow_of, key, node};
 use flow::{
+    event::{Event, Time},
     feed::Feed,
     proto::{
         flow::FlowFilter,
@@ -13,6 +14,7 @@ use flow::{
         },
         relay::NodeState,
     },
+    testing::{lost, openmetrics},
 };
 use observer::{
     connect::Target,
@@ -21,6 +23,8 @@ use observer::{
     relay::{Config, Relay, Retry},
     serve,
 };
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::{Code, Streaming};
 
 /// A peer service, and a relay that follows it.
@@ -40,11 +44,11 @@ impl Cluster {
         let peer_service = Server::start(routes).await;
         let relay = Relay::start(Config {
             identity: Identity { name: "relay".into(), version: "r1".into() },
-            peer_service: Target { address: peer_service.address.to_string(), server_name: None },
+            peer_services: vec![Target { address: peer_service.address.to_string(), server_name: None }],
             certificates: None,
             retry: Retry { first: Duration::from_millis(10), longest: Duration::from_millis(50) },
         });
-        let server = Server::start(serve::observer_routes(relay.clone()).await.unwrap()).await;
+        let server = Server::start(serve::relay_routes(relay.clone()).await.unwrap()).await;
         let folder = tempfile::tempdir().unwrap();
         Self { folder, peers, _peer_service: peer_service, relay, server }
     }
@@ -257,4 +261,48 @@ async fn a_client_that_stops_reading_harms_nobody_and_is_told() {
     assert_eq!(got + told, EVENTS);
     assert!(told > 0, "got {got}");
     assert_eq!(a.readers().0.missed(), told);
+}
+
+/// The page as it is scraped: whole, and with what happened.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_tells_how_it_does_in_openmetrics() {
+    let cluster = Cluster::start().await;
+    let mut a = feed(4095);
+    a.append([flow_of("a", 0), Event { time: Time(1), body: lost(7) }]);
+    a.append((2..6).map(|n| flow_of("a", n)));
+    let _node = cluster.node("a", &a).await;
+    cluster.set_peers(&["a", "missing"]);
+    cluster.until(&[("a", NodeConnected), ("missing", NodeUnavailable)]).await;
+    let mut registry = Registry::default();
+    cluster.relay.register(&mut registry);
+    flow::metrics::register_build(&mut registry, "relay");
+    let listener = serve::bind_loopback("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(observer::metrics::serve(listener, registry));
+    let mut client = cluster.server.client().await;
+    let last = GetFlowsRequest { number: 5, ..GetFlowsRequest::default() };
+    assert_eq!(all(&mut client, last).await.iter().filter_map(key).count(), 5);
+
+    let page = scrape(address).await;
+    let (head, body) = page.split_once("\r\n\r\n").expect("a head");
+    assert!(head.contains(flow::metrics::CONTENT_TYPE), "{head}");
+    let families = openmetrics::parse(body).unwrap_or_else(|error| panic!("{error}\n{body}"));
+    let value = |family: &str, label: &str| {
+        let samples = families[family].samples.iter();
+        samples.filter(|it| it.labels.values().any(|value| value == label)).map(|it| it.value).sum::<f64>()
+    };
+    assert_eq!(value("twinplane_relay_requests", "GetFlows"), 1.0);
+    assert_eq!(value("twinplane_relay_answers", "flow"), 5.0);
+    assert_eq!(value("hubble_lost_events", "perf_event_ring_buffer"), 7.0, "{body}");
+    assert_eq!(value("hubble_relay_pool_peer_connection_status", "READY"), 1.0);
+    assert_eq!(value("hubble_relay_pool_peer_connection_status", "TRANSIENT_FAILURE"), 1.0);
+    assert_eq!(value("twinplane_build", "relay"), 1.0);
+}
+
+async fn scrape(address: std::net::SocketAddr) -> String {
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: relay\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut page = String::new();
+    stream.read_to_string(&mut page).await.unwrap();
+    page
 }

@@ -238,16 +238,16 @@ async fn a_relay_shows_its_certificate_to_nodes_and_checks_theirs() {
     let certificates = Certificates::load(files).unwrap();
     let relay = Relay::start(Config {
         identity: Identity { name: "relay".into(), version: "r1".into() },
-        peer_service: Target {
+        peer_services: vec![Target {
             address: address.to_string(),
             server_name: Some(names::peer_service("default")),
-        },
+        }],
         certificates: Some(Arc::clone(&certificates)),
         retry: Retry { first: Duration::from_millis(10), longest: Duration::from_millis(50) },
     });
     let listener = serve::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let relay_address = listener.local_addr().unwrap();
-    let routes = serve::observer_routes(relay.clone()).await.unwrap();
+    let routes = serve::relay_routes(relay.clone()).await.unwrap();
     tokio::spawn(serve::tls(listener, certificates, routes, std::future::pending()));
     let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
     let files = || authority.issue(&folder.path().join("client"), "*.hubble-ui.cilium.io", false);

@@ -32,7 +32,7 @@ const HOURLY: Option<Duration> = Some(Duration::from_secs(3600));
 fn taken(events: &mut Events) -> Vec<Event> {
     let known = |record| match record {
         Record::Event(event) => event,
-        Record::Unknown { version } => panic!("version {version}"),
+        other => panic!("{other:?}"),
     };
     std::iter::from_fn(|| events.take()).map(known).collect()
 }

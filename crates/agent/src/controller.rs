@@ -264,6 +264,8 @@ impl Task {
                 Seen::Namespace(_) => reached(&mut shared, "Namespace"),
                 Seen::Identity(_) => reached(&mut shared, "TwinplaneIdentity"),
                 Seen::Endpoint(_) => reached(&mut shared, "TwinplaneEndpoint"),
+                Seen::NetworkPolicy(_) => reached(&mut shared, "NetworkPolicy"),
+                Seen::ClusterNetworkPolicy(_) => reached(&mut shared, "ClusterNetworkPolicy"),
             }
             drop(shared);
             self.index.observe_seen(seen);

@@ -36,7 +36,10 @@ use crate::{
 mod identities;
 mod nodes;
 mod pods;
+mod policy;
 mod visibility;
+
+pub use policy::POLICY_ANNOTATION;
 
 /// What an index is made for.
 #[derive(Clone, Debug)]
@@ -62,6 +65,7 @@ pub struct Index {
     pub(crate) pods: BTreeMap<PodName, host_port::Pod>,
     pub(crate) identities: Identities,
     visibility: visibility::Visibility,
+    policies: policy::Policies,
     /// Nodes, or who serves the API, moved since identities were told.
     surroundings_moved: bool,
     own_node_deleted: bool,
@@ -100,6 +104,7 @@ impl Index {
             nodes: BTreeMap::new(),
             pods: BTreeMap::new(),
             visibility: visibility::Visibility::default(),
+            policies: policy::Policies::default(),
             own_node_deleted: false,
             local_addresses: vec![],
             tunnel: None,
@@ -179,6 +184,7 @@ impl Index {
             self.recompile(&owner);
         }
         self.update_addresses();
+        self.update_policy();
         if self.pending.is_empty() {
             return None;
         }

@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::NetworkPolicy,
 };
-use model::{PodName, ServiceName};
+use model::{PodName, ServiceName, policy::PolicyKind};
+use policy::{read, v1alpha2::ClusterNetworkPolicy};
 
 use crate::{
     causes, host_port,
@@ -52,6 +54,14 @@ impl Kind for TwinplaneIdentity {
 
 impl Kind for TwinplaneEndpoint {
     const KIND: &'static str = "TwinplaneEndpoint";
+}
+
+impl Kind for NetworkPolicy {
+    const KIND: &'static str = "NetworkPolicy";
+}
+
+impl Kind for ClusterNetworkPolicy {
+    const KIND: &'static str = "ClusterNetworkPolicy";
 }
 
 /// Kinds without which nothing is programmed, in the order in which a missing list is named.
@@ -115,7 +125,8 @@ pub(crate) mod private {
     impl Entry for Pod {
         fn apply(&self, index: &mut Index) {
             if let Some(name) = host_port::name_of(self) {
-                let annotated = index.set_pod_visibility(&name, Some(self));
+                let mut annotated = index.set_pod_visibility(&name, Some(self));
+                annotated.extend(index.set_pod_mode(&name, Some(&self.metadata)));
                 index.set_pod(&name, host_port::read(self, &index.settings.node), annotated);
                 index.identities.set_pod(&name, Some(self));
             }
@@ -124,12 +135,14 @@ pub(crate) mod private {
         fn remove((namespace, name): &Key, index: &mut Index) {
             let pod = PodName { namespace: namespace.clone(), name: name.clone() };
             index.set_pod_visibility(&pod, None);
+            index.set_pod_mode(&pod, None);
             index.set_pod(&pod, None, vec![]);
             index.identities.set_pod(&pod, None);
         }
 
         fn known(index: &Index) -> BTreeSet<Key> {
             let pods = index.pods.keys().chain(index.identities.pods()).chain(index.annotated_pods());
+            let pods = pods.chain(index.pods_with_mode());
             pods.map(|pod| (pod.namespace.clone(), pod.name.clone())).collect()
         }
     }
@@ -138,16 +151,46 @@ pub(crate) mod private {
         fn apply(&self, index: &mut Index) {
             let labels = self.metadata.labels.clone().unwrap_or_default();
             index.identities.set_namespace(&key_of(self).1, Some(labels));
-            index.set_namespace_visibility(&key_of(self).1, Some(self));
+            let problems = index.set_namespace_mode(&key_of(self).1, Some(&self.metadata));
+            index.set_namespace_visibility(&key_of(self).1, Some(self), problems);
         }
 
         fn remove((_, name): &Key, index: &mut Index) {
             index.identities.set_namespace(name, None);
-            index.set_namespace_visibility(name, None);
+            let problems = index.set_namespace_mode(name, None);
+            index.set_namespace_visibility(name, None, problems);
         }
 
         fn known(index: &Index) -> BTreeSet<Key> {
             index.identities.namespaces().map(|name| (String::new(), name.to_owned())).collect()
+        }
+    }
+
+    impl Entry for NetworkPolicy {
+        fn apply(&self, index: &mut Index) {
+            index.set_policy(read::network_policy(self, None));
+        }
+
+        fn remove(key: &Key, index: &mut Index) {
+            index.remove_policy(PolicyKind::NetworkPolicy, key);
+        }
+
+        fn known(index: &Index) -> BTreeSet<Key> {
+            index.policies(PolicyKind::NetworkPolicy)
+        }
+    }
+
+    impl Entry for ClusterNetworkPolicy {
+        fn apply(&self, index: &mut Index) {
+            index.set_policy(read::cluster_network_policy(self, None));
+        }
+
+        fn remove(key: &Key, index: &mut Index) {
+            index.remove_policy(PolicyKind::ClusterNetworkPolicy, key);
+        }
+
+        fn known(index: &Index) -> BTreeSet<Key> {
+            index.policies(PolicyKind::ClusterNetworkPolicy)
         }
     }
 

@@ -36,10 +36,10 @@ pub mod watch;
 pub use causes::Causes;
 pub use identity::{
     CLUSTER, CLUSTER_NAME, EndpointStatus, EndpointView, IdentitySpec, IdentityView, NAMESPACE,
-    NAMESPACE_LABELS, News, SERVICE_ACCOUNT, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, Wish,
-    definitions,
+    NAMESPACE_LABELS, NamedPort, News, SERVICE_ACCOUNT, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE,
+    Wish, definitions,
 };
-pub use index::{Index, Settings};
+pub use index::{Index, POLICY_ANNOTATION, Settings};
 pub use kinds::Kind;
 pub use problem::{ObjectRef, Problem};
 pub use visibility::L7_ANNOTATION;

@@ -11,6 +11,7 @@ use futures::{Stream, StreamExt as _, stream};
 use k8s_openapi::api::{
     core::v1::{Namespace, Node, Pod, Service},
     discovery::v1::EndpointSlice,
+    networking::v1::NetworkPolicy,
 };
 use kube::{
     Api, Client,
@@ -20,6 +21,7 @@ use kube::{
         watcher::{self, Config, Event},
     },
 };
+use policy::v1alpha2::ClusterNetworkPolicy;
 
 use crate::{
     Index, Kind,
@@ -44,6 +46,8 @@ pub enum Seen {
     Namespace(Box<Event<Namespace>>),
     Identity(Box<Event<TwinplaneIdentity>>),
     Endpoint(Box<Event<TwinplaneEndpoint>>),
+    NetworkPolicy(Box<Event<NetworkPolicy>>),
+    ClusterNetworkPolicy(Box<Event<ClusterNetworkPolicy>>),
     /// A watch was interrupted; it goes on by itself.
     Interrupted {
         kind: &'static str,
@@ -62,6 +66,8 @@ impl Index {
             Seen::Namespace(event) => self.observe(*event),
             Seen::Identity(event) => self.observe(*event),
             Seen::Endpoint(event) => self.observe(*event),
+            Seen::NetworkPolicy(event) => self.observe(*event),
+            Seen::ClusterNetworkPolicy(event) => self.observe(*event),
             Seen::Interrupted { .. } => {}
         }
     }
@@ -92,7 +98,30 @@ pub fn watch(client: &Client, node: &str) -> impl Stream<Item = Seen> + Send + u
     });
     let services = stream::select(services, slices);
     let others = stream::select(namespaces, ours);
-    stream::select_all([nodes.boxed(), services.boxed(), pods.boxed(), others.boxed()])
+    let policies = stream::select(network_policies(client), cluster_network_policies(client));
+    stream::select_all([nodes.boxed(), services.boxed(), pods.boxed(), others.boxed(), policies.boxed()])
+}
+
+fn network_policies(client: &Client) -> impl Stream<Item = Seen> + Send + use<> {
+    events(client.clone(), Config::default(), |event| Seen::NetworkPolicy(Box::new(event)))
+}
+
+/// Not every cluster has the kind: where it is not served, there are none, until it is.
+fn cluster_network_policies(client: &Client) -> impl Stream<Item = Seen> + Send + use<> {
+    let api = Api::<ClusterNetworkPolicy>::all(client.clone());
+    let told = |event: Event<ClusterNetworkPolicy>| Seen::ClusterNetworkPolicy(Box::new(event));
+    let events = watcher::watcher(api, Config::default()).default_backoff();
+    events.flat_map(move |event| {
+        stream::iter(match event {
+            Ok(event) => vec![told(event)],
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.code == 404 => {
+                vec![told(Event::Init), told(Event::InitDone)]
+            }
+            Err(error) => {
+                vec![Seen::Interrupted { kind: ClusterNetworkPolicy::KIND, error: chain(&error) }]
+            }
+        })
+    })
 }
 
 fn events<K>(client: Client, config: Config, seen: fn(Event<K>) -> Seen) -> impl Stream<Item = Seen> + Send

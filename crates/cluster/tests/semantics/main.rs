@@ -7,6 +7,7 @@ mod isolation;
 mod live;
 mod nodes;
 mod objects;
+mod policies;
 mod pressure;
 mod support;
 mod visibility;

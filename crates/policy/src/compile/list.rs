@@ -29,24 +29,14 @@ pub(super) struct ListKey {
     pub(super) ports: Option<ContainerPorts>,
 }
 
-/// How a list's rows depend on pods, not just on identities.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Naming {
-    #[default]
-    None,
-    /// Ports by name, of pods by their labels.
-    Selected,
-    /// Of pods by their addresses, too.
-    Addressed,
-}
-
 /// What a list is made of at the moment.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     pub(super) peers: BTreeMap<Peer, u32>,
     /// Addresses of pods that have rows of their own, because others of their identity have other ports.
     pub(super) pods: BTreeSet<IpNet>,
-    pub(super) naming: Naming,
+    /// Whom it names ports of: there its rows depend on pods, not just on identities.
+    pub(super) naming: Vec<Source>,
 }
 
 /// What rows are made from.
@@ -142,13 +132,12 @@ impl Making<'_> {
         let names = ports::names(&rule.ports);
         let mut said = vec![];
         let mut identities: BTreeSet<IdentityId> = BTreeSet::new();
-        rows.naming = rows.naming.max(Naming::Selected);
+        rows.naming.extend(&rule.sources);
         for source in &rule.sources {
             match source {
                 Source::Anyone | Source::Pods => identities.extend(self.pods.identities()),
                 Source::Selected(matcher) => identities.extend(self.matchers.members(*matcher)),
                 Source::Block(block) => {
-                    rows.naming = Naming::Addressed;
                     let Some(block) = self.prefixes.block(*block).cloned() else { continue };
                     for (address, pod) in self.pods.within(&block.cidr) {
                         let address = IpNet::from(address);

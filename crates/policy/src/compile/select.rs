@@ -7,7 +7,7 @@ use model::{
     policy::{Direction, DirectionPolicy, EndpointPolicy, ListId, PeerKey, RuleList, Tier},
 };
 
-use super::{Compiler, List, list::ListKey, list::Naming, policies::Compiled, ports::ContainerPorts};
+use super::{Compiler, List, list::ListKey, policies::Compiled, ports::ContainerPorts};
 use crate::mutation::{Bug, made};
 
 impl Compiler {
@@ -94,7 +94,7 @@ impl Compiler {
         let key = Arc::new(key);
         self.by_key.insert(key.clone(), id);
         let (rows, pods) = (BTreeMap::new(), [].into());
-        self.lists.insert(id, List { key, users: 1, rows, pods, naming: Naming::None });
+        self.lists.insert(id, List { key, users: 1, rows, pods, naming: vec![] });
         self.dirty.lists.insert(id);
         id
     }

@@ -248,8 +248,9 @@ impl Compiler {
 
     /// What moved since the last call.
     pub fn take_update(&mut self) -> PolicyUpdate {
+        let mut found = select::Found::new();
         for endpoint in std::mem::take(&mut self.dirty.endpoints) {
-            self.settle(&endpoint);
+            self.settle(&endpoint, &mut found);
         }
         self.note_named();
         loop {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::IpNet;
 use model::{
-    IdentityId,
-    policy::{Direction, L4Match, Peer, PolicyName, PortAction, PortMap, Rank, Tier},
+    IdentityId, Reserved,
+    policy::{Action, Direction, L4Match, Peer, PolicyName, PortAction, PortMap, Rank, Tier},
 };
 
 use super::{
@@ -70,6 +70,9 @@ impl Making<'_> {
                         said.push(index);
                     }
                 };
+                if key.tier != Tier::NetworkPolicy && denies_pods(rule) {
+                    UNKNOWN.map(|reserved| Peer::Identity(reserved.id())).into_iter().for_each(&mut say);
+                }
                 for source in &rule.sources {
                     match source {
                         Source::Anyone => say(Peer::Anyone),
@@ -184,6 +187,14 @@ fn of_address(
         prefixes.release_prefix(&address);
     }
     Some((Peer::Identity(id), matches))
+}
+
+/// Pods of which it is not known yet who they are: whatever denies pods may be about them, and nothing else is.
+const UNKNOWN: [Reserved; 2] = [Reserved::Unmanaged, Reserved::Init];
+
+fn denies_pods(rule: &CompiledRule) -> bool {
+    let of_pods = |source: &Source| matches!(source, Source::Pods | Source::Selected(_));
+    rule.action == Action::Deny && rule.sources.iter().any(of_pods)
 }
 
 /// In order of precedence, with their ranks.

@@ -10,7 +10,7 @@
 //!
 //! Pure: no IO, no clock, no kernel. Called by `cluster` (the compiler) and by the commands (the rest).
 //!
-//! Invariant: the oracle shares no code with what is read and compiled, only the objects.
+//! Invariant: the oracle shares no code with what reads and compiles policies; pods, with their ports by name, are read once.
 //! Invariant: what cannot be read or is not supported allows nothing, isolates all the same, and is reported.
 
 pub mod compile;

@@ -320,6 +320,7 @@ impl Dataplane for EbpfDataplane {
             ],
             maps: self.maps(),
             counters: self.tables.counters().unwrap_or_default(),
+            unseen: vec![],
         }
     }
 

@@ -12,6 +12,7 @@ mod node_ports;
 pub mod oracle;
 mod service;
 mod snapshot;
+pub mod told;
 mod update;
 
 pub use divergence::{Answer, DIVERGENCES, Divergence, Plane, Situation};

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use agent::wire::AgentStatus;
-use dataplane::{Counter, Feature, MapFill, ObjectState, ObjectStatus};
+use dataplane::{Counter, Feature, MapFill, ObjectState, ObjectStatus, Unseen};
 use serde::Serialize;
 
 use super::{
@@ -77,6 +77,7 @@ fn table(report: &Report) -> String {
             status.dataplane.maps.iter().map(|fill| map(fill, status.full_in_seconds.get(&fill.name))),
         ),
         section(&["COUNTER", "PACKETS", "BYTES"], status.dataplane.counters.iter().map(counter)),
+        section(&["NOT IN FLOWS", "WHY"], status.dataplane.unseen.iter().map(unseen)),
     ];
     let head = columns(&["", ""], head).trim_start().to_owned();
     head + &sections.concat()
@@ -138,6 +139,10 @@ fn counter(counter: &Counter) -> Vec<String> {
     vec![counter.name.clone(), counter.packets.to_string(), counter.bytes.to_string()]
 }
 
+fn unseen(unseen: &Unseen) -> Vec<String> {
+    vec![unseen.what.clone(), unseen.why.clone()]
+}
+
 #[cfg(test)]
 mod tests {
     use agent::wire::ObjectCounts;
@@ -177,6 +182,7 @@ mod tests {
                     refused: 3,
                 }],
                 counters: vec![],
+                unseen: vec![Unseen { what: "verdicts".into(), why: "no rule gives one".into() }],
             },
             full_in_seconds: [("services".to_owned(), 12 * 60 + 30)].into(),
         };
@@ -196,6 +202,9 @@ mod tests {
                 "",
                 "MAP ENTRIES CAPACITY FILL FULL IN REFUSED BYTES",
                 "services 5 20 25% ~12 min 3 4096",
+                "",
+                "NOT IN FLOWS WHY",
+                "verdicts no rule gives one",
             ]
         );
     }

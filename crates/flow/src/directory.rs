@@ -11,7 +11,10 @@ use std::{
 
 use model::{FrontendAddress, FrontendKind, PodName, Reserved, ServicePort, Update};
 
-use crate::event::{Endpoint, Interface, Label, Service, Workload};
+use crate::{
+    event::{Endpoint, Interface, Label, Service, Workload},
+    prefixes::Prefixes,
+};
 
 /// The label that says an identity's namespace.
 const NAMESPACE: (&str, &str) = ("k8s", "io.kubernetes.pod.namespace");
@@ -43,6 +46,8 @@ pub struct Directory {
     by_address: HashMap<IpAddr, Arc<Endpoint>>,
     /// Endpoints of which no more is known than an identity.
     by_identity: HashMap<u32, Arc<Endpoint>>,
+    /// Whose the addresses are that are no pod's.
+    prefixes: Prefixes,
     /// Index of the host's end of the veth pair of each pod of this node.
     local: HashMap<PodName, u32>,
     interfaces: HashMap<u32, Arc<Interface>>,
@@ -62,6 +67,7 @@ impl Directory {
             pods: HashMap::new(),
             by_address: HashMap::new(),
             by_identity: HashMap::new(),
+            prefixes: Prefixes::default(),
             local: HashMap::new(),
             interfaces: HashMap::new(),
             services: HashMap::new(),
@@ -86,6 +92,9 @@ impl Directory {
         }
         for (id, port) in &update.services {
             self.set_service(id, port.as_ref());
+        }
+        for (prefix, identity) in &update.addresses {
+            self.prefixes.set(*prefix, identity.map(model::IdentityId::get));
         }
         for (pod, endpoint) in &update.endpoints {
             if let Some(index) = self.local.remove(pod) {
@@ -135,6 +144,16 @@ impl Directory {
                 Arc::new(Endpoint { identity, labels, ..Endpoint::clone(endpoint) })
             }
             None => self.of_identity(identity),
+        }
+    }
+
+    /// Whose `address` it is, where no datapath took it for anyone's; identity 0: not known.
+    pub fn owner(&self, address: IpAddr) -> Arc<Endpoint> {
+        match self.by_address.get(&address) {
+            Some(endpoint) => Arc::clone(endpoint),
+            None => {
+                self.prefixes.get(address).map_or_else(Arc::default, |identity| self.of_identity(identity))
+            }
         }
     }
 

@@ -318,6 +318,14 @@ impl Losses {
         events
     }
 
+    /// What sockets had no room for since the last call, of a count since the sockets were opened.
+    pub fn of_sockets(&mut self, lost: u64, now: Time) -> Option<Event> {
+        self.told.resize(self.told.len().max(1), 0);
+        let since = self.since.replace(now);
+        let more = lost.saturating_sub(std::mem::replace(&mut self.told[0], lost));
+        (more > 0).then(|| lost_event((LostEventSource::PerfEventRingBuffer, None), more, since, now))
+    }
+
     /// Records that arrived and could not be read.
     pub fn unreadable(count: u64, now: Time) -> Option<Event> {
         (count > 0).then(|| lost_event((LostEventSource::ObserverEventsQueue, None), count, None, now))
@@ -341,5 +349,7 @@ fn lost_event(
 }
 
 mod l7;
+mod told;
+
 #[cfg(test)]
 mod tests;

@@ -3,12 +3,13 @@
 mod export;
 mod values;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{num::NonZeroU16, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 use dataplane::Timing;
 use dataplane_ebpf::{Acceleration, LoadBalancer, TableSize};
+use dataplane_iptables::TellingConfig;
 use flow::ring::Capacity;
 use ipnet::IpNet;
 use kube::{
@@ -21,7 +22,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::{
     export::ExportArgs,
-    values::{Bind, NodePortFilter, Period, SocketPath, capacity, node_ports},
+    values::{Bind, NodePortFilter, Period, SocketPath, Switch, capacity, node_ports},
 };
 use crate::{
     client::DEFAULT_SOCKET,
@@ -86,7 +87,7 @@ pub struct Args {
     export: ExportArgs,
 }
 
-/// Where flows are shown, as Hubble's clients ask for them. Only the ebpf dataplane tells of any.
+/// Where flows are shown, as Hubble's clients ask for them.
 #[derive(Clone, Debug, clap::Args)]
 struct ObserverArgs {
     /// Unix socket that flows are served on; "none" for none
@@ -108,9 +109,16 @@ struct ObserverArgs {
     /// Flows that are kept, the last ones: a power of two less one
     #[arg(long, value_name = "FLOWS", default_value = "4095", value_parser = capacity)]
     flow_capacity: Capacity,
-    /// How often a flow that goes on is told of; 0s tells of no flow at all
+    /// How often a flow that goes on is told of; 0s tells of no flow at all (ebpf only)
     #[arg(long, value_name = "TIME", default_value = "5s")]
     flow_interval: Period,
+    /// Tell of flows: what connection tracking says of them, and what rules stop, by a rule that logs before each (iptables
+    /// only: ebpf does unless --flow-interval is 0s)
+    #[arg(long, value_enum, default_value_t)]
+    flows: Switch,
+    /// NFLOG group of those rules; no other program of the node may use it (iptables only)
+    #[arg(long, value_name = "GROUP", default_value_t = TellingConfig::DEFAULT_GROUP)]
+    nflog_group: NonZeroU16,
 }
 
 /// The kernel's connection tracking, as kube-proxy's flags of these names set it. The iptables dataplane's only: the other
@@ -273,6 +281,7 @@ impl From<PlaneArgs> for PlaneConfig {
             acceleration: args.xdp.into(),
             cgroup: args.cgroup,
             events: None,
+            telling: None,
         }
     }
 }
@@ -312,7 +321,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
     let events = Some(args.observer.flow_interval.0).filter(|interval| !interval.is_zero());
-    let plane_config = PlaneConfig { events, ..plane_args.into() };
+    let group = args.observer.nflog_group;
+    let telling =
+        (args.observer.flows == Switch::On).then(|| TellingConfig { group, ..TellingConfig::default() });
+    let plane_config = PlaneConfig { events, telling, ..plane_args.into() };
     if plane_config.load_balancer == LoadBalancer::DirectReturn && routing == Routing::Native {
         anyhow::bail!("--load-balancer-mode dsr needs a tunnel between the nodes\n\nadd --routing vxlan");
     }

@@ -3,9 +3,11 @@
 use std::{convert::Infallible, path::PathBuf, time::Duration};
 
 use dataplane::Dataplane;
-use dataplane_ebpf::{Acceleration, EbpfDataplane, Events, LoadBalancer, TableSize};
-use dataplane_iptables::IptablesDataplane;
+use dataplane_ebpf::{Acceleration, EbpfDataplane, LoadBalancer, TableSize};
+use dataplane_iptables::{IptablesDataplane, TellingConfig};
 use model::Plane;
+
+use crate::source::Source;
 
 /// What a plane is opened with. Each takes of it what concerns it.
 #[derive(Clone, Debug)]
@@ -25,12 +27,14 @@ pub struct PlaneConfig {
     pub cgroup: Cgroup,
     /// How often a flow that goes on is told of; `None`: no flow ever is; ebpf only.
     pub events: Option<Duration>,
+    /// What flows are told of with; `None`: none is; iptables only.
+    pub telling: Option<TellingConfig>,
 }
 
 /// A plane, and what its datapath tells of flows, if it does.
 pub struct Opened {
     pub plane: Box<dyn Dataplane>,
-    pub events: Option<Events>,
+    pub events: Option<Source>,
 }
 
 impl std::fmt::Debug for Opened {
@@ -110,12 +114,16 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
             let plane = EbpfDataplane::open(config).map_err(|error| unsupported(error.into()))?;
             let events =
                 told.then(|| plane.events()).transpose().map_err(|error| unsupported(error.into()))?;
-            Ok(Opened { plane: Box::new(plane), events })
+            Ok(Opened { plane: Box::new(plane), events: events.map(Source::Ring) })
         }
         Plane::Iptables => {
-            let opened = IptablesDataplane::open(dataplane_iptables::Config::default());
-            let plane = Box::new(opened.map_err(|error| unsupported(error.into()))?);
-            Ok(Opened { plane, events: None })
+            let config = dataplane_iptables::Config {
+                telling: config.telling,
+                ..dataplane_iptables::Config::default()
+            };
+            let plane = IptablesDataplane::open(config).map_err(|error| unsupported(error.into()))?;
+            let events = plane.telling().map_err(|error| unsupported(error.into()))?.map(Source::Kernel);
+            Ok(Opened { plane: Box::new(plane), events })
         }
     }
 }

@@ -19,6 +19,13 @@ impl std::str::FromStr for Period {
     }
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Switch {
+    #[default]
+    Off,
+    On,
+}
+
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bind(pub(super) Option<SocketAddr>);
 

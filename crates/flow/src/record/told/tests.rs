@@ -37,6 +37,7 @@ fn directory() -> Directory {
         mac: MacAddress::default(),
         host_mac: MacAddress::default(),
         netns: None,
+        l7: model::L7Visibility::default(),
     };
     let address =
         |prefix: &str, identity| (prefix.parse().expect("prefix"), Some(IdentityId::from_raw(identity)));

@@ -28,17 +28,17 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::{Code, Streaming};
 
 /// A peer service, and a relay that follows it.
-struct Cluster {
+pub(crate) struct Cluster {
     folder: tempfile::TempDir,
     peers: Peers,
     /// The peer service's own node has no flows and is no peer.
     _peer_service: Server,
     relay: Relay,
-    server: Server,
+    pub(crate) server: Server,
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let peers = Peers::default();
         let routes = serve::node_routes(node("peers", &feed(1)), peers.clone()).await.unwrap();
         let peer_service = Server::start(routes).await;
@@ -53,7 +53,11 @@ impl Cluster {
         Self { folder, peers, _peer_service: peer_service, relay, server }
     }
 
-    fn set_peers(&self, names: &[&str]) {
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn set_peers(&self, names: &[&str]) {
         let peer = |name: &&str| {
             let address = format!("unix://{}", socket(self.folder.path(), name).display());
             ((*name).to_owned(), Peer { address, server_name: None })
@@ -61,13 +65,13 @@ impl Cluster {
         self.peers.set(names.iter().map(peer).collect::<BTreeMap<_, _>>());
     }
 
-    async fn node(&self, name: &str, feed: &Feed) -> Process {
+    pub(crate) async fn node(&self, name: &str, feed: &Feed) -> Process {
         let routes = serve::node_routes(node(name, feed), Peers::default()).await.unwrap();
         Process::start(&socket(self.folder.path(), name), routes)
     }
 
     /// Until the relay sees the nodes so.
-    async fn until(&self, wanted: &[(&str, NodeState)]) {
+    pub(crate) async fn until(&self, wanted: &[(&str, NodeState)]) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
             let nodes = self.relay.nodes();
@@ -80,19 +84,19 @@ impl Cluster {
     }
 }
 
-fn socket(folder: &Path, name: &str) -> std::path::PathBuf {
+pub(crate) fn socket(folder: &Path, name: &str) -> std::path::PathBuf {
     folder.join(format!("{name}.sock"))
 }
 
 /// Changes of nodes in an answer.
-fn change(response: &GetFlowsResponse) -> Option<(NodeState, Vec<String>)> {
+pub(crate) fn change(response: &GetFlowsResponse) -> Option<(NodeState, Vec<String>)> {
     match &response.response_types {
         Some(ResponseTypes::NodeStatus(status)) => Some((status.state_change(), status.node_names.clone())),
         _ => None,
     }
 }
 
-async fn next(stream: &mut Streaming<GetFlowsResponse>) -> GetFlowsResponse {
+pub(crate) async fn next(stream: &mut Streaming<GetFlowsResponse>) -> GetFlowsResponse {
     tokio::time::timeout(Duration::from_secs(20), stream.message())
         .await
         .expect("an answer")
@@ -157,7 +161,7 @@ async fn what_a_relay_says_of_its_nodes() {
     );
 }
 
-fn observer_now() -> i64 {
+pub(crate) fn observer_now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     i64::try_from(since.as_nanos()).unwrap()
 }

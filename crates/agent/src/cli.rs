@@ -20,9 +20,10 @@ use model::{Plane, Port};
 use observer::tls::Files;
 use tokio::signal::unix::{SignalKind, signal};
 
+pub use self::values::{Bind, SocketPath};
 use self::{
     export::ExportArgs,
-    values::{Bind, NodePortFilter, Period, SocketPath, Switch, capacity, node_ports},
+    values::{NodePortFilter, Period, Switch, capacity, node_ports},
 };
 use crate::{
     client::DEFAULT_SOCKET,

@@ -26,8 +26,9 @@ pub(super) enum Switch {
     On,
 }
 
+/// Where to listen, or "none".
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bind(pub(super) Option<SocketAddr>);
+pub struct Bind(pub Option<SocketAddr>);
 
 impl std::str::FromStr for Bind {
     type Err = String;
@@ -45,7 +46,7 @@ impl std::str::FromStr for Bind {
 
 /// The path of a socket, or "none".
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SocketPath(pub(super) Option<PathBuf>);
+pub struct SocketPath(pub Option<PathBuf>);
 
 impl std::str::FromStr for SocketPath {
     type Err = Infallible;

@@ -1,4 +1,7 @@
-//! `twinplane status`: what is programmed, what the kernel offers, how full its tables are.
+//! `twinplane status`: what is programmed, what the kernel offers, how full its tables are; `--relay`: how the nodes' flows
+//! are reached.
+
+mod relay;
 
 use std::process::ExitCode;
 
@@ -8,16 +11,19 @@ use serde::Serialize;
 
 use super::{
     output::{Output, columns},
-    target::Target,
+    server::Server,
 };
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// List every object, not only those that are not programmed
-    #[arg(long)]
+    #[arg(long, conflicts_with = "relay")]
     all: bool,
+    /// Of a relay: its nodes, their flows, how full their rings are, and what was lost
+    #[arg(long)]
+    relay: bool,
     #[command(flatten)]
-    target: Target,
+    server: Server,
     #[command(flatten)]
     output: Output,
 }
@@ -31,13 +37,16 @@ struct Report {
     all: Option<Vec<ObjectStatus>>,
 }
 
-/// Exit 0 where everything is programmed, 1 where something is not.
+/// Exit 0 where everything is programmed (of a relay: every node connected), 1 where something is not.
 ///
 /// # Errors
-/// The agent cannot be asked.
+/// The agent or the relay cannot be asked.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.relay {
+        return relay::run(&args.server, args.output);
+    }
     let all = args.all;
-    let report = args.target.ask(async |client| {
+    let report = args.server.agent()?.ask(async |client| {
         let all = if all { Some(client.objects().await?) } else { None };
         Ok(Report { status: client.status().await?, all })
     })?;

@@ -8,7 +8,7 @@ use std::{num::NonZeroU16, path::PathBuf, process::ExitCode, time::Duration};
 use anyhow::Context as _;
 use clap::ValueEnum;
 use dataplane::Timing;
-use dataplane_ebpf::{Acceleration, LoadBalancer, TableSize};
+use dataplane_ebpf::{Acceleration, LoadBalancer, TableSize, Telling};
 use dataplane_iptables::TellingConfig;
 use flow::ring::Capacity;
 use ipnet::IpNet;
@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use self::values::{Bind, SocketPath};
 use self::{
     export::ExportArgs,
-    values::{NodePortFilter, Period, Switch, capacity, node_ports},
+    values::{Aggregation, NodePortFilter, Period, Switch, capacity, node_ports},
 };
 use crate::{
     client::DEFAULT_SOCKET,
@@ -110,11 +110,14 @@ struct ObserverArgs {
     /// Flows that are kept, the last ones: a power of two less one
     #[arg(long, value_name = "FLOWS", default_value = "4095", value_parser = capacity)]
     flow_capacity: Capacity,
-    /// How often a flow that goes on is told of; 0s tells of no flow at all (ebpf only)
+    /// How much is told of flows (ebpf only)
+    #[arg(long, value_enum, default_value = "medium")]
+    event_aggregation: Aggregation,
+    /// At medium aggregation, how often a flow that goes on is told of (ebpf only)
     #[arg(long, value_name = "TIME", default_value = "5s")]
     flow_interval: Period,
     /// Tell of flows: what connection tracking says of them, and what rules stop, by a rule that logs before each (iptables
-    /// only: ebpf does unless --flow-interval is 0s)
+    /// only: ebpf does unless --event-aggregation is off)
     #[arg(long, value_enum, default_value_t)]
     flows: Switch,
     /// NFLOG group of those rules; no other program of the node may use it (iptables only)
@@ -281,7 +284,7 @@ impl From<PlaneArgs> for PlaneConfig {
             load_balancer: args.load_balancer_mode.into(),
             acceleration: args.xdp.into(),
             cgroup: args.cgroup,
-            events: None,
+            events: Telling::Nothing,
             telling: None,
         }
     }
@@ -321,7 +324,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     };
     let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
-    let events = Some(args.observer.flow_interval.0).filter(|interval| !interval.is_zero());
+    let events = args.observer.event_aggregation.telling(args.observer.flow_interval);
     let group = args.observer.nflog_group;
     let telling =
         (args.observer.flows == Switch::On).then(|| TellingConfig { group, ..TellingConfig::default() });

@@ -5,6 +5,7 @@
 //! only a reader that has read everything, so that wake-ups follow time, not flows.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     io,
     net::SocketAddr,
@@ -24,7 +25,8 @@ use flow::{
     record::{Decoder, Losses},
     ring::Capacity,
 };
-use model::Update;
+use model::{Endpoint, PodName, Update};
+use netns::NetNs;
 use nix::time::ClockId;
 use observer::{
     export::Running,
@@ -97,6 +99,7 @@ impl SharedDirectory {
         let moved = Moved {
             identities: news.identities.into_iter().map(|(id, labels)| (id.get(), labels)).collect(),
             pods: news.endpoints.into_iter().map(|(name, view)| (name, view.map(pod))).collect(),
+            namespaces: update.map(namespaces).unwrap_or_default(),
         };
         let mut directory = self.0.write().unwrap_or_else(PoisonError::into_inner);
         directory.learn(moved);
@@ -104,6 +107,19 @@ impl SharedDirectory {
             directory.update(update);
         }
     }
+}
+
+/// The network namespaces of pods that moved, as the kernel numbers them. One that cannot be entered is that of a pod which is
+/// going: its calls are then nobody's.
+fn namespaces(update: &Update) -> BTreeMap<PodName, Option<u64>> {
+    let cookie = |endpoint: &Arc<Endpoint>| {
+        let namespace = NetNs::open(&endpoint.netns.as_ref()?.display().to_string()).ok()?;
+        namespace.run(dataplane_ebpf::namespace_cookie).ok()?.ok()
+    };
+    let of = |(pod, endpoint): (&PodName, &Option<Arc<Endpoint>>)| {
+        (pod.clone(), endpoint.as_ref().and_then(cookie))
+    };
+    update.endpoints.iter().map(of).collect()
 }
 
 /// A part of the agent that runs until it fails.
@@ -206,12 +222,11 @@ impl Pump {
         let (mut taken, mut unknown, mut batch) = (0, 0, vec![]);
         let directory = self.directory.0.read().unwrap_or_else(PoisonError::into_inner);
         while taken < BATCH
-            && let Some(record) = self.source.take(&mut self.decoder, &directory, clocks)?
+            && let Some(record) = self.source.take(&mut self.decoder, &directory, clocks, &mut batch)?
         {
             taken += 1;
             match record {
-                Taken::Flow(flow) => batch.push(flow),
-                Taken::Flows(flows) => batch.extend(flows),
+                Taken::Read => {}
                 Taken::Unreadable => unknown += 1,
             }
         }

@@ -1,9 +1,9 @@
 //! The choice of a dataplane, in one place.
 
-use std::{convert::Infallible, path::PathBuf, time::Duration};
+use std::{convert::Infallible, path::PathBuf};
 
 use dataplane::Dataplane;
-use dataplane_ebpf::{Acceleration, EbpfDataplane, LoadBalancer, TableSize};
+use dataplane_ebpf::{Acceleration, EbpfDataplane, LoadBalancer, TableSize, Telling};
 use dataplane_iptables::{IptablesDataplane, TellingConfig};
 use model::Plane;
 
@@ -25,8 +25,8 @@ pub struct PlaneConfig {
     pub acceleration: Acceleration,
     /// Whose processes are served at their sockets; ebpf only.
     pub cgroup: Cgroup,
-    /// How often a flow that goes on is told of; `None`: no flow ever is; ebpf only.
-    pub events: Option<Duration>,
+    /// How much is told of flows; ebpf only.
+    pub events: Telling,
     /// What flows are told of with; `None`: none is; iptables only.
     pub telling: Option<TellingConfig>,
 }
@@ -110,7 +110,7 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
                 events: config.events,
                 ..dataplane_ebpf::Config::default()
             };
-            let told = config.events.is_some();
+            let told = config.events != Telling::Nothing;
             let plane = EbpfDataplane::open(config).map_err(|error| unsupported(error.into()))?;
             let events =
                 told.then(|| plane.events()).transpose().map_err(|error| unsupported(error.into()))?;

@@ -24,15 +24,9 @@ pub enum Source {
 }
 
 /// What became of a record.
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one at a time, nearly always a flow, and it is moved on at once"
-)]
 pub(crate) enum Taken {
-    Flow(Event),
-    /// As many as there were messages in it; none where it is of no interest.
-    Flows(Vec<Event>),
-    /// It could not be read.
+    /// As many flows as it tells of are there; none where it is of no interest.
+    Read,
     Unreadable,
 }
 
@@ -53,30 +47,34 @@ impl Source {
         }
     }
 
-    /// The next record; `None`: there is none now.
+    /// Adds the next record's flows to `into`; `None`: there is no record now.
     pub(crate) fn take(
         &mut self,
         decoder: &mut Decoder,
         directory: &Directory,
         clocks: Clocks,
+        into: &mut Vec<Event>,
     ) -> io::Result<Option<Taken>> {
         let taken = match self {
             Self::Ring(events) => events.take().map(|record| match record {
-                Record::Event(event) => {
-                    decoder.decode(&event, directory, clocks.boot).map_or_else(unreadable, Taken::Flow)
-                }
+                Record::Event(event) => decoder
+                    .decode(&event, directory, clocks.boot, into)
+                    .map_or_else(unreadable, |()| Taken::Read),
                 Record::L7(event, payload) => decoder
                     .decode_l7(&event, &payload, directory, clocks.boot)
-                    .map_or_else(unreadable, Taken::Flows),
+                    .map_or_else(unreadable, |flows| {
+                        into.extend(flows);
+                        Taken::Read
+                    }),
                 Record::Unknown { version } => {
                     unreadable(format_args!("read record: unknown version {version}"))
                 }
             }),
             Self::Kernel(telling) => telling.take()?.map(|heard| match heard {
-                Heard::Told(told) => match decoder.decode_told(&told, directory, clocks.now) {
-                    Some(flow) => Taken::Flow(flow),
-                    None => Taken::Flows(vec![]),
-                },
+                Heard::Told(told) => {
+                    into.extend(decoder.decode_told(&told, directory, clocks.now));
+                    Taken::Read
+                }
                 Heard::Unknown => unreadable("read packet: logged by no rule of this plane"),
             }),
         };

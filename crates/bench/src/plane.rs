@@ -1,10 +1,10 @@
 //! The planes under measurement, opened on a node of a topology and taken down with this value.
 
-use std::{fs, io::ErrorKind, path::PathBuf, time::Duration};
+use std::{fs, io::ErrorKind, path::PathBuf};
 
 use anyhow::Context as _;
 use dataplane::Dataplane;
-use dataplane_ebpf::EbpfDataplane;
+use dataplane_ebpf::{EbpfDataplane, Telling};
 use dataplane_iptables::IptablesDataplane;
 use model::{Changed, Plane, Snapshot};
 use netns::Owned;
@@ -39,15 +39,15 @@ impl Drop for Pins {
 
 /// Opens the eBPF plane of a node as its agent does: at packets, and at the sockets of the node's cgroup.
 pub(crate) fn open_ebpf(topology: &Topology, node: Node, pins: &Pins) -> anyhow::Result<EbpfDataplane> {
-    open_telling(topology, node, pins, None)
+    open_telling(topology, node, pins, Telling::Nothing)
 }
 
-/// The same, with flows told of every so often.
+/// The same, with so much told of flows.
 pub(crate) fn open_telling(
     topology: &Topology,
     node: Node,
     pins: &Pins,
-    events: Option<Duration>,
+    events: Telling,
 ) -> anyhow::Result<EbpfDataplane> {
     let config = dataplane_ebpf::Config {
         bpffs: pins.path().clone(),

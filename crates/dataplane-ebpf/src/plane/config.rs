@@ -1,9 +1,10 @@
 //! What the plane is opened with.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf};
 
 use crate::{
-    links::Attach, maglev::TableSize, objects::Checksums, sizes::Sizes, sock::Refusals, xdp::Acceleration,
+    events::Telling, links::Attach, maglev::TableSize, objects::Checksums, sizes::Sizes, sock::Refusals,
+    xdp::Acceleration,
 };
 
 /// How clients from outside reach backends on other nodes under Cluster policy.
@@ -38,8 +39,8 @@ pub struct Config {
     pub load_balancer: LoadBalancer,
     /// Entries of the tables that lead clients from outside to the same backend on every node; the same on all of them.
     pub table_size: TableSize,
-    /// Tell of flows, and of those that go on after so long again; `None`: of none.
-    pub events: Option<Duration>,
+    /// How much is told of flows.
+    pub events: Telling,
 }
 
 impl Default for Config {
@@ -57,7 +58,7 @@ impl Default for Config {
             masquerade_ports: None,
             load_balancer: LoadBalancer::default(),
             table_size: TableSize::default(),
-            events: None,
+            events: Telling::Nothing,
         }
     }
 }

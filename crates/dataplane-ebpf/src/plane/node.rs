@@ -30,7 +30,8 @@ impl EbpfDataplane {
         let mut config = self.tables.config()?;
         config.revision = next_revision(config.revision);
         config.hz = self.hz;
-        config.event_interval = self.event_interval;
+        let (level, interval) = self.telling.configured(self.hz);
+        (config.event_level, config.event_interval) = (level as u32, interval);
         config.timeouts = Timeouts {
             tcp_opening: TCP_OPENING * self.hz,
             tcp_established: TCP_ESTABLISHED * self.hz,

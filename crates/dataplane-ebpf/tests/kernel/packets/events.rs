@@ -19,7 +19,7 @@ const POD: u32 = 300;
 const BACKEND: u32 = 301;
 
 /// So much told, and a test with the reader.
-fn telling(events: Telling, test: impl Fn(&mut Bench<'_>, &mut Events) + Sync) {
+pub(super) fn telling(events: Telling, test: impl Fn(&mut Bench<'_>, &mut Events) + Sync) {
     let config = Config { events, masquerade_ports: Some(ONE_PORT), ..small() };
     on_a_node_with(config, &|bench| {
         let mut events = bench.plane.events().expect("events");
@@ -27,9 +27,9 @@ fn telling(events: Telling, test: impl Fn(&mut Bench<'_>, &mut Events) + Sync) {
     });
 }
 
-const HOURLY: Telling = Telling::Flows { every: Duration::from_secs(3600) };
+pub(super) const HOURLY: Telling = Telling::Flows { every: Duration::from_secs(3600) };
 
-fn taken(events: &mut Events) -> Vec<Event> {
+pub(super) fn taken(events: &mut Events) -> Vec<Event> {
     let known = |record| match record {
         Record::Event(event) => event,
         other => panic!("{other:?}"),
@@ -37,12 +37,12 @@ fn taken(events: &mut Events) -> Vec<Event> {
     std::iter::from_fn(|| events.take()).map(known).collect()
 }
 
-fn kinds(events: &mut Events) -> Vec<u8> {
+pub(super) fn kinds(events: &mut Events) -> Vec<u8> {
     taken(events).iter().map(|event| event.kind).collect()
 }
 
 /// The service with one remote backend, and who they are.
-fn program(bench: &mut Bench<'_>) {
+pub(super) fn program(bench: &mut Bench<'_>) {
     let backend = bench.at(|p| p.remote_pod, 8080);
     let services = vec![bench.web(Cluster, &[(backend, false)])];
     let row = |ip: IpAddr, id| (IpNet::from(ip), IdentityId::from_raw(id));
@@ -52,7 +52,7 @@ fn program(bench: &mut Bench<'_>) {
     assert!(applied.failed.is_empty(), "{:?}", applied.failed);
 }
 
-fn address(words: [u32; 4], family: u8) -> IpAddr {
+pub(super) fn address(words: [u32; 4], family: u8) -> IpAddr {
     match family {
         4 => IpAddr::from(words[0].to_ne_bytes()),
         6 => {

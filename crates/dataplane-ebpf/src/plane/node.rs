@@ -58,7 +58,7 @@ impl EbpfDataplane {
         config.tunnel_v6 = tunnel.and_then(tunnel_address).unwrap_or_default();
         config.direct_return = if self.options.direct_return { config.tunnel } else { 0 };
         // Records are read where there are events.
-        config.l7 = match config.event_interval {
+        config.l7 = match config.event_level {
             0 => 0,
             _ => snapshot.endpoints.values().fold(0, |all, endpoint| all | l7_flags(endpoint.l7)),
         };

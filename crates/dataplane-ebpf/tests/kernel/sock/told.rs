@@ -25,7 +25,7 @@ fn telling(telling: Telling) -> (Node, Events) {
 fn calls(events: &mut Events) -> Vec<Event> {
     let known = |record| match record {
         Record::Event(event) => event,
-        Record::Unknown { version } => panic!("version {version}"),
+        other => panic!("{other:?}"),
     };
     let all = std::iter::from_fn(|| events.take()).map(known);
     all.filter(|event| event.point >= Point::Call as u8).collect()

@@ -6,6 +6,7 @@ mod common;
 use std::{
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    process::Output,
     time::{Duration, Instant},
 };
 
@@ -16,6 +17,19 @@ use serde_json::Value;
 use common::{Named, json, run, succeeded, texts};
 
 const WEB_SERVERS: &str = include_str!("families.yaml");
+/// A pod that is none of the web servers: what a socket gives to its own pod, nobody sees.
+const CLIENT: &str = "
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: client, namespace: netflow-test}
+spec:
+  selector: {matchLabels: {app: client}}
+  template:
+    metadata: {labels: {app: client}}
+    spec:
+      containers: [{name: client, image: nginx}]
+";
 const NAME: &str = "web.example.";
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -28,17 +42,18 @@ struct Pod {
 }
 
 impl Named {
-    fn kubectl(&self, arguments: &[&str]) -> String {
-        succeeded(&self.lab("kubectl", &[&["--", "-n", "netflow-test"], arguments].concat()))
+    fn kubectl(&self, arguments: &[&str]) -> Output {
+        self.lab("kubectl", &[&["--", "-n", "netflow-test"], arguments].concat())
     }
 
     fn pods(&self) -> Vec<Pod> {
-        let list: Value = serde_json::from_str(&self.kubectl(&["get", "pods", "-o", "json"])).expect("JSON");
+        let list: Value = json(&self.kubectl(&["get", "pods", "-o", "json"]));
         let text = |value: &Value| value.as_str().expect("text").to_owned();
         let pods = list["items"].as_array().expect("pods").iter();
         pods.map(|pod| {
             let addresses = pod["status"]["podIPs"].as_array().expect("addresses").iter();
-            let addresses: Vec<IpAddr> = addresses.map(|ip| text(&ip["ip"]).parse().expect("address")).collect();
+            let addresses: Vec<IpAddr> =
+                addresses.map(|ip| text(&ip["ip"]).parse().expect("address")).collect();
             Pod {
                 name: text(&pod["metadata"]["name"]),
                 node: text(&pod["spec"]["nodeName"]),
@@ -65,7 +80,8 @@ impl Named {
         loop {
             let out = succeeded(&run(&[&fixed[..], filters].concat()));
             let answers = out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
-            let flows: Vec<Value> = answers.filter_map(|mut answer| answer.get_mut("flow").map(Value::take)).collect();
+            let flows: Vec<Value> =
+                answers.filter_map(|mut answer| answer.get_mut("flow").map(Value::take)).collect();
             if flows.len() >= wanted || Instant::now() > deadline {
                 assert_eq!(flows.len(), wanted, "{filters:?}: {flows:#?}");
                 return flows;
@@ -124,12 +140,14 @@ fn ask(client: &Pod, server: &Pod, family: usize, answers: &[IpAddr], kind: u16)
 fn what_pods_say_is_seen_once_their_namespace_opts_in() {
     let lab = Named::new();
     let manifest = tempfile::NamedTempFile::with_suffix(".yaml").expect("file");
-    std::fs::write(manifest.path(), WEB_SERVERS).expect("write");
+    std::fs::write(manifest.path(), [WEB_SERVERS, CLIENT].concat()).expect("write");
     lab.up(&["--dataplane", "ebpf", "-f", manifest.path().to_str().expect("a path")]);
     let pods = lab.pods();
-    let [client, server, other] = &pods[..] else { panic!("three pods") };
-    let service: Value =
-        serde_json::from_str(&lab.kubectl(&["get", "service", "nginx", "-o", "json"])).expect("JSON");
+    let of = |prefix: &str| pods.iter().filter(|pod| pod.name.starts_with(prefix)).collect::<Vec<_>>();
+    let (&[client], &[server, other, _]) = (&of("client-")[..], &of("nginx-")[..]) else {
+        panic!("four pods")
+    };
+    let service: Value = json(&lab.kubectl(&["get", "service", "nginx", "-o", "json"]));
     let frontends: Vec<IpAddr> = service["spec"]["clusterIPs"]
         .as_array()
         .expect("cluster IPs")
@@ -137,9 +155,13 @@ fn what_pods_say_is_seen_once_their_namespace_opts_in() {
         .map(|ip| ip.as_str().and_then(|text| text.parse().ok()).expect("address"))
         .collect();
 
-    let before: Vec<String> = frontends.iter().map(|ip| format!("http://{}/before", authority(*ip))).collect();
-    succeeded(&lab.lab("exec", &[&client.name, "--", "curl", "-gsS", "-o", "/dev/null", &before[0], &before[1]]));
-    lab.kubectl(&["annotate", "namespace", "netflow-test", "twinplane.dev/l7=dns,http,smtp"]);
+    let before: Vec<String> =
+        frontends.iter().map(|ip| format!("http://{}/before", authority(*ip))).collect();
+    succeeded(
+        &lab.lab("exec", &[&client.name, "--", "curl", "-gsS", "-o", "/dev/null", &before[0], &before[1]]),
+    );
+    let annotate = |value| lab.kubectl(&["annotate", "namespace", "netflow-test", value]);
+    succeeded(&annotate("twinplane.dev/l7=dns,http,smtp"));
     wait_for_problem(&lab, &client.node);
 
     for (family, frontend) in frontends.iter().enumerate() {
@@ -149,8 +171,8 @@ fn what_pods_say_is_seen_once_their_namespace_opts_in() {
     assert!(lab.said(&client.node, &["--http-path", "/before"], 0).is_empty());
 
     // Out again: nothing more is seen.
-    lab.kubectl(&["annotate", "namespace", "netflow-test", "twinplane.dev/l7-"]);
-    let url = format!("http://{}/after", authority(frontends[0]));
+    succeeded(&annotate("twinplane.dev/l7-"));
+    let url = format!("http://{}/?after", authority(frontends[0]));
     wait_until_unseen(&lab, client, &url);
 }
 
@@ -158,7 +180,8 @@ fn what_pods_say_is_seen_once_their_namespace_opts_in() {
 fn wait_for_problem(lab: &Named, node: &str) {
     let deadline = Instant::now() + LIMIT;
     loop {
-        let status = json(&run(&["status", "--lab", &lab.0, "--node", node, "-o", "json"])).to_string();
+        // Which says by its exit code, too, that something is wrong.
+        let (status, _) = texts(&run(&["status", "--lab", &lab.0, "--node", node, "-o", "json"]));
         if status.contains("metadata.annotations[twinplane.dev/l7]") && status.contains("smtp") {
             return;
         }
@@ -167,18 +190,25 @@ fn wait_for_problem(lab: &Named, node: &str) {
     }
 }
 
+/// The annotation's end takes effect at some time; from then on requests are flows without words.
 fn wait_until_unseen(lab: &Named, client: &Pod, url: &str) {
     let deadline = Instant::now() + LIMIT;
-    let seen = |number: usize| {
-        client.get(lab, &[&format!("{url}?{number}")]);
-        let fixed = ["observe", "--lab", &lab.0, "--node", &client.node, "--type", "l7", "--all"];
-        // A later flow of the same connection has been stored by then.
-        std::thread::sleep(Duration::from_millis(200));
-        succeeded(&run(&fixed)).contains(&format!("after?{number}"))
+    let observe = |filters: &[&str]| {
+        let fixed = ["observe", "--lab", &lab.0, "--node", &client.node, "--all"];
+        succeeded(&run(&[&fixed[..], filters].concat()))
     };
-    let mut number = 0;
-    while seen(number) {
-        number += 1;
+    let ends = ["--from-pod", &client.in_namespace(), "--tcp-flags", "FIN", "--no-answers"];
+    for number in 0.. {
+        let before = observe(&ends).lines().count();
+        client.get(lab, &[&format!("{url}-{number}")]);
+        // What comes later in the ring is there.
+        while observe(&ends).lines().count() == before {
+            assert!(Instant::now() < deadline, "no end of a connection");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        if !observe(&["--type", "l7"]).contains(&format!("after-{number})")) {
+            return;
+        }
         assert!(Instant::now() < deadline, "still read");
     }
 }
@@ -213,14 +243,16 @@ fn requests_are_seen(lab: &Named, client: &Pod, frontend: IpAddr) {
         let latency = flow["l7"]["latency_ns"].as_str().and_then(|text| text.parse::<u64>().ok());
         assert_eq!(latency.is_some_and(|latency| latency > 0), is_reply, "{flow}");
     }
-    let only = |filter: [&str; 2], count: usize| lab.said(&client.node, &[&of_client[..], &filter].concat(), count);
+    let only =
+        |filter: [&str; 2], count: usize| lab.said(&client.node, &[&of_client[..], &filter].concat(), count);
     only(["--http-status", "404"], 1);
     only(["--http-status", "2+"], 1);
     only(["--http-method", "GET"], 4);
     only(["--http-method", "POST"], 0);
     only(["--http-path", "/missing"], 2);
 
-    let (lines, _) = texts(&run(&["observe", "--lab", &lab.0, "--node", &client.node, "--type", "l7", "--all"]));
+    let (lines, _) =
+        texts(&run(&["observe", "--lab", &lab.0, "--node", &client.node, "--type", "l7", "--all"]));
     for part in [
         format!("http-request FORWARDED (HTTP/1.1 GET {missing})"),
         "http-response FORWARDED (HTTP/1.1 404 ".to_owned(),
@@ -249,7 +281,8 @@ fn names_are_seen(lab: &Named, client: &Pod, server: &Pod, other: &Pod, family: 
             assert_eq!((&dns["ttl"], &dns["rrtypes"]), (&30.into(), &serde_json::json!([kind])), "{flow}");
         }
     }
-    let (lines, _) = texts(&run(&["observe", "--lab", &lab.0, "--node", &client.node, "--protocol", "dns", "--all"]));
+    let (lines, _) =
+        texts(&run(&["observe", "--lab", &lab.0, "--node", &client.node, "--protocol", "dns", "--all"]));
     for part in [
         format!("dns-request proxy FORWARDED (DNS Query {NAME} {kind})"),
         format!("dns-response proxy FORWARDED (DNS Answer \"{address}\" TTL: 30 (Proxy {NAME} {kind}))"),
@@ -257,8 +290,8 @@ fn names_are_seen(lab: &Named, client: &Pod, server: &Pod, other: &Pod, family: 
         assert!(lines.contains(&part), "{part}: {lines}");
     }
 
-    client.get(lab, &[&format!("http://{}/named-{kind}", authority(address))]);
-    let named = ["--to-fqdn", "web.example", "--http-path", &format!("/named-{kind}$")];
+    client.get(lab, &[&format!("http://{}/?named-{kind}", authority(address))]);
+    let named = ["--to-fqdn", "web.example", "--http-url", &format!("named-{kind}$")];
     let flows = lab.said(&client.node, &named, 2);
     assert_eq!(flows[0]["destination_names"], serde_json::json!(["web.example"]), "{}", flows[0]);
     assert_eq!(flows[1]["source_names"], serde_json::json!(["web.example"]), "{}", flows[1]);

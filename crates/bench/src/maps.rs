@@ -55,8 +55,13 @@ fn memory(pins: &plane::Pins) -> anyhow::Result<f64> {
 /// The numbers of the maps that are pinned.
 fn pinned(pins: &plane::Pins) -> anyhow::Result<BTreeSet<u32>> {
     let mut ids = BTreeSet::new();
-    for version in fs::read_dir(pins.path())? {
-        for pin in fs::read_dir(version?.path().join("maps"))? {
+    for entry in fs::read_dir(pins.path())? {
+        // Links have a folder of their own, beside those of the versions.
+        let maps = entry?.path().join("maps");
+        if !maps.is_dir() {
+            continue;
+        }
+        for pin in fs::read_dir(maps)? {
             let path = pin?.path();
             let map = MapInfo::from_pin(&path).with_context(|| format!("open {}", path.display()))?;
             ids.insert(map.id());

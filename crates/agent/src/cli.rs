@@ -13,7 +13,7 @@ use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use model::{Plane, Port};
+use model::{Family, Plane, Port};
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::values::{Bind, NodePortFilter, Period, node_ports};
@@ -214,6 +214,7 @@ impl From<PlaneArgs> for PlaneConfig {
             table_size: args.maglev_table_size,
             load_balancer: args.load_balancer_mode.into(),
             acceleration: args.xdp.into(),
+            families: Family::ALL.to_vec(),
             cgroup: args.cgroup,
         }
     }
@@ -253,7 +254,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     };
     let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
-    let plane_config = PlaneConfig::from(plane_args);
+    let mut plane_config = PlaneConfig::from(plane_args);
+    if !args.cluster_cidrs.is_empty() {
+        plane_config.families = args.cluster_cidrs.iter().map(|cidr| Family::of(cidr.addr())).collect();
+    }
     if plane_config.load_balancer == LoadBalancer::DirectReturn && routing == Routing::Native {
         anyhow::bail!("--load-balancer-mode dsr needs a tunnel between the nodes\n\nadd --routing vxlan");
     }

@@ -5,7 +5,7 @@ use std::{convert::Infallible, path::PathBuf};
 use dataplane::Dataplane;
 use dataplane_ebpf::{Acceleration, EbpfDataplane, LoadBalancer, TableSize};
 use dataplane_iptables::IptablesDataplane;
-use model::Plane;
+use model::{Family, Plane};
 
 /// What a plane is opened with. Each takes of it what concerns it.
 #[derive(Clone, Debug)]
@@ -21,6 +21,8 @@ pub struct PlaneConfig {
     pub load_balancer: LoadBalancer,
     /// XDP on the uplinks; ebpf only.
     pub acceleration: Acceleration,
+    /// Address families that pods have; ebpf only.
+    pub families: Vec<Family>,
     /// Whose processes are served at their sockets; ebpf only.
     pub cgroup: Cgroup,
 }
@@ -85,6 +87,7 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Box<dyn Dataplane>, Unsupporte
             let config = dataplane_ebpf::Config {
                 bpffs: config.bpffs.clone(),
                 uplinks: config.uplinks.clone(),
+                families: config.families.clone(),
                 table_size: config.table_size,
                 load_balancer: config.load_balancer,
                 acceleration: config.acceleration,

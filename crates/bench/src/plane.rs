@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use dataplane::Dataplane;
 use dataplane_ebpf::EbpfDataplane;
 use dataplane_iptables::IptablesDataplane;
-use model::{Changed, Plane, Snapshot};
+use model::{Changed, Family, Plane, Snapshot};
 use netns::Owned;
 use scenarios::{cluster, places::Node, topology::Topology};
 
@@ -39,10 +39,21 @@ impl Drop for Pins {
 
 /// Opens the eBPF plane of a node as its agent does: at packets, and at the sockets of the node's cgroup.
 pub(crate) fn open_ebpf(topology: &Topology, node: Node, pins: &Pins) -> anyhow::Result<EbpfDataplane> {
+    open_ebpf_for(&Family::ALL, topology, node, pins)
+}
+
+/// The same where pods have addresses of `families`.
+pub(crate) fn open_ebpf_for(
+    families: &[Family],
+    topology: &Topology,
+    node: Node,
+    pins: &Pins,
+) -> anyhow::Result<EbpfDataplane> {
     let config = dataplane_ebpf::Config {
         bpffs: pins.path().clone(),
         uplinks: vec![UPLINK.to_owned()],
         cgroup: Some(topology.group(node).path().to_owned()),
+        families: families.to_vec(),
         ..Default::default()
     };
     topology.node(node).run(|| EbpfDataplane::open(config))?.context("open the ebpf plane")

@@ -249,13 +249,13 @@ fn ask(
     by_packets: bool,
 ) -> anyhow::Result<Seen> {
     let group = probe.from.node().filter(|_| !by_packets).map(|node| topology.group(node));
-    let forwarded = matches!(wanted, Seen::To(_));
-    let times = if forwarded { TRIES } else { 1 };
+    let times = if matches!(wanted, Seen::To(_)) { TRIES } else { 1 };
+    let answered = matches!(wanted, Seen::To(_) | Seen::Refused);
     let answers: Vec<talk::Answer> = topology.place(probe.from).run(|| {
         if let Some(group) = group {
             group.join().context("join the node's cgroup")?;
         }
-        (0..times).map(|_| talk::ask(probe.to, probe.protocol, forwarded)).collect::<anyhow::Result<_>>()
+        (0..times).map(|_| talk::ask(probe.to, probe.protocol, answered)).collect::<anyhow::Result<_>>()
     })??;
     let mut ways = BTreeSet::new();
     let family = Family::of(probe.to.ip());

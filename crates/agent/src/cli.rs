@@ -16,7 +16,7 @@ use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use model::{Plane, Port};
+use model::{Family, Plane, Port};
 use observer::tls::Files;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -283,6 +283,7 @@ impl From<PlaneArgs> for PlaneConfig {
             table_size: args.maglev_table_size,
             load_balancer: args.load_balancer_mode.into(),
             acceleration: args.xdp.into(),
+            families: Family::ALL.to_vec(),
             cgroup: args.cgroup,
             events: Telling::Nothing,
             telling: None,
@@ -328,7 +329,10 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     let group = args.observer.nflog_group;
     let telling =
         (args.observer.flows == Switch::On).then(|| TellingConfig { group, ..TellingConfig::default() });
-    let plane_config = PlaneConfig { events, telling, ..plane_args.into() };
+    let mut plane_config = PlaneConfig { events, telling, ..plane_args.into() };
+    if !args.cluster_cidrs.is_empty() {
+        plane_config.families = args.cluster_cidrs.iter().map(|cidr| Family::of(cidr.addr())).collect();
+    }
     if plane_config.load_balancer == LoadBalancer::DirectReturn && routing == Routing::Native {
         anyhow::bail!("--load-balancer-mode dsr needs a tunnel between the nodes\n\nadd --routing vxlan");
     }

@@ -5,7 +5,7 @@ use std::{convert::Infallible, path::PathBuf};
 use dataplane::Dataplane;
 use dataplane_ebpf::{Acceleration, EbpfDataplane, LoadBalancer, TableSize, Telling};
 use dataplane_iptables::{IptablesDataplane, TellingConfig};
-use model::Plane;
+use model::{Family, Plane};
 
 use crate::source::Source;
 
@@ -23,6 +23,8 @@ pub struct PlaneConfig {
     pub load_balancer: LoadBalancer,
     /// XDP on the uplinks; ebpf only.
     pub acceleration: Acceleration,
+    /// Address families that pods have; ebpf only.
+    pub families: Vec<Family>,
     /// Whose processes are served at their sockets; ebpf only.
     pub cgroup: Cgroup,
     /// How much is told of flows; ebpf only.
@@ -103,6 +105,7 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
             let config = dataplane_ebpf::Config {
                 bpffs: config.bpffs.clone(),
                 uplinks: config.uplinks.clone(),
+                families: config.families.clone(),
                 table_size: config.table_size,
                 load_balancer: config.load_balancer,
                 acceleration: config.acceleration,

@@ -39,7 +39,7 @@ impl Drop for Pins {
 
 /// Opens the eBPF plane of a node as its agent does: at packets, and at the sockets of the node's cgroup.
 pub(crate) fn open_ebpf(topology: &Topology, node: Node, pins: &Pins) -> anyhow::Result<EbpfDataplane> {
-    open_telling(topology, node, pins, Telling::Nothing)
+    open_with(dataplane_ebpf::Config::default(), topology, node, pins)
 }
 
 /// The same, with so much told of flows.
@@ -49,12 +49,21 @@ pub(crate) fn open_telling(
     pins: &Pins,
     events: Telling,
 ) -> anyhow::Result<EbpfDataplane> {
+    open_with(dataplane_ebpf::Config { events, ..Default::default() }, topology, node, pins)
+}
+
+/// The same, with this for what the node does not decide.
+pub(crate) fn open_with(
+    config: dataplane_ebpf::Config,
+    topology: &Topology,
+    node: Node,
+    pins: &Pins,
+) -> anyhow::Result<EbpfDataplane> {
     let config = dataplane_ebpf::Config {
         bpffs: pins.path().clone(),
         uplinks: vec![UPLINK.to_owned()],
         cgroup: Some(topology.group(node).path().to_owned()),
-        events,
-        ..Default::default()
+        ..config
     };
     topology.node(node).run(|| EbpfDataplane::open(config))?.context("open the ebpf plane")
 }

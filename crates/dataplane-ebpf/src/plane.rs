@@ -77,7 +77,7 @@ impl EbpfDataplane {
         sys::raise_memory_limit();
         let pins = Pins::prepare(&config.bpffs)?;
         let maps = pins.maps();
-        let sizes = config.sizes.by_map(config.conntrack_entries);
+        let sizes = config.sizes.by_map(config.conntrack_entries, &config.families);
         for map in objects::discard_resized(&maps, &sizes) {
             tracing::warn!(map, "table has another size: what it held is forgotten");
         }

@@ -2,6 +2,8 @@
 
 use std::{ops::RangeInclusive, path::PathBuf};
 
+use model::Family;
+
 use crate::{
     events::Telling, links::Attach, maglev::TableSize, objects::Checksums, sizes::Sizes, sock::Refusals,
     xdp::Acceleration,
@@ -27,6 +29,8 @@ pub struct Config {
     /// Rows of each family's connection table; two per translated flow. Changing it starts with an empty table.
     pub conntrack_entries: u32,
     pub sizes: Sizes,
+    /// Address families that pods have. The other one's tables are small.
+    pub families: Vec<Family>,
     pub attach: Attach,
     pub checksums: Checksums,
     /// XDP on the uplinks.
@@ -50,6 +54,7 @@ impl Default for Config {
             uplinks: vec![],
             conntrack_entries: 65_536,
             sizes: Sizes::default(),
+            families: Family::ALL.to_vec(),
             attach: Attach::Auto,
             checksums: Checksums::Auto,
             acceleration: Acceleration::Off,

@@ -1,6 +1,11 @@
 //! What nobody should send, to a node's server and to a relay: refused or bounded, and others are served on.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use flow::{
     event::Time,
@@ -26,6 +31,7 @@ use tonic::{Code, Request, Response, Status};
 use crate::{
     common::{Process, Server, all, feed, flow_of, key, node_server},
     relay::{Cluster, change, next, observer_now, socket},
+    tls::tls_node,
 };
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -362,4 +368,92 @@ async fn nodes_that_lie_hang_or_shout_speak_for_nobody_else() {
     let wrong = |name| (name, NodeState::NodeError);
     let honest = ("honest", NodeState::NodeConnected);
     assert_eq!(states, [honest, wrong("liar"), wrong("loud-a"), wrong("loud-b"), wrong("silent")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_is_told_of_errors_together_and_gets_what_is_said_later() {
+    let cluster = Cluster::start().await;
+    let mut honest = feed(15);
+    let start = observer_now();
+    honest.append([flow_of("honest", start)]);
+    let loud = || Fake { answers: vec![claim(start, 5 << 20)], hangs: false };
+    let _nodes = [
+        cluster.node("honest", &honest).await,
+        loud().start(&cluster, "loud-a").await,
+        loud().start(&cluster, "loud-b").await,
+        Fake { answers: vec![claim(start, 0)], hangs: false }.start(&cluster, "terse").await,
+    ];
+    let names = ["honest", "loud-a", "loud-b", "terse"];
+    cluster.set_peers(&names);
+    cluster.until(&names.map(|name| (name, NodeState::NodeConnected))).await;
+    let follow = GetFlowsRequest { follow: true, number: 1, ..Default::default() };
+    let mut stream = cluster.server.client().await.get_flows(follow).await.unwrap().into_inner();
+    let (mut errors, mut terse) = (vec![], 0);
+    while errors.is_empty() || terse < 2 {
+        let answer = next(&mut stream).await;
+        match (change(&answer), key(&answer)) {
+            (Some((NodeState::NodeError, names)), _) => errors.push(names),
+            (_, Some((node, _))) if node == "terse" => terse += 1,
+            _ => {}
+        }
+    }
+    // They were asked again meanwhile, and failed again: still one message.
+    assert_eq!(errors, [["loud-a", "loud-b"]]);
+    honest.append([flow_of("honest", start + 1)]);
+    while key(&next(&mut stream).await) != Some(("honest".into(), start + 1)) {}
+}
+
+/// What is logged in this thread.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn with(&self, text: &str) -> usize {
+        let log = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
+        log.lines().filter(|line| line.contains(text)).count()
+    }
+}
+
+impl io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// In one thread, so that the log is this test's.
+#[tokio::test]
+async fn what_is_refused_or_not_believed_is_logged_once() {
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+
+    let folder = tempfile::tempdir().unwrap();
+    let address = tls_node(folder.path()).await;
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+        // The server has answered with an alert, or hung up.
+        let _ = stream.read_to_end(&mut vec![]).await;
+    }
+    assert_eq!(lines.with("connection refused"), 1);
+
+    let cluster = Cluster::start().await;
+    let tomorrow = observer_now() + 24 * 3_600_000_000_000;
+    let liar = Fake { answers: vec![claim(tomorrow, 0); 3], hangs: false };
+    let _liar = liar.start(&cluster, "liar").await;
+    cluster.set_peers(&["liar", "missing"]);
+    cluster.until(&[("liar", NodeState::NodeConnected), ("missing", NodeState::NodeUnavailable)]).await;
+    for _ in 0..3 {
+        let answers = all(&mut cluster.server.client().await, GetFlowsRequest::default()).await;
+        assert_eq!(answers.iter().filter_map(key).count(), 3);
+    }
+    assert_eq!(lines.with("cannot be right"), 1);
+    // It was tried again many times meanwhile.
+    assert_eq!(lines.with("node is unavailable"), 1);
 }

@@ -12,6 +12,7 @@ use flow::{
             GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNodesRequest, ServerStatusRequest,
             get_flows_response::ResponseTypes,
         },
+        peer::{NotifyRequest, peer_client::PeerClient},
         relay::NodeState,
     },
     testing::{lost, openmetrics},
@@ -26,6 +27,9 @@ use observer::{
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::{Code, Streaming};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 /// A peer service, and a relay that follows it.
 pub(crate) struct Cluster {
@@ -134,11 +138,26 @@ async fn flows_of_all_nodes_come_in_the_order_of_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_relay_says_of_its_nodes() {
     let cluster = Cluster::start().await;
+    let mut health = HealthClient::new(cluster.server.channel().await);
+    let mut is_serving = async |service: &str| {
+        let answer = health.check(HealthCheckRequest { service: service.into() }).await.unwrap();
+        answer.into_inner().status() == ServingStatus::Serving
+    };
+    assert!(is_serving("").await && !is_serving("observer.Observer").await, "no node is connected yet");
     let (mut a, b) = (feed(15), feed(31));
     a.append((0..20).map(|n| flow_of("a", observer_now() + n)));
     let _nodes = (cluster.node("a", &a).await, cluster.node("b", &b).await);
     cluster.set_peers(&["a", "b", "missing"]);
     cluster.until(&[("a", NodeConnected), ("b", NodeConnected), ("missing", NodeUnavailable)]).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !is_serving("observer.Observer").await {
+        assert!(tokio::time::Instant::now() < deadline, "nodes are connected");
+    }
+    let mut peers = PeerClient::new(cluster.server.channel().await);
+    let mut peers = peers.notify(NotifyRequest {}).await.unwrap().into_inner();
+    for name in ["a", "b", "missing"] {
+        assert_eq!(peers.message().await.unwrap().unwrap().name, name);
+    }
     let mut client = cluster.server.client().await;
     let response = client.server_status(ServerStatusRequest {}).await.unwrap();
     assert_eq!(response.metadata().get("hubble-relay-version").unwrap(), "r1");

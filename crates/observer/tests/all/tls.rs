@@ -80,6 +80,11 @@ async fn serve_node(files: Files) -> SocketAddr {
     serve_named("a", &mut Known::default(), files).await
 }
 
+/// With an authority of its own.
+pub(crate) async fn tls_node(folder: &Path) -> SocketAddr {
+    serve_node(Authority::new().issue(folder, ANY_NODE, false)).await
+}
+
 /// What a peer service names.
 #[derive(Default)]
 struct Known {

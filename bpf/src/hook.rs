@@ -200,9 +200,6 @@ fn handle<F: Identities, H: Hook>(ctx: Context) -> Outcome {
     if outcome.verdict == TO_BE_LOOKED_UP {
         outcome = slow::run::<F, H>(ctx);
     }
-    if maps::config().is_some_and(|config| config.l7 != 0) {
-        l7::offer::<F, H>(ctx, outcome.reason);
-    }
     let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };
     if outcome.verdict == TO_BE_SENT {
         scratch.reason = outcome.reason;
@@ -213,6 +210,9 @@ fn handle<F: Identities, H: Hook>(ctx: Context) -> Outcome {
         TO_BE_TOLD => reject::too_big::<F, H>(ctx),
         _ => outcome,
     };
+    if maps::config().is_some_and(|config| config.l7 != 0) {
+        l7::offer::<F, H>(ctx, outcome.reason);
+    }
     if maps::config().is_some_and(|config| config.event_level != 0) {
         scratch.reason = outcome.reason;
         events::offer::<F, H>(ctx);

@@ -169,6 +169,21 @@ fn no_more_than_so_much_is_copied_and_losses_are_counted() {
     });
 }
 
+/// A request that the way does not take is answered with what fits, and never got there.
+#[test]
+fn what_is_not_sent_on_is_not_told() {
+    reading(|bench, events| {
+        let services = web(bench);
+        open(bench, HTTP, services);
+        let (pod, frontend, _) = connect(bench, 40000);
+        let mut long = REQUEST.to_vec();
+        long.resize(1600, b'x');
+        let answer = bench.pod_sends(&tcp(pod, frontend, ACK, &long).bytes());
+        assert_eq!(answer.reasons(), [("answered_too_big".to_owned(), 1)].into());
+        assert_eq!(read(events), []);
+    });
+}
+
 #[test]
 fn dns_is_read_at_its_port_by_either_protocol_and_only_whole_by_tcp() {
     reading(|bench, events| {

@@ -96,6 +96,8 @@ pub trait Family: Sized + 'static {
     /// Routers may cut it into fragments.
     fn may_be_cut(header: Self::Header) -> bool;
     fn is_icmp_error(kind: u8) -> bool;
+    /// An ICMP message by which a link finds its neighbours, routers and groups: of no flow.
+    fn is_link_control(kind: u8) -> bool;
     fn protocol(header: Self::Header) -> u8;
     /// Bytes behind the network header, by its own word.
     fn payload(header: Self::Header) -> u32;

@@ -102,6 +102,12 @@ impl Family for Ipv6 {
         kind < 128
     }
 
+    /// Groups, neighbours, routers, redirects (RFC 2710, 4861, 3810).
+    #[inline(always)]
+    fn is_link_control(kind: u8) -> bool {
+        kind >= 130 && kind <= 137 || kind == 143
+    }
+
     #[inline(always)]
     fn protocol(header: Self::Header) -> u8 {
         header.read::<u8, 6>()

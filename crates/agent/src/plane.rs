@@ -1,11 +1,13 @@
 //! The choice of a dataplane, in one place.
 
-use std::{convert::Infallible, path::PathBuf, time::Duration};
+use std::{convert::Infallible, path::PathBuf};
 
 use dataplane::Dataplane;
-use dataplane_ebpf::{Acceleration, EbpfDataplane, Events, LoadBalancer, TableSize};
-use dataplane_iptables::IptablesDataplane;
-use model::Plane;
+use dataplane_ebpf::{Acceleration, EbpfDataplane, LoadBalancer, TableSize, Telling};
+use dataplane_iptables::{IptablesDataplane, TellingConfig};
+use model::{Family, Plane};
+
+use crate::source::Source;
 
 /// What a plane is opened with. Each takes of it what concerns it.
 #[derive(Clone, Debug)]
@@ -21,16 +23,20 @@ pub struct PlaneConfig {
     pub load_balancer: LoadBalancer,
     /// XDP on the uplinks; ebpf only.
     pub acceleration: Acceleration,
+    /// Address families that pods have; ebpf only.
+    pub families: Vec<Family>,
     /// Whose processes are served at their sockets; ebpf only.
     pub cgroup: Cgroup,
-    /// How often a flow that goes on is told of; `None`: no flow ever is; ebpf only.
-    pub events: Option<Duration>,
+    /// How much is told of flows; ebpf only.
+    pub events: Telling,
+    /// What flows are told of with; `None`: none is; iptables only.
+    pub telling: Option<TellingConfig>,
 }
 
 /// A plane, and what its datapath tells of flows, if it does.
 pub struct Opened {
     pub plane: Box<dyn Dataplane>,
-    pub events: Option<Events>,
+    pub events: Option<Source>,
 }
 
 impl std::fmt::Debug for Opened {
@@ -99,6 +105,7 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
             let config = dataplane_ebpf::Config {
                 bpffs: config.bpffs.clone(),
                 uplinks: config.uplinks.clone(),
+                families: config.families.clone(),
                 table_size: config.table_size,
                 load_balancer: config.load_balancer,
                 acceleration: config.acceleration,
@@ -106,16 +113,20 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
                 events: config.events,
                 ..dataplane_ebpf::Config::default()
             };
-            let told = config.events.is_some();
+            let told = config.events != Telling::Nothing;
             let plane = EbpfDataplane::open(config).map_err(|error| unsupported(error.into()))?;
             let events =
                 told.then(|| plane.events()).transpose().map_err(|error| unsupported(error.into()))?;
-            Ok(Opened { plane: Box::new(plane), events })
+            Ok(Opened { plane: Box::new(plane), events: events.map(Source::Ring) })
         }
         Plane::Iptables => {
-            let opened = IptablesDataplane::open(dataplane_iptables::Config::default());
-            let plane = Box::new(opened.map_err(|error| unsupported(error.into()))?);
-            Ok(Opened { plane, events: None })
+            let config = dataplane_iptables::Config {
+                telling: config.telling,
+                ..dataplane_iptables::Config::default()
+            };
+            let plane = IptablesDataplane::open(config).map_err(|error| unsupported(error.into()))?;
+            let events = plane.telling().map_err(|error| unsupported(error.into()))?.map(Source::Kernel);
+            Ok(Opened { plane: Box::new(plane), events })
         }
     }
 }

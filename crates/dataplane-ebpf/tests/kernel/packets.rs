@@ -17,6 +17,7 @@ mod pressure;
 mod random;
 mod refusal;
 mod sctp;
+mod telling;
 mod translation;
 mod xdp;
 

@@ -1,24 +1,34 @@
 //! What is told of flows: one record each for the first packet of either direction, the FIN of either side (or one RST),
-//! every few seconds in between, and for every packet that is dropped or refused. From the slow path only: the fast path sends a packet there when its flow is due.
+//! every few seconds in between, and for every packet that is dropped or refused. From the slow path only: the fast path sends
+//! a packet there when its flow is due, and where every packet is told of ([`abi::EventLevel`]), each is.
+//!
+//! XDP tells of nothing: what is due, new or ending is not steady, and goes to the tc program behind it.
 //!
 //! Never waits, never wakes anyone who is busy (`bpf_ringbuf_submit` wakes a reader that has read everything). A record is
 //! counted before the ring is asked for room, and counted again where there is none.
 
+pub mod call;
+mod lately;
+
 use abi::{
-    Address, EVENT_RING_BYTES, EVENT_VERSION, Event, EventCount, EventKind, Flow, Reason, Tuple, coarse,
-    event_flags, flow_flags,
+    Address, Config, EVENT_RING_BYTES, EVENT_VERSION, Event, EventCount, EventKind, EventLevel, Flow, Reason,
+    Tuple, coarse, event_flags, flow_flags, protocol,
 };
 use aya_ebpf::{
     btf_maps::{PerCpuArray, RingBuf},
     helpers::generated as helper,
     macros::btf_map,
+    maps::ring_buf::RingBufEntry,
 };
 
 use crate::{
+    family::{Family, Scratch},
+    headers::Headers,
     hook::Hook,
     identity::{self, Identities},
     kernel::{Context, jiffies},
     maps,
+    parse::tcp,
     policy::Asked,
 };
 
@@ -31,51 +41,31 @@ static EVENT_COUNTS: PerCpuArray<EventCount, { EventKind::ALL.len() }> = PerCpuA
 /// Bits of [`crate::family::Scratch::noted`].
 pub const READ: u32 = 1;
 pub const ENDS: u32 = 1 << 1;
+pub const BEGINS: u32 = 1 << 2;
 /// Policies had their say, or have none.
-pub const JUDGED: u32 = 1 << 2;
+pub const JUDGED: u32 = 1 << 3;
 /// A policy denies it, and is audited only.
-pub const AUDITED: u32 = 1 << 3;
+pub const AUDITED: u32 = 1 << 4;
+
+/// What is told, and what is known of who opened the flow, of [`event_flags`].
+type Tale = (EventKind, u8);
 
 /// Whether it is time to tell of this direction of a flow again.
 #[inline(always)]
 pub fn is_due<A>(flow: &Flow<A>, interval: u32, now: u32) -> bool {
-    interval != 0 && coarse(now).wrapping_sub(flow.told) as u32 >= interval
+    coarse(now).wrapping_sub(flow.told) as u32 >= interval
 }
 
-/// Tells of the packet in the scratch, if there is anything to tell.
+/// Tells of the packet in the scratch, if there is anything to tell: after it was sent, so that what became of it is known.
+/// Its reason is in the scratch, too.
 #[inline(never)]
-pub fn offer<F: Identities, H: Hook>(ctx: Context, reason: Reason) {
+pub fn offer<F: Identities, H: Hook>(ctx: Context) {
     let (Some(config), Some(scratch)) = (maps::config(), F::scratch()) else { return };
     let read = scratch.noted & READ != 0;
     let flow = if read { F::flows().get_ptr_mut(&scratch.key) } else { None };
     // SAFETY: as in `conntrack::find`.
     let mut flow = flow.map(|flow| unsafe { &mut *flow });
-    let now = jiffies();
-    let kind = match reason {
-        Reason::ForwardedNew => EventKind::New,
-        Reason::ForwardedUpdated | Reason::ForwardedEstablished => match &mut flow {
-            _ if scratch.noted & ENDS != 0 => EventKind::Closed,
-            Some(flow) if flow.packets == 0 => EventKind::New,
-            Some(flow) if is_due(flow, config.event_interval, now) => {
-                flow.told = coarse(now);
-                EventKind::Ongoing
-            }
-            _ => return,
-        },
-        Reason::RefusedTcp | Reason::RefusedUdp | Reason::RefusedSctp | Reason::AnsweredTooBig => {
-            EventKind::Refused
-        }
-        Reason::ForwardedXdp
-        | Reason::ForwardedIcmpError
-        | Reason::PassedProtocol
-        | Reason::PassedUnparsed
-        | Reason::PassedFragment
-        | Reason::PassedUnrelated
-        | Reason::PassedHandled
-        | Reason::PassedTimeToLive
-        | Reason::PassedTooBig => return,
-        _ => EventKind::Dropped,
-    };
+    let Some((kind, role)) = tale::<F, H>(config, scratch, flow.as_deref_mut()) else { return };
     let Some(count) = EVENT_COUNTS.get_ptr_mut(kind as u32) else { return };
     // SAFETY: this CPU's own, and nothing interrupts a program with another of the same CPU.
     let count = unsafe { &mut *count };
@@ -84,28 +74,20 @@ pub fn offer<F: Identities, H: Hook>(ctx: Context, reason: Reason) {
         count.lost += 1;
         return;
     };
-    // In place: the stack has no room for a record.
-    // SAFETY: all zero is a valid event; nobody else has the room before it is submitted.
-    let event = unsafe {
-        let place = room.as_mut_ptr();
-        place.write_bytes(0, 1);
-        &mut *place
-    };
-    event.version = EVENT_VERSION;
+    let event = blank(&mut room);
     event.kind = kind as u8;
     event.point = H::POINT as u8;
     event.family = F::VERSION;
-    event.reason = reason as u32;
+    event.reason = scratch.reason as u32;
     event.interface = ctx.interface();
     event.revision = config.revision;
     event.rule = scratch.rule;
-    // SAFETY: takes nothing.
-    event.time = unsafe { helper::bpf_ktime_get_boot_ns() };
     event.flags = event_flags::UNREADABLE;
     if read {
+        event.flags = role;
         event.tcp_flags = scratch.headers.flags;
         describe::<F>(event, &scratch.key, flow.as_deref());
-        if flow.is_none() && matches!(reason, Reason::DroppedPolicyEgress | Reason::DroppedPolicyIngress) {
+        if flow.is_none() && matches!(scratch.reason, Reason::DroppedPolicyEgress | Reason::DroppedPolicyIngress) {
             describe_denied::<F>(event, &scratch.key, &scratch.asked);
         }
         event.flags |= if scratch.noted & AUDITED != 0 { event_flags::AUDITED } else { 0 };
@@ -131,7 +113,7 @@ fn describe_denied<F: Identities>(event: &mut Event, key: &Tuple<F::Address>, as
     if asked.protocol == 0 || asked.flags & flow_flags::REPLY != 0 {
         return;
     }
-    event.flags = event_flags::TRACKED;
+    event.flags |= event_flags::TRACKED;
     if asked.destination != key.destination || asked.port != key.destination_port {
         event.flags |= event_flags::TRANSLATED;
     }
@@ -140,10 +122,72 @@ fn describe_denied<F: Identities>(event: &mut Event, key: &Tuple<F::Address>, as
     event.destination_identity = identity::of::<F>(asked.destination);
 }
 
-/// Who it was, and what became of the packet.
+/// A record of now, in place: it is too big for the stack.
+#[inline(always)]
+fn blank(room: &mut RingBufEntry<Event>) -> &mut Event {
+    // SAFETY: the ring's own room for one record, and every pattern is one.
+    let event = unsafe { &mut *room.as_mut_ptr() };
+    *event = Event::default();
+    event.version = EVENT_VERSION;
+    // SAFETY: takes nothing.
+    event.time = unsafe { helper::bpf_ktime_get_boot_ns() };
+    event
+}
+
+#[inline(always)]
+fn tale<F: Family, H: Hook>(
+    config: &Config,
+    scratch: &Scratch<F::Address>,
+    flow: Option<&mut Flow<F::Address>>,
+) -> Option<Tale> {
+    let (now, told) = (jiffies(), |kind| Some((kind, 0)));
+    let Scratch { key, headers, noted, .. } = scratch;
+    match scratch.reason {
+        Reason::ForwardedNew => told(EventKind::New),
+        Reason::ForwardedUpdated | Reason::ForwardedEstablished => match flow {
+            _ if noted & ENDS != 0 => told(EventKind::Closed),
+            _ if noted & BEGINS != 0 => told(EventKind::New),
+            Some(flow) if is_due(flow, config.event_interval, now) && !is_left_out(config, key, headers) => {
+                flow.told = coarse(now);
+                told(EventKind::Ongoing)
+            }
+            _ => None,
+        },
+        // Messages, and what a pod sends that the stack takes from here, have no entry.
+        Reason::ForwardedIcmpError => lately::tale::<F>(config, key, headers.flags, now),
+        Reason::PassedUnrelated | Reason::PassedProtocol => {
+            let is_message = key.protocol == F::ICMP;
+            let concerns = H::OF_POD && *noted & READ != 0 && (H::INGRESS || is_message);
+            let left_out = is_left_out(config, key, headers)
+                || (is_message && F::is_link_control(key.source_port.get() as u8));
+            if concerns && !left_out { lately::tale::<F>(config, key, headers.flags, now) } else { None }
+        }
+        Reason::RefusedTcp | Reason::RefusedUdp | Reason::RefusedSctp | Reason::AnsweredTooBig => {
+            told(EventKind::Refused)
+        }
+        Reason::ForwardedXdp
+        | Reason::PassedUnparsed
+        | Reason::PassedFragment
+        | Reason::PassedHandled
+        | Reason::PassedTimeToLive
+        | Reason::PassedTooBig => None,
+        _ => told(EventKind::Dropped),
+    }
+}
+
+/// A bare acknowledgement, where those are not told of.
+#[inline(always)]
+fn is_left_out<A>(config: &Config, key: &Tuple<A>, headers: &Headers) -> bool {
+    const SAYS_MORE: u8 = tcp::SYN | tcp::FIN | tcp::RST;
+    config.event_level == EventLevel::Substance as u32
+        && key.protocol == protocol::TCP
+        && headers.flags & SAYS_MORE == 0
+        && headers.length <= headers.transport_header
+}
+
+/// Who it was, and what became of the packet. The flags stay, and more are added.
 #[inline(always)]
 pub fn describe<F: Identities>(event: &mut Event, key: &Tuple<F::Address>, flow: Option<&Flow<F::Address>>) {
-    event.flags = 0;
     event.protocol = key.protocol;
     (event.source, event.destination) = (key.source.words(), key.destination.words());
     (event.source_port, event.destination_port) = (key.source_port, key.destination_port);
@@ -151,7 +195,7 @@ pub fn describe<F: Identities>(event: &mut Event, key: &Tuple<F::Address>, flow:
     let destination = match flow {
         None => key.destination,
         Some(flow) => {
-            event.flags = event_flags::TRACKED;
+            event.flags |= event_flags::TRACKED;
             if flow.has(flow_flags::REPLY) {
                 event.flags |= event_flags::REPLY;
             }

@@ -102,6 +102,8 @@ pub trait Family: Sized + 'static {
     /// Routers may cut it into fragments.
     fn may_be_cut(header: Self::Header) -> bool;
     fn is_icmp_error(kind: u8) -> bool;
+    /// An ICMP message by which a link finds its neighbours, routers and groups: of no flow.
+    fn is_link_control(kind: u8) -> bool;
     /// ICMP that no policy is asked about: echo replies, and what a link needs.
     fn is_free_message(kind: u8) -> bool;
     fn protocol(header: Self::Header) -> u8;

@@ -98,6 +98,8 @@ pub trait Hook {
     const OPENS: bool;
     /// Packets come from other machines.
     const FROM_OUTSIDE: bool;
+    /// On a pod's device.
+    const OF_POD: bool = false;
     /// Packets come from other nodes of the cluster, and to a frontend only whole ([`abi::flow_flags::WHOLE`]).
     const FROM_TUNNEL: bool = false;
 
@@ -118,6 +120,7 @@ pub struct ToWire;
 
 impl Hook for FromPod {
     const POINT: Point = Point::FromPod;
+    const OF_POD: bool = true;
     const INGRESS: bool = true;
     const OPENS: bool = true;
     const FROM_OUTSIDE: bool = false;
@@ -130,6 +133,7 @@ impl Hook for FromPod {
 
 impl Hook for ToPod {
     const POINT: Point = Point::ToPod;
+    const OF_POD: bool = true;
     const INGRESS: bool = false;
     const OPENS: bool = false;
     const FROM_OUTSIDE: bool = false;
@@ -235,22 +239,24 @@ fn handle<F: Identities, H: Hook>(ctx: Context) -> Outcome {
             None => slow::proceed::<F, H>(ctx),
         };
     }
-    if maps::config().is_some_and(|config| config.event_interval != 0) {
-        events::offer::<F, H>(ctx, outcome.reason);
-    }
-    if maps::config().is_some_and(|config| config.l7 != 0) {
-        l7::offer::<F, H>(ctx, outcome.reason);
-    }
+    let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };
     if outcome.verdict == TO_BE_SENT {
-        let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };
         scratch.reason = outcome.reason;
         outcome = send::run::<F, H>(ctx);
     }
-    match outcome.verdict {
+    outcome = match outcome.verdict {
         TO_BE_REFUSED => reject::run::<F, H>(ctx),
         TO_BE_TOLD => reject::too_big::<F, H>(ctx),
         _ => outcome,
+    };
+    if maps::config().is_some_and(|config| config.l7 != 0) {
+        l7::offer::<F, H>(ctx, outcome.reason);
     }
+    if maps::config().is_some_and(|config| config.event_level != 0) {
+        scratch.reason = outcome.reason;
+        events::offer::<F, H>(ctx);
+    }
+    outcome
 }
 
 /// No flow is kept of the packet, and the stack forwards it.

@@ -66,7 +66,10 @@ fn quote<F: Family>(ctx: Context, scratch: &mut Scratch<F::Address>) -> Result<(
     if scratch.headers.length < HEADER || !ctx.load(at as usize, &mut scratch.words, HEADER) {
         return Err(Reason::PassedProtocol);
     }
-    let [kind, ..] = scratch.words[0].to_ne_bytes();
+    let [kind, code, ..] = scratch.words[0].to_ne_bytes();
+    // As events have them.
+    (scratch.key.source_port, scratch.key.destination_port) =
+        (Be16::new(kind as u16), Be16::new(code as u16));
     if !F::is_icmp_error(kind) {
         return Err(Reason::PassedProtocol);
     }

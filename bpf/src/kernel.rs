@@ -53,6 +53,27 @@ pub fn jiffies() -> u32 {
     unsafe { helper::bpf_jiffies64() as u32 }
 }
 
+/// Adds in one instruction, which nothing on this CPU can cut in two.
+///
+/// # Safety
+/// Points to a number that is there, aligned.
+#[inline(always)]
+pub unsafe fn add(number: *mut u64, more: u64) {
+    #[cfg(target_arch = "bpf")]
+    // SAFETY: the caller's. The target has the instruction, but no `AtomicU64::fetch_add`.
+    unsafe {
+        core::intrinsics::atomic_xadd::<u64, u64, { core::intrinsics::AtomicOrdering::Relaxed }>(
+            number, more,
+        );
+    }
+    #[cfg(not(target_arch = "bpf"))]
+    // SAFETY: the caller's.
+    unsafe {
+        core::sync::atomic::AtomicU64::from_ptr(number)
+            .fetch_add(more, core::sync::atomic::Ordering::Relaxed);
+    }
+}
+
 #[inline(always)]
 pub fn random() -> u32 {
     // SAFETY: takes nothing.

@@ -16,6 +16,11 @@
 //! Invariant: no packet is lost without a count, and no path here blocks on user space.
 
 #![no_std]
+#![cfg_attr(target_arch = "bpf", feature(core_intrinsics))]
+#![cfg_attr(
+    target_arch = "bpf",
+    expect(internal_features, reason = "adding in one instruction: see `kernel::add`")
+)]
 
 pub mod checksum;
 pub mod conntrack;

@@ -87,6 +87,9 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
 fn update<F: Family, H: Hook>(scratch: &mut Scratch<F::Address>, config: &Config) -> Known {
     let flags = scratch.headers.flags;
     let Some(flow) = conntrack::find::<F>(&scratch.key) else { return Known::No };
+    if flow.packets == 0 {
+        scratch.noted |= events::BEGINS;
+    }
     if conntrack::is_steady(flags, flow, config, kernel::jiffies()) {
         return Known::Steady;
     }

@@ -11,14 +11,17 @@ mod call;
 mod decide;
 mod state;
 
-use abi::{Backend, SocketCall, protocol};
+use abi::{Backend, Be16, EventKind, Point, Reason, SocketCall, protocol};
 
 pub use self::call::{Call, InIpv4, InIpv6, Mapped, Place};
 use self::{
     decide::{Decision, Offer},
     state::State,
 };
-use crate::counters;
+use crate::{
+    counters,
+    events::call::{self as told, Ends, What},
+};
 
 /// The hook's answer: the call goes on.
 pub const GO_ON: i32 = 1;
@@ -40,7 +43,7 @@ pub fn connect<P: Place>(call: Call) -> i32 {
                 return as_it_is::<P>(call);
             }
             P::State::connect(call, (address, port), &backend);
-            translate::<P>(call, &backend)
+            translate::<P>(call, &backend, true)
         }
         Decision::None => {
             P::State::forget(call);
@@ -63,10 +66,11 @@ pub fn sendmsg<P: Place>(call: Call) -> i32 {
     match decide::decide::<P::Family>(call, address, port) {
         Decision::Offer(offer) => {
             let mut backend = Backend::default();
-            if !resolve::<P>(call, &offer, &mut backend) {
-                return as_it_is::<P>(call);
+            match resolve::<P>(call, &offer, &mut backend) {
+                Resolved::None => as_it_is::<P>(call),
+                Resolved::Kept => translate::<P>(call, &backend, told::every()),
+                Resolved::Chosen => translate::<P>(call, &backend, true),
             }
-            translate::<P>(call, &backend)
         }
         Decision::None => GO_ON,
         Decision::Left => as_it_is::<P>(call),
@@ -76,33 +80,41 @@ pub fn sendmsg<P: Place>(call: Call) -> i32 {
     }
 }
 
+/// What a datagram gets.
+enum Resolved {
+    None,
+    /// What the one before it got.
+    Kept,
+    Chosen,
+}
+
 /// The backend that this socket writes to, for as long as it is one and not idle for too long; else another.
 #[inline(always)]
 fn resolve<P: Place>(
     call: Call,
     offer: &Offer,
     backend: &mut Backend<<P::Family as crate::family::Family>::Address>,
-) -> bool {
+) -> Resolved {
     let frontend = (P::address(call), call.port());
     if P::State::peer_of_frontend(call, frontend, offer.config, backend)
         && crate::service::is_member::<P::Family>(offer.set.set, backend.address, backend.port)
     {
         P::State::keep(call, frontend, backend);
-        return true;
+        return Resolved::Kept;
     }
-    let found = decide::choose::<P::Family>(call, offer, backend);
-    if found {
-        P::State::keep(call, frontend, backend);
+    if !decide::choose::<P::Family>(call, offer, backend) {
+        return Resolved::None;
     }
-    found
+    P::State::keep(call, frontend, backend);
+    Resolved::Chosen
 }
 
 /// recvmsg(2) and its kin, of a datagram socket, with the source asked for.
 #[inline(always)]
 pub fn recvmsg<P: Place>(call: Call) -> i32 {
-    if let Some((address, port)) = P::State::frontend_of_source(call, (P::address(call), call.port())) {
-        P::set_address(call, address);
-        call.set_port(port);
+    let source = (P::address(call), call.port());
+    if let Some(frontend) = P::State::frontend_of_source(call, source) {
+        turn_back::<P>(call, source, frontend);
     }
     GO_ON
 }
@@ -110,15 +122,39 @@ pub fn recvmsg<P: Place>(call: Call) -> i32 {
 /// getpeername(2).
 #[inline(always)]
 pub fn getpeername<P: Place>(call: Call) -> i32 {
-    if let Some((address, port)) = P::State::frontend_of_peer(call, (P::address(call), call.port())) {
-        P::set_address(call, address);
-        call.set_port(port);
+    let peer = (P::address(call), call.port());
+    if let Some(frontend) = P::State::frontend_of_peer(call, peer) {
+        turn_back::<P>(call, peer, frontend);
     }
     GO_ON
 }
 
+/// Address and port.
+type Pair<P> = (<<P as Place>::Family as crate::family::Family>::Address, Be16);
+
+/// The other side as the program knows it.
 #[inline(always)]
-fn translate<P: Place>(call: Call, backend: &Backend<<P::Family as crate::family::Family>::Address>) -> i32 {
+fn turn_back<P: Place>(call: Call, before: Pair<P>, after: Pair<P>) {
+    if told::every() {
+        let what =
+            What { kind: EventKind::Translated, point: Point::Answer, reason: Reason::ForwardedEstablished };
+        told::offer::<P::Family>(call, what, &Ends { before, after });
+    }
+    P::set_address(call, after.0);
+    call.set_port(after.1);
+}
+
+#[inline(always)]
+fn translate<P: Place>(
+    call: Call,
+    backend: &Backend<<P::Family as crate::family::Family>::Address>,
+    is_told: bool,
+) -> i32 {
+    if is_told {
+        let ends = Ends { before: (P::address(call), call.port()), after: (backend.address, backend.port) };
+        let what = What { kind: EventKind::Translated, point: Point::Call, reason: Reason::ForwardedNew };
+        told::offer::<P::Family>(call, what, &ends);
+    }
     P::set_address(call, backend.address);
     call.set_port(backend.port);
     counters::socket(SocketCall::Translated);
@@ -139,5 +175,16 @@ fn stop<P: Place>(call: Call, reason: SocketCall, error: i32) -> i32 {
         return as_it_is::<P>(call);
     }
     counters::socket(reason);
+    let (kind, reason) = match (reason, call.protocol()) {
+        (SocketCall::Denied, _) => (EventKind::Dropped, Reason::DroppedSourceRange),
+        (_, protocol::TCP) => (EventKind::Refused, Reason::RefusedTcp),
+        _ => (EventKind::Refused, Reason::RefusedUdp),
+    };
+    let named = (P::address(call), call.port());
+    told::offer::<P::Family>(
+        call,
+        What { kind, point: Point::Call, reason },
+        &Ends { before: named, after: named },
+    );
     STOP
 }

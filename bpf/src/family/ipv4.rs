@@ -127,6 +127,12 @@ impl Family for Ipv4 {
         kind == 3 || kind == 11 || kind == 12
     }
 
+    /// Router advertisement and solicitation (RFC 1256).
+    #[inline(always)]
+    fn is_link_control(kind: u8) -> bool {
+        kind == 9 || kind == 10
+    }
+
     #[inline(always)]
     fn is_free_message(kind: u8) -> bool {
         kind == 0

@@ -102,6 +102,12 @@ impl Family for Ipv6 {
         kind < 128
     }
 
+    /// Groups, neighbours, routers, redirects (RFC 2710, 4861, 3810).
+    #[inline(always)]
+    fn is_link_control(kind: u8) -> bool {
+        kind >= 130 && kind <= 137 || kind == 143
+    }
+
     /// Multicast listeners (RFC 2710, RFC 3810) and neighbour discovery (RFC 4861), besides echo replies.
     #[inline(always)]
     fn is_free_message(kind: u8) -> bool {

@@ -10,7 +10,10 @@ use aya_ebpf::{
 };
 
 use super::state::State;
-use crate::family::{Family, Ipv4, Ipv6};
+use crate::{
+    family::{Family, Ipv4, Ipv6},
+    identity::Identities,
+};
 
 /// Cookie of the node's own network namespace. Set at load.
 #[unsafe(no_mangle)]
@@ -118,7 +121,7 @@ fn halves(number: u64) -> [u32; 2] {
 
 /// Where a call has the other side's address.
 pub trait Place {
-    type Family: Family;
+    type Family: Identities;
     type State: State<Self::Family>;
 
     fn address(call: Call) -> <Self::Family as Family>::Address;

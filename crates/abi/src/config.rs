@@ -29,10 +29,13 @@ pub struct Config {
     /// Interface index of the tunnel that packets for backends on other nodes enter whole, so that those answer the client
     /// themselves (direct server return); 0: they are masqueraded.
     pub direct_return: u32,
-    /// After how long a flow that goes on is told of again, in [`crate::coarse`] units; 0: nothing is told of any flow.
+    /// After how long a flow that goes on is told of again, in [`crate::coarse`] units: 0 for with every packet, more than that
+    /// clock counts for never.
     pub event_interval: u32,
     /// What any endpoint of this node lets be read of its packets, of [`crate::l7_flags`]; 0: nobody's are looked into.
     pub l7: u32,
+    /// An [`crate::EventLevel`].
+    pub event_level: u32,
     /// Not 0: policies are in force. What goes to and comes from pods is asked about, and tracked.
     pub policy: u32,
 }
@@ -64,5 +67,5 @@ impl Config {
     }
 }
 
-const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 8 + 1 + 1 + 1 + 1));
+const _: () = assert!(size_of::<Config>() == 4 * (4 + 2 * (1 + 4) + 1 + 8 + 1 + 4));
 plain!(Config);

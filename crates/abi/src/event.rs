@@ -15,19 +15,21 @@ pub enum EventKind {
     New = 0,
     /// A side ended the flow with this packet, by its FIN, or both sides by one RST.
     Closed = 1,
-    /// A flow goes on, and nothing was told of this direction for [`crate::Config::event_interval`].
+    /// A flow goes on, and it is time to say so ([`crate::Config::event_interval`]).
     Ongoing = 2,
     /// The packet was dropped.
     Dropped = 3,
-    /// The packet was answered with a refusal.
+    /// The packet was answered with a refusal, or the call of a socket with an error.
     Refused = 4,
     /// The packet was let pass, and an endpoint that opted in sent or got it: an [`L7Event`], with the payload's first bytes.
     L7 = 5,
+    /// A socket's call named a frontend, and was given a backend.
+    Translated = 6,
 }
 
 impl EventKind {
-    pub const ALL: [Self; 6] =
-        [Self::New, Self::Closed, Self::Ongoing, Self::Dropped, Self::Refused, Self::L7];
+    pub const ALL: [Self; 7] =
+        [Self::New, Self::Closed, Self::Ongoing, Self::Dropped, Self::Refused, Self::L7, Self::Translated];
 
     /// The word in the CLI and the metrics.
     pub const fn name(self) -> &'static str {
@@ -38,9 +40,44 @@ impl EventKind {
             Self::Dropped => "dropped",
             Self::Refused => "refused",
             Self::L7 => "l7",
+            Self::Translated => "translated",
         }
     }
 }
+
+/// How much is told of flows. Numbers are part of the ABI.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventLevel {
+    /// Nothing at all.
+    #[default]
+    Off = 0,
+    /// When a direction of a flow begins, every [`crate::Config::event_interval`] while it goes on, and when it ends.
+    Flows = 1,
+    /// Every packet but bare acknowledgements of TCP.
+    Substance = 2,
+    /// Every packet.
+    Packets = 3,
+}
+
+/// Element of `LATELY`: a flow without an entry in the connection table that was told of.
+///
+/// One aligned word: two CPUs cannot mix theirs.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lately {
+    /// Of the tuple; 0: none.
+    pub hash: u32,
+    /// When ([`crate::coarse`]).
+    pub told: u16,
+    /// SYN, FIN and RST that were told of, as in the TCP header.
+    pub control: u8,
+    /// [`event_flags::OPENS`] or [`event_flags::REPLY`], where the handshake told which.
+    pub role: u8,
+}
+
+/// Rows of `LATELY`: a power of two.
+pub const LATELY_ROWS: u32 = 4_096;
 
 /// Where the packet was seen. Numbers are part of the ABI.
 #[repr(u8)]
@@ -51,10 +88,22 @@ pub enum Point {
     FromWire = 2,
     ToWire = 3,
     FromTunnel = 4,
+    /// No packet: connect(2) or sendmsg(2), before there is one.
+    Call = 5,
+    /// recvmsg(2) or getpeername(2): the answer's source, as the program sees it.
+    Answer = 6,
 }
 
 impl Point {
-    pub const ALL: [Self; 5] = [Self::FromPod, Self::ToPod, Self::FromWire, Self::ToWire, Self::FromTunnel];
+    pub const ALL: [Self; 7] = [
+        Self::FromPod,
+        Self::ToPod,
+        Self::FromWire,
+        Self::ToWire,
+        Self::FromTunnel,
+        Self::Call,
+        Self::Answer,
+    ];
 }
 
 /// Bits of [`Event::flags`].
@@ -70,8 +119,10 @@ pub mod event_flags {
     pub const TRACKED: u8 = 1 << 3;
     /// Addresses could not be read: they and the identities are zero.
     pub const UNREADABLE: u8 = 1 << 4;
+    /// There is no entry, and the packet's sender is known to have opened the flow: its SYN was seen.
+    pub const OPENS: u8 = 1 << 5;
     /// A policy denies it, and its pod is audited only: it was let through.
-    pub const AUDITED: u8 = 1 << 5;
+    pub const AUDITED: u8 = 1 << 6;
 }
 
 /// Element of the per-CPU array `EVENT_COUNTS`, one per [`EventKind`].
@@ -117,17 +168,20 @@ pub struct Event {
     pub revision: u32,
     /// The policy rule that decided; 0: none.
     pub rule: u32,
-    /// Of this direction of the flow, this packet not included.
+    /// Of this direction of the flow, this packet included where it was forwarded. Of a call: the socket's cookie.
     pub packets: u64,
-    /// Of IP packets, without the link header.
+    /// Of IP packets, without the link header. Of a call: the number of the caller's cgroup.
     pub bytes: u64,
-    /// As the packet came: the frontend is its destination.
+    /// As the packet came: the frontend is its destination. Of a call, whose own address nobody knows yet: low and high half
+    /// of the cookie of the socket's network namespace.
     pub source: [u32; 4],
     pub destination: [u32; 4],
     /// As it leaves: the backend is its destination.
     pub new_source: [u32; 4],
     pub new_destination: [u32; 4],
+    /// Of ICMP: the message's type.
     pub source_port: Be16,
+    /// Of ICMP: its code.
     pub destination_port: Be16,
     pub new_source_port: Be16,
     pub new_destination_port: Be16,
@@ -158,6 +212,10 @@ pub mod l7_flags {
     pub const HTTP: u32 = 1 << 1;
 }
 
+/// [`Event::source_identity`] of a call by a process of the node: Hubble's number for the host.
+pub const HOST_IDENTITY: u32 = 1;
+
+const _: () = assert!(size_of::<Lately>() == 8 && LATELY_ROWS.is_power_of_two());
 const _: () = assert!(size_of::<L7Event>() == 144);
 const _: () = assert!(size_of::<Event>() == 128 && size_of::<EventCount>() == 16);
-plain!(Event, EventCount, L7Event);
+plain!(Event, EventCount, L7Event, Lately);

@@ -22,8 +22,8 @@ pub use config::{Config, Timeouts};
 pub use conntrack::{Flow, FragmentKey, FragmentPorts, Route, State, Tuple, coarse, flow_flags};
 pub use counter::{COUNTERS, Count, Lookup, Reason, SocketCall};
 pub use event::{
-    EVENT_RING_BYTES, EVENT_VERSION, Event, EventCount, EventKind, L7_BYTES, L7Event, Point, event_flags,
-    l7_flags,
+    EVENT_RING_BYTES, EVENT_VERSION, Event, EventCount, EventKind, EventLevel, HOST_IDENTITY, L7_BYTES,
+    L7Event, LATELY_ROWS, Lately, Point, event_flags, l7_flags,
 };
 pub use policy::{
     PeerRow, PolicyPeer, PolicyRow, PortAction, PortKey, PortMatch, RuleCount, TIERS, UNRANKED_TIER, action,

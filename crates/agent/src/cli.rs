@@ -3,25 +3,27 @@
 mod export;
 mod values;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{num::NonZeroU16, path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context as _;
 use clap::ValueEnum;
 use dataplane::Timing;
-use dataplane_ebpf::{Acceleration, LoadBalancer, TableSize};
+use dataplane_ebpf::{Acceleration, LoadBalancer, TableSize, Telling};
+use dataplane_iptables::TellingConfig;
 use flow::ring::Capacity;
 use ipnet::IpNet;
 use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
 };
-use model::{Plane, Port};
+use model::{Family, Plane, Port};
 use observer::tls::Files;
 use tokio::signal::unix::{SignalKind, signal};
 
+pub use self::values::{Bind, SocketPath};
 use self::{
     export::ExportArgs,
-    values::{Bind, NodePortFilter, Period, SocketPath, capacity, node_ports},
+    values::{Aggregation, NodePortFilter, Period, Switch, capacity, node_ports},
 };
 use crate::{
     client::DEFAULT_SOCKET,
@@ -86,7 +88,7 @@ pub struct Args {
     export: ExportArgs,
 }
 
-/// Where flows are shown, as Hubble's clients ask for them. Only the ebpf dataplane tells of any.
+/// Where flows are shown, as Hubble's clients ask for them.
 #[derive(Clone, Debug, clap::Args)]
 struct ObserverArgs {
     /// Unix socket that flows are served on; "none" for none
@@ -108,9 +110,19 @@ struct ObserverArgs {
     /// Flows that are kept, the last ones: a power of two less one
     #[arg(long, value_name = "FLOWS", default_value = "4095", value_parser = capacity)]
     flow_capacity: Capacity,
-    /// How often a flow that goes on is told of; 0s tells of no flow at all
+    /// How much is told of flows (ebpf only)
+    #[arg(long, value_enum, default_value = "medium")]
+    event_aggregation: Aggregation,
+    /// At medium aggregation, how often a flow that goes on is told of (ebpf only)
     #[arg(long, value_name = "TIME", default_value = "5s")]
     flow_interval: Period,
+    /// Tell of flows: what connection tracking says of them, and what rules stop, by a rule that logs before each (iptables
+    /// only: ebpf does unless --event-aggregation is off)
+    #[arg(long, value_enum, default_value_t)]
+    flows: Switch,
+    /// NFLOG group of those rules; no other program of the node may use it (iptables only)
+    #[arg(long, value_name = "GROUP", default_value_t = TellingConfig::DEFAULT_GROUP)]
+    nflog_group: NonZeroU16,
 }
 
 /// The kernel's connection tracking, as kube-proxy's flags of these names set it. The iptables dataplane's only: the other
@@ -280,8 +292,10 @@ impl From<PlaneArgs> for PlaneConfig {
             table_size: args.maglev_table_size,
             load_balancer: args.load_balancer_mode.into(),
             acceleration: args.xdp.into(),
+            families: Family::ALL.to_vec(),
             cgroup: args.cgroup,
-            events: None,
+            events: Telling::Nothing,
+            telling: None,
             network_policy: args.network_policy.map_or(plane == Plane::Ebpf, |switch| switch == Switch::On),
         }
     }
@@ -321,8 +335,14 @@ async fn serve(args: Args) -> anyhow::Result<()> {
     };
     let mut terminate = signal(SignalKind::terminate()).context("catch SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("catch SIGINT")?;
-    let events = Some(args.observer.flow_interval.0).filter(|interval| !interval.is_zero());
-    let plane_config = PlaneConfig { events, ..plane_args.into() };
+    let events = args.observer.event_aggregation.telling(args.observer.flow_interval);
+    let group = args.observer.nflog_group;
+    let telling =
+        (args.observer.flows == Switch::On).then(|| TellingConfig { group, ..TellingConfig::default() });
+    let mut plane_config = PlaneConfig { events, telling, ..plane_args.into() };
+    if !args.cluster_cidrs.is_empty() {
+        plane_config.families = args.cluster_cidrs.iter().map(|cidr| Family::of(cidr.addr())).collect();
+    }
     if plane_config.load_balancer == LoadBalancer::DirectReturn && routing == Routing::Native {
         anyhow::bail!("--load-balancer-mode dsr needs a tunnel between the nodes\n\nadd --routing vxlan");
     }

@@ -5,7 +5,6 @@ use std::{future::Future, net::SocketAddr, path::PathBuf, sync::Arc, time::Durat
 use anyhow::Context as _;
 use cluster::{Index, Problem, Settings};
 use dataplane::Timing;
-use futures::{StreamExt as _, stream};
 use ipnet::IpNet;
 use kube::Client;
 use model::NodePortAddresses;
@@ -126,8 +125,6 @@ pub async fn run(
     let probe = Probe { controller: controller.clone(), worker: worker.clone() };
     let mut tasks = JoinSet::new();
     let watches = cluster::watch::watch(&client, &config.node);
-    let of_policies = policies.map(|_| cluster::watch::watch_policies(&client));
-    let watches = stream::select(watches, stream::iter(of_policies).flatten());
     tasks.spawn(async move { anyhow::Error::from(task.run(watches).await) });
     spawn(&mut tasks, "network", network.keep(known_nodes, changes));
     spawn(&mut tasks, "identities", wishes::grant(client.clone(), to_grant));

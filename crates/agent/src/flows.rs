@@ -5,10 +5,11 @@
 //! only a reader that has read everything, so that wake-ups follow time, not flows.
 
 use std::{
+    collections::BTreeMap,
     future::Future,
     io,
     net::SocketAddr,
-    os::fd::{AsFd as _, OwnedFd},
+    os::fd::OwnedFd,
     path::PathBuf,
     pin::Pin,
     sync::{Arc, PoisonError, RwLock},
@@ -16,7 +17,6 @@ use std::{
 };
 
 use cluster::{CLUSTER_NAME, News};
-use dataplane_ebpf::{Events, Record};
 use flow::{
     directory::{Directory, Moved, Pod},
     event::{Node, Time},
@@ -25,7 +25,8 @@ use flow::{
     record::{Decoder, Losses},
     ring::Capacity,
 };
-use model::Update;
+use model::{Endpoint, PodName, Update};
+use netns::NetNs;
 use nix::time::ClockId;
 use observer::{
     export::Running,
@@ -44,6 +45,7 @@ use crate::{
     controller::Nodes,
     export::{self, Export},
     serving::{self, ended},
+    source::{Clocks, Source, Taken},
 };
 
 /// Where flows are served unless it is said otherwise.
@@ -97,6 +99,7 @@ impl SharedDirectory {
         let moved = Moved {
             identities: news.identities.into_iter().map(|(id, labels)| (id.get(), labels)).collect(),
             pods: news.endpoints.into_iter().map(|(name, view)| (name, view.map(pod))).collect(),
+            namespaces: update.map(namespaces).unwrap_or_default(),
         };
         let mut directory = self.0.write().unwrap_or_else(PoisonError::into_inner);
         directory.learn(moved);
@@ -104,6 +107,19 @@ impl SharedDirectory {
             directory.update(update);
         }
     }
+}
+
+/// The network namespaces of pods that moved, as the kernel numbers them. One that cannot be entered is that of a pod which is
+/// going: its calls are then nobody's.
+fn namespaces(update: &Update) -> BTreeMap<PodName, Option<u64>> {
+    let cookie = |endpoint: &Arc<Endpoint>| {
+        let namespace = NetNs::open(&endpoint.netns.as_ref()?.display().to_string()).ok()?;
+        namespace.run(dataplane_ebpf::namespace_cookie).ok()?.ok()
+    };
+    let of = |(pod, endpoint): (&PodName, &Option<Arc<Endpoint>>)| {
+        (pod.clone(), endpoint.as_ref().and_then(cookie))
+    };
+    update.endpoints.iter().map(of).collect()
 }
 
 /// A part of the agent that runs until it fails.
@@ -132,7 +148,7 @@ impl Flows {
 pub(crate) async fn open(
     node: &str,
     settings: &Observer,
-    events: Events,
+    source: Source,
     nodes: watch::Receiver<Option<Arc<Nodes>>>,
 ) -> anyhow::Result<Flows> {
     let mut metrics = Registry::default();
@@ -153,14 +169,14 @@ pub(crate) async fn open(
     let decoder = Decoder::new(node, name_of, fastrand::u64(..));
     let counts = KernelEvents::new(&mut metrics);
     let losses = Losses::default();
-    let mut pump = Pump { events, feed, directory: directory.clone(), decoder, losses, counts };
+    let mut pump = Pump { source, feed, directory: directory.clone(), decoder, losses, counts };
     parts.push(Box::pin(async move { ended("flows", pump.run().await) }));
     Ok(Flows { directory, parts, metrics, export })
 }
 
 /// From the kernel's ring to the node's.
 struct Pump {
-    events: Events,
+    source: Source,
     feed: Feed,
     directory: SharedDirectory,
     decoder: Decoder,
@@ -170,13 +186,15 @@ struct Pump {
 
 impl Pump {
     async fn run(&mut self) -> io::Result<()> {
-        let descriptor: OwnedFd = self.events.as_fd().try_clone_to_owned()?;
-        // SAFETY: the descriptor is owned by what is registered, and always the same.
-        let ring = unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?;
+        let register = |descriptor: OwnedFd| {
+            // SAFETY: the descriptor is owned by what is registered, and always the same.
+            unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }
+        };
+        let waiting = self.source.descriptors()?.into_iter().map(register).collect::<Result<Vec<_>, _>>()?;
         // Before anything else: what was lost while nobody looked.
         let mut look_for_losses = Some(Instant::now());
         loop {
-            let taken = self.take();
+            let taken = self.take()?;
             if look_for_losses.is_some_and(|due| due <= Instant::now()) {
                 self.tell_losses();
                 look_for_losses = None;
@@ -190,7 +208,7 @@ impl Pump {
                 0 => {
                     let due = look_for_losses.unwrap_or_else(Instant::now);
                     tokio::select! {
-                        ready = ring.readable() => ready?.clear_ready(),
+                        ready = readable(&waiting) => ready?,
                         () = tokio::time::sleep_until(due), if look_for_losses.is_some() => {}
                     }
                 }
@@ -199,35 +217,17 @@ impl Pump {
     }
 
     /// Stores the next records; how many there were, at most [`BATCH`].
-    fn take(&mut self) -> usize {
-        let boot = boot();
+    fn take(&mut self) -> io::Result<usize> {
+        let clocks = Clocks { now: now(), boot: boot() };
         let (mut taken, mut unknown, mut batch) = (0, 0, vec![]);
         let directory = self.directory.0.read().unwrap_or_else(PoisonError::into_inner);
         while taken < BATCH
-            && let Some(record) = self.events.take()
+            && let Some(record) = self.source.take(&mut self.decoder, &directory, clocks, &mut batch)?
         {
             taken += 1;
             match record {
-                Record::Event(event) => match self.decoder.decode(&event, &directory, boot) {
-                    Ok(flow) => batch.push(flow),
-                    Err(error) => {
-                        tracing::debug!("{error}");
-                        unknown += 1;
-                    }
-                },
-                Record::L7(event, payload) => {
-                    match self.decoder.decode_l7(&event, &payload, &directory, boot) {
-                        Ok(flows) => batch.extend(flows),
-                        Err(error) => {
-                            tracing::debug!("{error}");
-                            unknown += 1;
-                        }
-                    }
-                }
-                Record::Unknown { version } => {
-                    tracing::debug!(version, "a record of another version");
-                    unknown += 1;
-                }
+                Taken::Read => {}
+                Taken::Unreadable => unknown += 1,
             }
         }
         drop(directory);
@@ -235,19 +235,20 @@ impl Pump {
         if !batch.is_empty() {
             self.feed.append(batch);
         }
-        taken
+        Ok(taken)
     }
 
     fn tell_losses(&mut self) {
-        match self.events.counts() {
-            Ok(counts) => {
-                self.counts.set(&counts);
-                let now = self.decoder.not_before(now());
-                self.feed.append(self.losses.of_kernel(&counts, now));
-            }
-            Err(error) => tracing::warn!("{}", error.with_causes()),
-        }
+        let now = self.decoder.not_before(now());
+        self.feed.append(self.source.losses(&mut self.losses, &self.counts, now));
     }
+}
+
+/// Waits until one of them is readable again.
+async fn readable(waiting: &[AsyncFd<OwnedFd>]) -> io::Result<()> {
+    let ready = waiting.iter().map(|descriptor| Box::pin(descriptor.readable()));
+    futures::future::select_all(ready).await.0?.clear_ready();
+    Ok(())
 }
 
 fn now() -> Time {

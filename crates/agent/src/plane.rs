@@ -1,12 +1,14 @@
 //! The choice of a dataplane, in one place.
 
-use std::{convert::Infallible, path::PathBuf, time::Duration};
+use std::{convert::Infallible, path::PathBuf};
 
 use dataplane::Dataplane;
-use dataplane_ebpf::{Acceleration, EbpfDataplane, Events, LoadBalancer, TableSize};
-use dataplane_iptables::IptablesDataplane;
-use model::Plane;
+use dataplane_ebpf::{Acceleration, EbpfDataplane, LoadBalancer, TableSize, Telling};
+use dataplane_iptables::{IptablesDataplane, TellingConfig};
+use model::{Family, Plane};
 use policy::compile::FirstNumbers;
+
+use crate::source::Source;
 
 /// What a plane is opened with. Each takes of it what concerns it.
 #[derive(Clone, Debug)]
@@ -22,10 +24,14 @@ pub struct PlaneConfig {
     pub load_balancer: LoadBalancer,
     /// XDP on the uplinks; ebpf only.
     pub acceleration: Acceleration,
+    /// Address families that pods have; ebpf only.
+    pub families: Vec<Family>,
     /// Whose processes are served at their sockets; ebpf only.
     pub cgroup: Cgroup,
-    /// How often a flow that goes on is told of; `None`: no flow ever is; ebpf only.
-    pub events: Option<Duration>,
+    /// How much is told of flows; ebpf only.
+    pub events: Telling,
+    /// What flows are told of with; `None`: none is; iptables only.
+    pub telling: Option<TellingConfig>,
     /// Enforce network policies; ebpf only.
     pub network_policy: bool,
 }
@@ -33,7 +39,7 @@ pub struct PlaneConfig {
 /// A plane, and what its datapath tells of flows, if it does.
 pub struct Opened {
     pub plane: Box<dyn Dataplane>,
-    pub events: Option<Events>,
+    pub events: Option<Source>,
     /// Where the plane enforces policies: the first numbers to compile them to.
     pub policies: Option<FirstNumbers>,
 }
@@ -108,6 +114,7 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
             let config = dataplane_ebpf::Config {
                 bpffs: config.bpffs.clone(),
                 uplinks: config.uplinks.clone(),
+                families: config.families.clone(),
                 table_size: config.table_size,
                 load_balancer: config.load_balancer,
                 acceleration: config.acceleration,
@@ -116,7 +123,7 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
                 policy: config.network_policy,
                 ..dataplane_ebpf::Config::default()
             };
-            let (told, enforces) = (config.events.is_some(), config.policy);
+            let (told, enforces) = (config.events != Telling::Nothing, config.policy);
             let plane = EbpfDataplane::open(config).map_err(|error| unsupported(error.into()))?;
             let events =
                 told.then(|| plane.events()).transpose().map_err(|error| unsupported(error.into()))?;
@@ -124,15 +131,19 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
                 let dataplane_ebpf::FirstNumbers { list, ports, rule, prefix } = plane.first_numbers();
                 FirstNumbers { list, ports, rule, prefix }
             });
-            Ok(Opened { plane: Box::new(plane), events, policies })
+            Ok(Opened { plane: Box::new(plane), events: events.map(Source::Ring), policies })
         }
         Plane::Iptables if config.network_policy => {
             Err(unsupported("it does not enforce network policies\n\nleave out --network-policy on".into()))
         }
         Plane::Iptables => {
-            let opened = IptablesDataplane::open(dataplane_iptables::Config::default());
-            let plane = Box::new(opened.map_err(|error| unsupported(error.into()))?);
-            Ok(Opened { plane, events: None, policies: None })
+            let config = dataplane_iptables::Config {
+                telling: config.telling,
+                ..dataplane_iptables::Config::default()
+            };
+            let plane = IptablesDataplane::open(config).map_err(|error| unsupported(error.into()))?;
+            let events = plane.telling().map_err(|error| unsupported(error.into()))?.map(Source::Kernel);
+            Ok(Opened { plane: Box::new(plane), events, policies: None })
         }
     }
 }

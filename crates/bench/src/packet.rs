@@ -14,7 +14,7 @@ use aya::{
     maps::Array,
     programs::{Program, TestRun as _, TestRunOptions},
 };
-use dataplane_ebpf::{EbpfDataplane, Events};
+use dataplane_ebpf::{EbpfDataplane, Events, Telling};
 use ipnet::IpNet;
 use model::{Changed, Family::V4, FrontendKind, IdentityId, Protocol, Snapshot};
 use scenarios::{
@@ -35,8 +35,8 @@ const NEW: u32 = 3_000;
 
 /// Addresses whose identity is known where flows are told of.
 const ADDRESSES: u32 = 10_000;
-/// How often flows that go on are told of.
-const TOLD_EVERY: Duration = Duration::from_secs(5);
+/// As by default.
+const TOLD: Telling = Telling::Flows { every: Duration::from_secs(5) };
 
 /// Words of the bench programs' template: a packet's first 56 bytes, whether to vary it, and a count.
 const TEMPLATE_WORDS: usize = 16;
@@ -66,11 +66,11 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()>
     }
     let mut benches = vec![];
     for services in effort.sizes {
-        benches.push(Bench::open(&topology, *services, None)?);
+        benches.push(Bench::open(&topology, *services, Telling::Nothing)?);
     }
     // Last, beside the plane of as many services that tells of nothing.
     let most = effort.sizes.last().copied().unwrap_or_default();
-    benches.push(Bench::open(&topology, most, Some(TOLD_EVERY))?);
+    benches.push(Bench::open(&topology, most, TOLD)?);
     let cases = cases();
     node.run(|| {
         machine::pin(machine::cpus() - 1)?;
@@ -91,9 +91,10 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()>
 }
 
 impl Bench {
-    fn open(topology: &Topology, services: u32, told: Option<Duration>) -> anyhow::Result<Self> {
+    fn open(topology: &Topology, services: u32, told: Telling) -> anyhow::Result<Self> {
         let node = topology.node(Node::A);
-        let pins = plane::Pins::new(&format!("{}-{services}-{}", topology.name, u8::from(told.is_some())));
+        let pins =
+            plane::Pins::new(&format!("{}-{services}-{}", topology.name, u8::from(told != Telling::Nothing)));
         let mut plane = plane::open_telling(topology, Node::A, &pins, told)?;
         let mut snapshot = plane::bare_snapshot(topology, Node::A);
         let backend = (SocketAddr::new(Pod::B1.address(V4), 8080), false);
@@ -106,12 +107,12 @@ impl Bench {
             scale::put(&mut snapshot, service);
         }
         scale::fill(&mut snapshot, services);
-        if told.is_some() {
+        if told != Telling::Nothing {
             identify(&mut snapshot);
         }
         plane::apply(&mut plane, node, &snapshot, &Changed::all(&snapshot))?;
         let ebpf = plane.load_bench()?;
-        let events = told.map(|_| plane.events()).transpose()?;
+        let events = (told != Telling::Nothing).then(|| plane.events()).transpose()?;
         Ok(Self { services, ebpf, events, _plane: plane, _pins: pins, empty: vec![], net: vec![] })
     }
 

@@ -1,10 +1,10 @@
 //! The planes under measurement, opened on a node of a topology and taken down with this value.
 
-use std::{fs, io::ErrorKind, path::PathBuf, time::Duration};
+use std::{fs, io::ErrorKind, path::PathBuf};
 
 use anyhow::Context as _;
 use dataplane::Dataplane;
-use dataplane_ebpf::EbpfDataplane;
+use dataplane_ebpf::{EbpfDataplane, Telling};
 use dataplane_iptables::IptablesDataplane;
 use model::{Changed, Plane, Snapshot};
 use netns::Owned;
@@ -39,22 +39,31 @@ impl Drop for Pins {
 
 /// Opens the eBPF plane of a node as its agent does: at packets, and at the sockets of the node's cgroup.
 pub(crate) fn open_ebpf(topology: &Topology, node: Node, pins: &Pins) -> anyhow::Result<EbpfDataplane> {
-    open_telling(topology, node, pins, None)
+    open_with(dataplane_ebpf::Config::default(), topology, node, pins)
 }
 
-/// The same, with flows told of every so often.
+/// The same, with so much told of flows.
 pub(crate) fn open_telling(
     topology: &Topology,
     node: Node,
     pins: &Pins,
-    events: Option<Duration>,
+    events: Telling,
+) -> anyhow::Result<EbpfDataplane> {
+    open_with(dataplane_ebpf::Config { events, ..Default::default() }, topology, node, pins)
+}
+
+/// The same, with this for what the node does not decide.
+pub(crate) fn open_with(
+    config: dataplane_ebpf::Config,
+    topology: &Topology,
+    node: Node,
+    pins: &Pins,
 ) -> anyhow::Result<EbpfDataplane> {
     let config = dataplane_ebpf::Config {
         bpffs: pins.path().clone(),
         uplinks: vec![UPLINK.to_owned()],
         cgroup: Some(topology.group(node).path().to_owned()),
-        events,
-        ..Default::default()
+        ..config
     };
     topology.node(node).run(|| EbpfDataplane::open(config))?.context("open the ebpf plane")
 }

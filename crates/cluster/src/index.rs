@@ -36,8 +36,10 @@ use crate::{
 mod identities;
 mod nodes;
 mod pods;
-mod policies;
+mod policy;
 mod visibility;
+
+pub use policy::POLICY_ANNOTATION;
 
 /// What an index is made for.
 #[derive(Clone, Debug)]
@@ -63,8 +65,7 @@ pub struct Index {
     pub(crate) pods: BTreeMap<PodName, host_port::Pod>,
     pub(crate) identities: Identities,
     visibility: visibility::Visibility,
-    /// `None`: policies are none of its business.
-    policies: Option<policies::Policies>,
+    policies: policy::Policies,
     /// Nodes, or who serves the API, moved since identities were told.
     surroundings_moved: bool,
     own_node_deleted: bool,
@@ -103,7 +104,7 @@ impl Index {
             nodes: BTreeMap::new(),
             pods: BTreeMap::new(),
             visibility: visibility::Visibility::default(),
-            policies: None,
+            policies: policy::Policies::default(),
             own_node_deleted: false,
             local_addresses: vec![],
             tunnel: None,
@@ -183,7 +184,7 @@ impl Index {
             self.recompile(&owner);
         }
         self.update_addresses();
-        self.update_policies();
+        self.update_policy();
         if self.pending.is_empty() {
             return None;
         }

@@ -8,7 +8,7 @@ use k8s_openapi::api::{
     networking::v1::NetworkPolicy,
 };
 use model::{PodName, ServiceName, policy::PolicyKind};
-use policy::v1alpha2::ClusterNetworkPolicy;
+use policy::{read, v1alpha2::ClusterNetworkPolicy};
 
 use crate::{
     causes, host_port,
@@ -71,9 +71,6 @@ pub(crate) const KINDS: [&str; 4] = [Node::KIND, Service::KIND, EndpointSlice::K
 pub(crate) const IDENTITY_KINDS: [&str; 3] =
     [Namespace::KIND, TwinplaneIdentity::KIND, TwinplaneEndpoint::KIND];
 
-/// Kinds that only policies need, besides those of identities.
-pub(crate) const POLICY_KINDS: [&str; 2] = [NetworkPolicy::KIND, ClusterNetworkPolicy::KIND];
-
 pub(crate) fn key_of<K: kube::Resource>(object: &K) -> Key {
     let meta = object.meta();
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
@@ -128,9 +125,9 @@ pub(crate) mod private {
     impl Entry for Pod {
         fn apply(&self, index: &mut Index) {
             if let Some(name) = host_port::name_of(self) {
-                let annotated = index.set_pod_visibility(&name, Some(self));
+                let mut annotated = index.set_pod_visibility(&name, Some(self));
+                annotated.extend(index.set_pod_mode(&name, Some(&self.metadata)));
                 index.set_pod(&name, host_port::read(self, &index.settings.node), annotated);
-                index.set_pod_ports(&name, Some(self));
                 index.identities.set_pod(&name, Some(self));
             }
         }
@@ -138,13 +135,14 @@ pub(crate) mod private {
         fn remove((namespace, name): &Key, index: &mut Index) {
             let pod = PodName { namespace: namespace.clone(), name: name.clone() };
             index.set_pod_visibility(&pod, None);
+            index.set_pod_mode(&pod, None);
             index.set_pod(&pod, None, vec![]);
-            index.set_pod_ports(&pod, None);
             index.identities.set_pod(&pod, None);
         }
 
         fn known(index: &Index) -> BTreeSet<Key> {
             let pods = index.pods.keys().chain(index.identities.pods()).chain(index.annotated_pods());
+            let pods = pods.chain(index.pods_with_mode());
             pods.map(|pod| (pod.namespace.clone(), pod.name.clone())).collect()
         }
     }
@@ -153,12 +151,14 @@ pub(crate) mod private {
         fn apply(&self, index: &mut Index) {
             let labels = self.metadata.labels.clone().unwrap_or_default();
             index.identities.set_namespace(&key_of(self).1, Some(labels));
-            index.set_namespace_visibility(&key_of(self).1, Some(self));
+            let problems = index.set_namespace_mode(&key_of(self).1, Some(&self.metadata));
+            index.set_namespace_visibility(&key_of(self).1, Some(self), problems);
         }
 
         fn remove((_, name): &Key, index: &mut Index) {
             index.identities.set_namespace(name, None);
-            index.set_namespace_visibility(name, None);
+            let problems = index.set_namespace_mode(name, None);
+            index.set_namespace_visibility(name, None, problems);
         }
 
         fn known(index: &Index) -> BTreeSet<Key> {
@@ -168,29 +168,29 @@ pub(crate) mod private {
 
     impl Entry for NetworkPolicy {
         fn apply(&self, index: &mut Index) {
-            index.set_network_policy(&key_of(self), Some(self));
+            index.set_policy(read::network_policy(self, None));
         }
 
         fn remove(key: &Key, index: &mut Index) {
-            index.set_network_policy(key, None);
+            index.remove_policy(PolicyKind::NetworkPolicy, key);
         }
 
         fn known(index: &Index) -> BTreeSet<Key> {
-            index.policies_of(PolicyKind::NetworkPolicy).collect()
+            index.policies(PolicyKind::NetworkPolicy)
         }
     }
 
     impl Entry for ClusterNetworkPolicy {
         fn apply(&self, index: &mut Index) {
-            index.set_cluster_network_policy(&key_of(self), Some(self));
+            index.set_policy(read::cluster_network_policy(self, None));
         }
 
         fn remove(key: &Key, index: &mut Index) {
-            index.set_cluster_network_policy(key, None);
+            index.remove_policy(PolicyKind::ClusterNetworkPolicy, key);
         }
 
         fn known(index: &Index) -> BTreeSet<Key> {
-            index.policies_of(PolicyKind::ClusterNetworkPolicy).collect()
+            index.policies(PolicyKind::ClusterNetworkPolicy)
         }
     }
 

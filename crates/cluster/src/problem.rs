@@ -7,8 +7,7 @@ use model::{PodName, ServiceName};
 /// A Kubernetes object that a [`Problem`] belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ObjectRef {
-    /// As the API spells it: "Service", "EndpointSlice", "Node", "Pod", "Namespace", "TwinplaneIdentity", "TwinplaneEndpoint",
-    /// "NetworkPolicy", "ClusterNetworkPolicy".
+    /// As the API spells it: "Service", "EndpointSlice", "Node", "Pod", "Namespace", "TwinplaneIdentity", "TwinplaneEndpoint".
     pub kind: &'static str,
     /// Empty for an object without a namespace.
     pub namespace: String,

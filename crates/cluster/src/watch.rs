@@ -21,7 +21,6 @@ use kube::{
         watcher::{self, Config, Event},
     },
 };
-
 use policy::v1alpha2::ClusterNetworkPolicy;
 
 use crate::{
@@ -30,9 +29,6 @@ use crate::{
 };
 
 mod definitions;
-mod policies;
-
-pub use policies::watch_policies;
 
 const SERVICE_LABELS: &str = "!service.kubernetes.io/service-proxy-name";
 const SERVICE_FIELDS: &str = "spec.clusterIP!=None";
@@ -102,7 +98,30 @@ pub fn watch(client: &Client, node: &str) -> impl Stream<Item = Seen> + Send + u
     });
     let services = stream::select(services, slices);
     let others = stream::select(namespaces, ours);
-    stream::select_all([nodes.boxed(), services.boxed(), pods.boxed(), others.boxed()])
+    let policies = stream::select(network_policies(client), cluster_network_policies(client));
+    stream::select_all([nodes.boxed(), services.boxed(), pods.boxed(), others.boxed(), policies.boxed()])
+}
+
+fn network_policies(client: &Client) -> impl Stream<Item = Seen> + Send + use<> {
+    events(client.clone(), Config::default(), |event| Seen::NetworkPolicy(Box::new(event)))
+}
+
+/// Not every cluster has the kind: where it is not served, there are none, until it is.
+fn cluster_network_policies(client: &Client) -> impl Stream<Item = Seen> + Send + use<> {
+    let api = Api::<ClusterNetworkPolicy>::all(client.clone());
+    let told = |event: Event<ClusterNetworkPolicy>| Seen::ClusterNetworkPolicy(Box::new(event));
+    let events = watcher::watcher(api, Config::default()).default_backoff();
+    events.flat_map(move |event| {
+        stream::iter(match event {
+            Ok(event) => vec![told(event)],
+            Err(watcher::Error::InitialListFailed(kube::Error::Api(status))) if status.code == 404 => {
+                vec![told(Event::Init), told(Event::InitDone)]
+            }
+            Err(error) => {
+                vec![Seen::Interrupted { kind: ClusterNetworkPolicy::KIND, error: chain(&error) }]
+            }
+        })
+    })
 }
 
 fn events<K>(client: Client, config: Config, seen: fn(Event<K>) -> Seen) -> impl Stream<Item = Seen> + Send

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use abi::{EVENT_VERSION, Event, EventCount, EventKind, L7Event};
+use abi::{EVENT_VERSION, Event, EventCount, EventKind, EventLevel, L7Event};
 use aya::maps::{Map, MapData, RingBuf};
 use dataplane::Error;
 
@@ -93,11 +93,34 @@ impl std::fmt::Debug for Events {
     }
 }
 
-/// In units of [`abi::coarse`]: at least one, at most half of what its clock counts.
-pub(crate) fn interval(every: Option<Duration>, hz: u32) -> u32 {
-    let Some(every) = every else { return 0 };
-    let units = every.as_millis() * u128::from(hz) / 1000 / 256;
-    units.clamp(1, 0x7fff) as u32
+/// How much the datapath tells of flows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Telling {
+    #[default]
+    Nothing,
+    /// When a direction of a flow begins, every so often while it goes on, and when it ends.
+    Flows { every: Duration },
+    /// Every packet but bare acknowledgements of TCP. No packet takes the fast path.
+    Substance,
+    /// Every packet. None takes the fast path.
+    Packets,
+}
+
+impl Telling {
+    /// As the datapath is configured: the level, and the interval in units of [`abi::coarse`], which is at least one and at most
+    /// half of what that clock counts.
+    pub(crate) fn configured(self, hz: u32) -> (EventLevel, u32) {
+        const NEVER: u32 = u32::MAX;
+        match self {
+            Self::Nothing => (EventLevel::Off, NEVER),
+            Self::Flows { every } => {
+                let units = every.as_millis() * u128::from(hz) / 1000 / 256;
+                (EventLevel::Flows, units.clamp(1, 0x7fff) as u32)
+            }
+            Self::Substance => (EventLevel::Substance, 0),
+            Self::Packets => (EventLevel::Packets, 0),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -106,10 +129,12 @@ mod tests {
 
     #[test]
     fn intervals_are_whole_units_and_never_off_by_accident() {
-        assert_eq!(interval(None, 250), 0);
-        assert_eq!(interval(Some(Duration::ZERO), 250), 1);
-        assert_eq!(interval(Some(Duration::from_secs(5)), 1000), 19);
-        assert_eq!(interval(Some(Duration::from_secs(5)), 250), 4);
-        assert_eq!(interval(Some(Duration::from_secs(1_000_000)), 1000), 0x7fff);
+        let interval = |every, hz| Telling::Flows { every }.configured(hz);
+        assert_eq!(Telling::Nothing.configured(250), (EventLevel::Off, u32::MAX));
+        assert_eq!(interval(Duration::ZERO, 250), (EventLevel::Flows, 1));
+        assert_eq!(interval(Duration::from_secs(5), 1000), (EventLevel::Flows, 19));
+        assert_eq!(interval(Duration::from_secs(5), 250), (EventLevel::Flows, 4));
+        assert_eq!(interval(Duration::from_secs(1_000_000), 1000), (EventLevel::Flows, 0x7fff));
+        assert_eq!(Telling::Packets.configured(250), (EventLevel::Packets, 0));
     }
 }

@@ -37,12 +37,12 @@ mod tables;
 mod xdp;
 
 pub use abi::{Event, EventCount, EventKind, L7_BYTES, L7Event, Point, Reason, event_flags};
-pub use events::{Events, Record};
+pub use events::{Events, Record, Telling};
 pub use links::Attach;
 pub use maglev::{InvalidTableSize, TableSize};
 pub use objects::Checksums;
 pub use plane::{Config, EbpfDataplane, LoadBalancer};
 pub use policies::FirstNumbers;
 pub use sizes::Sizes;
-pub use sock::{Refusals, cgroup_root};
+pub use sock::{Refusals, cgroup_root, namespace_cookie};
 pub use xdp::Acceleration;

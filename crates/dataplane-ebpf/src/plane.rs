@@ -22,7 +22,7 @@ use model::{Changed, Endpoint, Family, IdentityId, Plane, PodName, ServicePortId
 
 use crate::{
     bpffs::Pins,
-    events,
+    events::Telling,
     links::{self, Device, Links},
     objects::{self, Object, Summed},
     policies::Policies,
@@ -56,7 +56,7 @@ pub struct EbpfDataplane {
     /// What masquerading may use where no tunnel needs one of them.
     masquerade_ports: RangeInclusive<u16>,
     hz: u32,
-    event_interval: u32,
+    telling: Telling,
     options: Options,
     /// The devices and addresses of the local pods that are programmed.
     endpoints: BTreeMap<PodName, (Device, Vec<IpAddr>)>,
@@ -82,7 +82,7 @@ impl EbpfDataplane {
         sys::raise_memory_limit();
         let pins = Pins::prepare(&config.bpffs)?;
         let maps = pins.maps();
-        let sizes = config.sizes.by_map(config.conntrack_entries);
+        let sizes = config.sizes.by_map(config.conntrack_entries, &config.families);
         for map in objects::discard_resized(&maps, &sizes) {
             tracing::warn!(map, "table has another size: what it held is forgotten");
         }
@@ -118,7 +118,7 @@ impl EbpfDataplane {
             tunnel: None,
             masquerade_ports: config.masquerade_ports.unwrap_or_else(ports::masquerade_range),
             hz,
-            event_interval: events::interval(config.events, hz),
+            telling: config.events,
             options: Options {
                 table_size: config.table_size,
                 direct_return: config.load_balancer == LoadBalancer::DirectReturn,
@@ -335,6 +335,7 @@ impl Dataplane for EbpfDataplane {
             ],
             maps: self.maps(),
             counters: self.tables.counters().unwrap_or_default(),
+            unseen: vec![],
         }
     }
 

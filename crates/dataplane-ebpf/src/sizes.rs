@@ -1,6 +1,7 @@
 //! How many rows the tables have, each family its own.
 
 use abi::{V4, V6};
+use model::Family;
 
 use crate::{family::MapNames, policies};
 
@@ -43,23 +44,33 @@ impl Default for Sizes {
     }
 }
 
+/// Of its rows, a family that no pod has gets one in so many: nearly all kernel memory of a node is in these tables, and
+/// what may still come of that family are Services with hand-made endpoints.
+const UNUSED_FAMILY: u32 = 16;
+
 impl Sizes {
-    /// By map name.
-    pub(crate) fn by_map(self, flows: u32) -> Vec<(&'static str, u32)> {
-        fn family<A: MapNames>(sizes: Sizes, flows: u32) -> [(&'static str, u32); 9] {
-            [
-                (A::FLOWS, flows),
-                (A::FRONTENDS, sizes.frontends),
-                (A::BACKENDS, sizes.backends),
-                (A::MEMBERS, sizes.backends),
-                (A::RANGES, sizes.ranges),
-                (A::AFFINITY, sizes.affinity),
-                (A::MAGLEV, sizes.lookups),
-                (A::IDENTITIES, sizes.identities),
-                (A::PREFIXES, sizes.policy_prefixes),
-            ]
-        }
+    /// By map name, where pods have addresses of `families`.
+    pub(crate) fn by_map(self, flows: u32, families: &[Family]) -> Vec<(&'static str, u32)> {
+        let rows = |family, names: [(&'static str, u32); 9]| {
+            let part = if families.contains(&family) { 1 } else { UNUSED_FAMILY };
+            names.map(|(name, rows)| (name, rows.div_ceil(part)))
+        };
+        let v4 = rows(Family::V4, self.of::<V4>(flows));
         let shared = [(policies::PEERS, self.policy_peers), (policies::PORTS, self.policy_ports)];
-        family::<V4>(self, flows).into_iter().chain(family::<V6>(self, flows)).chain(shared).collect()
+        v4.into_iter().chain(rows(Family::V6, self.of::<V6>(flows))).chain(shared).collect()
+    }
+
+    fn of<A: MapNames>(self, flows: u32) -> [(&'static str, u32); 9] {
+        [
+            (A::FLOWS, flows),
+            (A::FRONTENDS, self.frontends),
+            (A::BACKENDS, self.backends),
+            (A::MEMBERS, self.backends),
+            (A::RANGES, self.ranges),
+            (A::AFFINITY, self.affinity),
+            (A::MAGLEV, self.lookups),
+            (A::IDENTITIES, self.identities),
+            (A::PREFIXES, self.policy_prefixes),
+        ]
     }
 }

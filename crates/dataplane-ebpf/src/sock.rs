@@ -137,7 +137,7 @@ impl Sockets {
 impl Active {
     fn open(cgroup: &Path, refusals: Refusals, maps: &Path, links: &Links) -> Result<Self, Error> {
         let failed = |what: &'static str| move |source: io::Error| Error::new("read", what, source);
-        let namespace = own_namespace().map_err(failed("the network namespace's cookie (needs 5.14)"))?;
+        let namespace = namespace_cookie().map_err(failed("the network namespace's cookie (needs 5.14)"))?;
         // Trying is the probe.
         let (programs, can_fail) = match (refusals == Refusals::Auto).then(|| load(maps, namespace, true)) {
             Some(Ok(programs)) => (programs, true),
@@ -186,8 +186,11 @@ fn program<'a>(ebpf: &'a mut Ebpf, name: &str) -> Result<&'a mut CgroupSockAddr,
         .map_err(|error: ProgramError| Error::new("find program", name, error))
 }
 
-/// The cookie of the calling thread's network namespace.
-fn own_namespace() -> io::Result<u64> {
+/// The cookie of the calling thread's network namespace: a number that the kernel never gives twice.
+///
+/// # Errors
+/// The kernel has none to tell (before 5.14), or no socket to ask by.
+pub fn namespace_cookie() -> io::Result<u64> {
     let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
     let (mut cookie, mut length) = (0u64, size_of::<u64>() as libc::socklen_t);
     // SAFETY: the kernel writes at most `length` bytes.

@@ -3,6 +3,8 @@
 //! ```text
 //! Snapshot ── render ──► rules ── family: compare, write what differs ──► iptables-restore
 //!                                    ▲ iptables-save ── parse ◄────────── kernel
+//!
+//! connection tracking, NFLOG ── told ──► what flows do, where a node asks for it
 //! ```
 //! Anyone who knows kube-proxy 1.36 can read what this writes. Semantics are the model's, never decided here.
 //!
@@ -21,7 +23,9 @@ mod rows;
 pub mod rule;
 pub mod ruleset;
 mod status;
+mod told;
 mod udp;
 pub mod walk;
 
 pub use plane::{Config, IptablesDataplane, rendered_text};
+pub use told::{Heard, Telling, TellingConfig};

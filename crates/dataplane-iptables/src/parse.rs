@@ -5,7 +5,7 @@
 use std::{borrow::Cow, collections::BTreeMap, iter::Peekable};
 
 use ipnet::IpNet;
-use model::{Port, Protocol};
+use model::{Port, Protocol, told::Stop};
 
 use crate::{
     names::ChainName,
@@ -278,6 +278,11 @@ impl<'a, I: Iterator<Item = Cow<'a, str>>> Parser<'a, I> {
             "DNAT" => {
                 let address = self.required("--to-destination")?;
                 Target::Dnat(address.parse().map_err(|e| format!("{address:?}: {e}"))?)
+            }
+            "NFLOG" => {
+                let prefix = self.required("--nflog-prefix")?;
+                let stop = Stop::from_name(&prefix).ok_or_else(|| format!("unknown prefix {prefix:?}"))?;
+                Target::Log { group: number(&self.required("--nflog-group")?)?, stop }
             }
             // Any other target of the kernel is in capitals without a dash; ours would have options that fail above.
             chain => Target::Jump(ChainName::new(chain)),

@@ -18,6 +18,7 @@ use crate::{
         self, INVALID_DROPPED, LOCALHOST_ACCEPTED, Options, Refused, Renderer, ServiceRules, reachable,
     },
     rows, status,
+    told::{self, Telling, TellingConfig},
     walk::{self, Journey, Step, Walk},
 };
 
@@ -28,11 +29,13 @@ pub struct Config {
     pub masquerade_all: bool,
     /// Node ports answer on 127.0.0.1.
     pub localhost_node_ports: bool,
+    /// Flows are told of, and rules log what they stop; `None`: no rule differs from kube-proxy's.
+    pub telling: Option<TellingConfig>,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { masquerade_all: false, localhost_node_ports: true }
+        Self { masquerade_all: false, localhost_node_ports: true, telling: None }
     }
 }
 
@@ -66,6 +69,14 @@ impl IptablesDataplane {
             udp_flows: UdpFlows::default(),
             set_route_localnet: false,
         })
+    }
+
+    /// What is told of flows; `None` where that is not wanted. There can be one reader at a time.
+    ///
+    /// # Errors
+    /// The kernel does not tell, or another program has the group.
+    pub fn telling(&self) -> Result<Option<Telling>, Error> {
+        self.config.telling.map(Telling::open).transpose()
     }
 
     /// The rules of one service port as they were rendered.
@@ -117,6 +128,7 @@ impl IptablesDataplane {
             accounting: self.probed.accounting,
             random_fully: self.probed.random_fully,
             liberal: sysctl::read(sysctl::TCP_BE_LIBERAL).is_ok_and(|value| value != 0),
+            log: self.config.telling.map(|telling| telling.group),
         }
     }
 
@@ -243,7 +255,8 @@ impl Dataplane for IptablesDataplane {
     }
 
     fn status(&self) -> PlaneStatus {
-        status::of(self.families.values(), &self.probed, &self.udp_flows)
+        let unseen = told::unseen(self.config.telling.is_some());
+        status::of(self.families.values(), &self.probed, &self.udp_flows, unseen)
     }
 
     fn maps(&self) -> Vec<MapFill> {

@@ -102,7 +102,8 @@ fn rows_of(rule: &Rule, nat: &Chains, known: &Known<'_>) -> Vec<ServiceRow> {
         return vec![];
     };
     let address = rule.destination.map(|prefix| prefix.net);
-    if address.is_some_and(loopback) {
+    let only_logs = matches!(rule.target, Some(Target::Log { .. }));
+    if only_logs || address.is_some_and(loopback) {
         return vec![];
     }
     let described = describe(comment);

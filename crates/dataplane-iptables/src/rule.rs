@@ -6,10 +6,11 @@
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
+    num::NonZeroU16,
 };
 
 use ipnet::IpNet;
-use model::{Port, Protocol};
+use model::{Port, Protocol, told::Stop};
 
 use crate::names::ChainName;
 
@@ -99,6 +100,11 @@ pub enum Target {
         random_fully: bool,
     },
     Dnat(SocketAddr),
+    /// Tells who listens to the group of a packet that the next rule stops.
+    Log {
+        group: NonZeroU16,
+        stop: Stop,
+    },
 }
 
 /// A chance, in units of 2^-31 as the kernel keeps it (`xt_statistic`).
@@ -289,6 +295,9 @@ impl fmt::Display for Target {
             Self::Masquerade { random_fully: false } => f.write_str("-j MASQUERADE"),
             Self::Masquerade { random_fully: true } => f.write_str("-j MASQUERADE --random-fully"),
             Self::Dnat(address) => write!(f, "-j DNAT --to-destination {address}"),
+            Self::Log { group, stop } => {
+                write!(f, "-j NFLOG --nflog-prefix {} --nflog-group {group}", stop.name())
+            }
         }
     }
 }

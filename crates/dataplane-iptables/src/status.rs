@@ -1,6 +1,6 @@
 //! The plane's health: features, how full tables are, what rules have counted.
 
-use dataplane::{Counter, MapFill, PlaneStatus};
+use dataplane::{Counter, MapFill, PlaneStatus, Unseen};
 use model::{Family, Plane};
 
 use crate::{
@@ -16,6 +16,7 @@ pub(crate) fn of<'a>(
     families: impl Iterator<Item = &'a FamilyRules<Programs>>,
     probed: &Probed,
     udp_flows: &UdpFlows,
+    unseen: Vec<Unseen>,
 ) -> PlaneStatus {
     let mut maps = vec![connection_table()];
     let mut counters = vec![udp_flows.counter()];
@@ -35,7 +36,13 @@ pub(crate) fn of<'a>(
         counters.extend(rules.counts(&saved).into_rows());
     }
     counters.extend(account::all().unwrap_or_default().into_iter().filter_map(accounted));
-    PlaneStatus { plane: Plane::Iptables, features: features::list(probed), maps, counters: summed(counters) }
+    PlaneStatus {
+        plane: Plane::Iptables,
+        features: features::list(probed),
+        maps,
+        counters: summed(counters),
+        unseen,
+    }
 }
 
 /// The one table with a limit. Reading the rules would cost as much as there are.

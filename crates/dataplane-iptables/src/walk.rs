@@ -213,6 +213,7 @@ impl Walker<'_> {
                 verdict => Some(verdict),
             },
             Target::Jump(_) => None,
+            Target::Log { .. } => None,
             Target::Return => Some(Verdict::Continue),
             Target::Accept => Some(Verdict::Accept),
             Target::Drop => Some(Verdict::Drop),

@@ -156,6 +156,7 @@ impl Dataplane for Fake {
                 fill("backend", kernel.backends.len(), kernel.backend_capacity),
             ],
             counters: vec![],
+            unseen: vec![],
         }
     }
 

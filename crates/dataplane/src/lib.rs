@@ -17,7 +17,9 @@ use ipnet::IpNet;
 use model::{Changed, Family, IdentityId, Plane, PodName, ServicePortId, Snapshot};
 
 pub use reconcile::{Reconciler, Step, Timing};
-pub use report::{BackendRow, BackendState, Connection, Counter, Feature, MapFill, PlaneStatus, ServiceRow};
+pub use report::{
+    BackendRow, BackendState, Connection, Counter, Feature, MapFill, PlaneStatus, ServiceRow, Unseen,
+};
 pub use retry::Backoff;
 pub use status::{ObjectState, ObjectStatus};
 

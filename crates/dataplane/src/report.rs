@@ -69,6 +69,17 @@ pub struct PlaneStatus {
     pub features: Vec<Feature>,
     pub maps: Vec<MapFill>,
     pub counters: Vec<Counter>,
+    /// What flows of this plane never show.
+    #[serde(default)]
+    pub unseen: Vec<Unseen>,
+}
+
+/// Something that a plane's flows do not show, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unseen {
+    pub what: String,
+    pub why: String,
 }
 
 /// A kernel feature, found by trying it.

@@ -14,7 +14,10 @@ use model::{
     policy::{RuleId, RuleRef},
 };
 
-use crate::event::{Endpoint, Interface, Label, Service, Workload};
+use crate::{
+    event::{Endpoint, Interface, Label, Service, Workload},
+    prefixes::Prefixes,
+};
 
 /// The label that says an identity's namespace.
 const NAMESPACE: (&str, &str) = ("k8s", "io.kubernetes.pod.namespace");
@@ -33,6 +36,8 @@ pub struct Moved {
     /// Labels as `source:key=value`, by identity.
     pub identities: BTreeMap<u32, Option<Vec<String>>>,
     pub pods: BTreeMap<PodName, Option<Pod>>,
+    /// Cookies of the network namespaces of this node's pods.
+    pub namespaces: BTreeMap<PodName, Option<u64>>,
 }
 
 /// An address, a port in host order, and an IANA protocol number.
@@ -46,9 +51,14 @@ pub struct Directory {
     by_address: HashMap<IpAddr, Arc<Endpoint>>,
     /// Endpoints of which no more is known than an identity.
     by_identity: HashMap<u32, Arc<Endpoint>>,
+    /// Whose the addresses are that are no pod's.
+    prefixes: Prefixes,
     /// Index of the host's end of the veth pair of each pod of this node.
     local: HashMap<PodName, u32>,
     interfaces: HashMap<u32, Arc<Interface>>,
+    /// The pod of each network namespace of this node, and the other way round.
+    namespaces: HashMap<u64, PodName>,
+    cookies: HashMap<PodName, u64>,
     services: HashMap<Frontend, Arc<Service>>,
     /// What was entered in `services` for each port of a Service.
     entered: HashMap<model::ServicePortId, Vec<Frontend>>,
@@ -66,8 +76,11 @@ impl Directory {
             pods: HashMap::new(),
             by_address: HashMap::new(),
             by_identity: HashMap::new(),
+            prefixes: Prefixes::default(),
             local: HashMap::new(),
             interfaces: HashMap::new(),
+            namespaces: HashMap::new(),
+            cookies: HashMap::new(),
             services: HashMap::new(),
             entered: HashMap::new(),
             at_node: BTreeMap::new(),
@@ -97,6 +110,9 @@ impl Directory {
         }
         for (id, port) in &update.services {
             self.set_service(id, port.as_ref());
+        }
+        for (prefix, identity) in &update.addresses {
+            self.prefixes.set(*prefix, identity.map(model::IdentityId::get));
         }
         for (pod, endpoint) in &update.endpoints {
             if let Some(index) = self.local.remove(pod) {
@@ -135,6 +151,15 @@ impl Directory {
         for (name, pod) in moved.pods {
             self.set_pod(&name, pod);
         }
+        for (name, cookie) in moved.namespaces {
+            if let Some(before) = self.cookies.remove(&name) {
+                self.namespaces.remove(&before);
+            }
+            if let Some(cookie) = cookie {
+                self.namespaces.insert(cookie, name.clone());
+                self.cookies.insert(name, cookie);
+            }
+        }
     }
 
     /// Whose `address` it is, given what the kernel took it for.
@@ -147,6 +172,27 @@ impl Directory {
             }
             None => self.of_identity(identity),
         }
+    }
+
+    /// Whose `address` it is, where no datapath took it for anyone's; identity 0: not known.
+    pub fn owner(&self, address: IpAddr) -> Arc<Endpoint> {
+        match self.by_address.get(&address) {
+            Some(endpoint) => Arc::clone(endpoint),
+            None => {
+                self.prefixes.get(address).map_or_else(Arc::default, |identity| self.of_identity(identity))
+            }
+        }
+    }
+
+    /// The pod of this node whose network namespace has this cookie, and its addresses.
+    pub fn in_namespace(&self, cookie: u64) -> Option<(&[IpAddr], Arc<Endpoint>)> {
+        let (pod, endpoint) = self.pods.get(self.namespaces.get(&cookie)?)?;
+        Some((&pod.addresses, Arc::clone(endpoint)))
+    }
+
+    /// The node's own, the first of the family.
+    pub fn node_address(&self, is_v4: bool) -> Option<IpAddr> {
+        self.node.addresses.iter().find(|address| address.is_ipv4() == is_v4).copied()
     }
 
     /// The Service that is reached there.
@@ -164,7 +210,8 @@ impl Directory {
         self.interfaces.get(&index)
     }
 
-    fn of_identity(&self, identity: u32) -> Arc<Endpoint> {
+    /// What is known of an identity alone.
+    pub fn of_identity(&self, identity: u32) -> Arc<Endpoint> {
         let known = self.by_identity.get(&identity).cloned();
         known.unwrap_or_else(|| Arc::new(Endpoint { identity, ..Endpoint::default() }))
     }
@@ -259,6 +306,7 @@ mod tests {
         directory.learn(Moved {
             identities: [(300, labels(&["k8s:app=web", "k8s:io.kubernetes.pod.namespace=shop"]))].into(),
             pods: [(name("web"), pod(300, "10.20.0.3"))].into(),
+            ..Moved::default()
         });
         let web = directory.endpoint(ip("10.20.0.3"), 300);
         assert_eq!((web.pod.as_str(), web.namespace.as_str(), web.labels.len()), ("web", "shop", 2));

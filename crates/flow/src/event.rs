@@ -4,7 +4,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use model::MacAddress;
+use model::{MacAddress, told::Traffic};
 use prost_types::Timestamp;
 use uuid::Uuid;
 
@@ -277,6 +277,15 @@ pub struct Rare {
     pub ip_trace_id: u64,
     /// 0: not sent to a proxy.
     pub proxy_port: u16,
+    /// The flow has ended, of which no packet may have told.
+    pub end: Option<End>,
+}
+
+/// How much a flow was, when it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct End {
+    /// Of both directions, where it was counted.
+    pub traffic: Option<Traffic>,
 }
 
 impl Event {
@@ -303,7 +312,8 @@ impl L4 {
 
 impl Rare {
     /// Of a flow that has none of it.
-    pub const NONE: &'static Self = &Self { trace_id: String::new(), ip_trace_id: 0, proxy_port: 0 };
+    pub const NONE: &'static Self =
+        &Self { trace_id: String::new(), ip_trace_id: 0, proxy_port: 0, end: None };
 }
 
 impl Flow {

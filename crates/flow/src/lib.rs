@@ -39,6 +39,7 @@ mod l7;
 pub mod mask;
 pub mod metrics;
 pub mod names;
+mod prefixes;
 pub mod print;
 pub mod proto;
 pub mod record;

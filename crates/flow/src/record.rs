@@ -4,12 +4,16 @@
 //! A flow's source is the one that the packet came with, its destination the one that it leaves for: who talked to whom. The
 //! frontend between them, if there was one, is told by its Service, and a masqueraded source by `source_xlated`.
 
+mod call;
+mod reasons;
+
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use abi::{Address as _, EventCount, EventKind, Point, Reason, V4, V6, event_flags, protocol};
 use model::policy::Direction;
 use uuid::{Builder, Uuid};
 
+use self::reasons::drop_reason;
 use crate::{
     directory::Directory,
     event::{Body, Endpoint, Event, Flow, Interface, Ip, L4, Node, Rules, Seen, TcpFlags, Time},
@@ -61,6 +65,8 @@ impl Decoder {
         }
     }
 
+    /// Adds what a record says to `into`: one flow, or two of a socket's call, as it was named and as it was translated.
+    ///
     /// `boot` is when the record's clock began. Times never go back: records of several CPUs may overtake one another.
     ///
     /// # Errors
@@ -70,10 +76,16 @@ impl Decoder {
         record: &abi::Event,
         directory: &Directory,
         boot: Time,
-    ) -> Result<Event, UnknownRecord> {
+        into: &mut Vec<Event>,
+    ) -> Result<(), UnknownRecord> {
         let parts = Parts::of(record)?;
         let time = self.time(record, boot);
-        Ok(Event { time, body: Body::Flow(self.flow(record, parts, directory, time)) })
+        let mut add = |flow| into.push(Event { time, body: Body::Flow(flow) });
+        match parts.point {
+            Point::Call | Point::Answer => self.call(record, parts, directory).into_iter().for_each(add),
+            _ => add(self.flow(record, parts, directory, time)),
+        }
+        Ok(())
     }
 
     pub(crate) fn time(&mut self, record: &abi::Event, boot: Time) -> Time {
@@ -96,7 +108,8 @@ impl Decoder {
     ) -> Flow {
         let has = |flag| record.flags & flag != 0;
         let tracked = has(event_flags::TRACKED);
-        let is_reply = tracked && has(event_flags::REPLY);
+        let known_reply = parts.is_reply(record);
+        let is_reply = known_reply == Some(true);
         let source = (parts.address)(record.source);
         let (to, to_port) = match tracked {
             true => (record.new_destination, record.new_destination_port),
@@ -120,8 +133,8 @@ impl Decoder {
             uuid: self.uuid(),
             verdict: parts.verdict,
             seen: parts.seen(is_reply),
-            direction: parts.direction(is_reply),
-            is_reply: (parts.verdict == Verdict::Forwarded && tracked).then_some(is_reply),
+            direction: parts.direction(known_reply),
+            is_reply: known_reply.filter(|_| parts.verdict == Verdict::Forwarded),
             ethernet: None,
             ip: source.zip(destination).filter(|_| is_readable).map(|(source, destination)| Ip {
                 source,
@@ -134,7 +147,9 @@ impl Decoder {
             destination: ends.1,
             source_names,
             destination_names,
-            source_service: is_reply.then(|| service(record.new_source, record.new_source_port)).flatten(),
+            source_service: (is_reply && tracked)
+                .then(|| service(record.new_source, record.new_source_port))
+                .flatten(),
             destination_service: (!is_reply)
                 .then(|| service(record.destination, record.destination_port))
                 .flatten(),
@@ -202,6 +217,8 @@ pub(crate) struct Parts {
     kind: EventKind,
     point: Point,
     reason: Reason,
+    /// The stack forwards it from here.
+    passed: bool,
     verdict: Verdict,
     drop: DropReason,
     pub(crate) address: fn([u32; 4]) -> Option<IpAddr>,
@@ -227,7 +244,18 @@ impl Parts {
                 (Verdict::Forwarded, DropReason::Unknown)
             }
             EventKind::Dropped | EventKind::Refused => (Verdict::Dropped, drop_reason(reason)?),
+            EventKind::Translated => (Verdict::Translated, DropReason::Unknown),
         };
+        let is_call = matches!(point, Point::Call | Point::Answer);
+        let fits = match kind {
+            EventKind::Translated => is_call,
+            EventKind::Dropped | EventKind::Refused => true,
+            EventKind::New | EventKind::Closed | EventKind::Ongoing | EventKind::L7 => !is_call,
+        };
+        if !fits {
+            return None;
+        }
+        let passed = matches!(reason, Reason::PassedUnrelated | Reason::PassedProtocol);
         let address: fn([u32; 4]) -> Option<IpAddr> = match record.family {
             4 => |words| Some(V4(words[0]).to_ip()),
             6 => |words| Some(V6(words).to_ip()),
@@ -235,7 +263,7 @@ impl Parts {
             0 if record.flags & event_flags::UNREADABLE != 0 => |_| None,
             _ => return None,
         };
-        Some(Self { kind, point, reason, verdict, drop, address })
+        Some(Self { kind, point, reason, passed, verdict, drop, address })
     }
 
     fn seen(self, is_reply: bool) -> Seen {
@@ -244,19 +272,37 @@ impl Parts {
             _ if is_reply => TraceReason::Reply,
             EventKind::New => TraceReason::New,
             EventKind::Closed | EventKind::Ongoing | EventKind::L7 => TraceReason::Established,
+            // A call's ([`call`]).
+            EventKind::Translated => TraceReason::Unknown,
         };
         let point = match self.point {
+            Point::FromPod if self.passed => TraceObservationPoint::ToStack,
             Point::FromPod => TraceObservationPoint::FromEndpoint,
             Point::ToPod => TraceObservationPoint::ToEndpoint,
             Point::FromWire => TraceObservationPoint::FromNetwork,
             Point::ToWire => TraceObservationPoint::ToNetwork,
             Point::FromTunnel => TraceObservationPoint::FromOverlay,
+            Point::Call | Point::Answer => TraceObservationPoint::UnknownPoint,
         };
         Seen::Trace { point, reason }
     }
 
+    /// Whether the packet answers; `None`: nobody saw the flow begin.
+    fn is_reply(self, record: &abi::Event) -> Option<bool> {
+        let has = |flag| record.flags & flag != 0;
+        match (record.protocol, record.source_port.get()) {
+            _ if has(event_flags::TRACKED) => Some(has(event_flags::REPLY)),
+            _ if has(event_flags::REPLY) => Some(true),
+            _ if has(event_flags::OPENS) => Some(false),
+            // Echo request and reply (RFC 792, RFC 4443).
+            (protocol::ICMP, 8) | (protocol::ICMPV6, 128) => Some(false),
+            (protocol::ICMP, 0) | (protocol::ICMPV6, 129) => Some(true),
+            _ => None,
+        }
+    }
+
     /// Of the connection, as this node sees it: replies have that of what they answer.
-    pub(crate) fn direction(self, is_reply: bool) -> TrafficDirection {
+    pub(crate) fn direction(self, is_reply: Option<bool>) -> TrafficDirection {
         match self.reason {
             // Of the pod whose policy it is.
             Reason::DroppedPolicyEgress => return TrafficDirection::Egress,
@@ -264,7 +310,11 @@ impl Parts {
             _ => {}
         }
         let is_from_here = matches!(self.point, Point::FromPod | Point::ToWire);
-        let is_reply = is_reply && self.verdict == Verdict::Forwarded;
+        let is_reply = match (is_reply, self.verdict) {
+            (Some(is_reply), Verdict::Forwarded) => is_reply,
+            (None, Verdict::Forwarded) => return TrafficDirection::Unknown,
+            _ => false,
+        };
         if is_from_here != is_reply { TrafficDirection::Egress } else { TrafficDirection::Ingress }
     }
 }
@@ -274,50 +324,16 @@ fn l4(record: &abi::Event, (source, destination): (u16, u16)) -> L4 {
         protocol::TCP => L4::Tcp { source, destination, flags: TcpFlags(record.tcp_flags.into()) },
         protocol::UDP => L4::Udp { source, destination },
         protocol::SCTP => L4::Sctp { source, destination },
-        // Records have no ICMP type.
+        protocol::ICMP | protocol::ICMPV6 => {
+            let [kind, code] = [record.source_port, record.destination_port].map(|number| number.get() as u8);
+            if record.protocol == protocol::ICMP {
+                L4::IcmpV4 { kind, code }
+            } else {
+                L4::IcmpV6 { kind, code }
+            }
+        }
         _ => L4::Unknown,
     }
-}
-
-/// Hubble's reason that says most of ours; `None` where the packet was not dropped.
-fn drop_reason(reason: Reason) -> Option<DropReason> {
-    Some(match reason {
-        Reason::RefusedTcp
-        | Reason::RefusedUdp
-        | Reason::RefusedSctp
-        | Reason::DroppedUnanswerable
-        | Reason::DroppedReset => DropReason::ServiceBackendNotFound,
-        Reason::DroppedTruncated | Reason::DroppedLength | Reason::DroppedDataOffset => {
-            DropReason::CtTruncatedOrInvalidHeader
-        }
-        Reason::DroppedVersion
-        | Reason::DroppedHeaderLength
-        | Reason::DroppedHeaderChecksum
-        | Reason::DroppedSourceRoute
-        | Reason::DroppedFragment
-        | Reason::DroppedZeroPort => DropReason::InvalidPacketDropped,
-        Reason::DroppedExtensionChain => DropReason::InvalidIpv6ExtensionHeader,
-        Reason::DroppedSource | Reason::DroppedLand => DropReason::InvalidSourceIp,
-        // Whose text is "Fragmentation needed" by now.
-        Reason::AnsweredTooBig => DropReason::CtMissingTcpAckFlag,
-        Reason::DroppedSourceRange => DropReason::DeniedByLbSrcRangeCheck,
-        Reason::DroppedPolicyEgress | Reason::DroppedPolicyIngress => DropReason::PolicyDenied,
-        Reason::DroppedNoPort | Reason::DroppedNoNodeAddress => DropReason::NoMappingForNatMasquerade,
-        Reason::DroppedTableFull => DropReason::CtMapInsertionFailed,
-        Reason::DroppedInternal => DropReason::ErrorWritingToPacket,
-        Reason::ForwardedEstablished
-        | Reason::ForwardedXdp
-        | Reason::ForwardedNew
-        | Reason::ForwardedUpdated
-        | Reason::ForwardedIcmpError
-        | Reason::PassedProtocol
-        | Reason::PassedUnparsed
-        | Reason::PassedFragment
-        | Reason::PassedUnrelated
-        | Reason::PassedHandled
-        | Reason::PassedTimeToLive
-        | Reason::PassedTooBig => return None,
-    })
 }
 
 /// What was lost before anyone could read it, as events: each loss is told once.
@@ -348,6 +364,14 @@ impl Losses {
         events
     }
 
+    /// What sockets had no room for since the last call, of a count since the sockets were opened.
+    pub fn of_sockets(&mut self, lost: u64, now: Time) -> Option<Event> {
+        self.told.resize(self.told.len().max(1), 0);
+        let since = self.since.replace(now);
+        let more = lost.saturating_sub(std::mem::replace(&mut self.told[0], lost));
+        (more > 0).then(|| lost_event((LostEventSource::PerfEventRingBuffer, None), more, since, now))
+    }
+
     /// Records that arrived and could not be read.
     pub fn unreadable(count: u64, now: Time) -> Option<Event> {
         (count > 0).then(|| lost_event((LostEventSource::ObserverEventsQueue, None), count, None, now))
@@ -371,5 +395,7 @@ fn lost_event(
 }
 
 mod l7;
+mod told;
+
 #[cfg(test)]
 mod tests;

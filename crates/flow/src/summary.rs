@@ -1,12 +1,29 @@
 //! The last column of a flow's line: what the packet or message was. Never says what was not seen.
 
+use model::told::Traffic;
+
 use crate::{
-    event::{Flow, L4, TcpFlags},
+    event::{End, Flow, L4, TcpFlags},
     proto::flow::{Dns, Http, L7FlowType, Layer7, layer7::Record},
 };
 
-/// As Hubble fills `Summary`; empty where nothing is known.
+/// As Hubble fills `Summary`; empty where nothing is known. What Hubble has no field for comes behind: that a flow ended,
+/// and how much it was.
 pub fn summary(flow: &Flow) -> String {
+    let end = match flow.rare().end {
+        None => return of_packet(flow),
+        Some(End { traffic: None }) => "ended".to_owned(),
+        Some(End { traffic: Some(Traffic { packets, bytes }) }) => {
+            format!("ended: {packets} packets, {bytes} bytes")
+        }
+    };
+    match of_packet(flow) {
+        packet if packet.is_empty() => end,
+        packet => format!("{packet}; {end}"),
+    }
+}
+
+fn of_packet(flow: &Flow) -> String {
     match (flow.l7(), flow.l4) {
         (Some(l7), _) => of_l7(l7),
         (None, L4::Tcp { flags, .. }) if flags != TcpFlags::default() => format!("TCP Flags: {flags}"),

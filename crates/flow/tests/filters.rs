@@ -37,7 +37,7 @@ fn rich() -> Flow {
     flow.ip = flow.ip.map(|ip| Ip { source_xlated: "192.0.2.1".parse().ok(), ..ip });
     flow.interface = Some(Arc::new(Interface { index: 6, name: "lxc6".into() }));
     flow.node = Arc::new(Node { name: "west/vm".into(), labels: vec!["zone=a".into()] });
-    flow.rare = Some(Box::new(Rare { trace_id: "cafe".into(), ip_trace_id: 9, proxy_port: 0 }));
+    flow.rare = Some(Box::new(Rare { trace_id: "cafe".into(), ip_trace_id: 9, ..Rare::default() }));
     flow
 }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// The lab's own to give: others would not be reached, not be supervised or not fit the lab's network.
-const TAKEN: [&str; 11] = [
+const TAKEN: [&str; 16] = [
     "--node",
     "--dataplane",
     "--api-server",
@@ -17,6 +17,11 @@ const TAKEN: [&str; 11] = [
     "--cluster-cidr",
     "--routing",
     "--healthz-bind",
+    "--observer-socket",
+    "--observer-bind",
+    "--observer-tls-cert",
+    "--observer-tls-key",
+    "--observer-tls-client-ca",
 ];
 
 /// One argument of `twinplane agent`, as `--xdp=auto`; a flag and its value may be two.

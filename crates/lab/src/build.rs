@@ -10,7 +10,7 @@ use std::{
 use model::Plane;
 use netns::NetNs;
 
-use crate::{command, edge::NODE_BRIDGE, links, state::State, system};
+use crate::{certificates, command, edge::NODE_BRIDGE, links, state::State, system};
 
 /// What could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -19,6 +19,8 @@ pub(crate) enum Error {
     Namespace(#[from] netns::Error),
     #[error("wire the lab's namespaces")]
     Wire(#[from] command::Error),
+    #[error(transparent)]
+    Certificates(#[from] certificates::Error),
     #[error("make folder {path}")]
     Folder {
         path: PathBuf,
@@ -27,7 +29,7 @@ pub(crate) enum Error {
     },
 }
 
-/// Makes everything that needs no process: namespaces, links, folders, cgroups.
+/// Makes everything that needs no process: namespaces, links, folders, cgroups, certificates.
 ///
 /// # Errors
 /// The first thing that could not be made.
@@ -56,6 +58,9 @@ pub(crate) fn build(state: &State) -> Result<(), Error> {
         if let Some(group) = state.node_cgroup(&node.name) {
             folder(group)?;
         }
+    }
+    if state.topology.relay_address().is_some() {
+        certificates::make(&state.topology, &state.paths())?;
     }
     Ok(())
 }

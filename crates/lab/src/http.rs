@@ -1,4 +1,4 @@
-//! The smallest HTTP client: one GET over a local socket. Blocking; needs no runtime.
+//! The smallest HTTP client: one request without a body over a local socket. Blocking; needs no runtime.
 //!
 //! Speaks HTTP/1.0, so that the answer ends with the connection and is never chunked.
 
@@ -25,7 +25,18 @@ pub fn get_unix(socket: &Path, path: &str, timeout: Duration) -> io::Result<Resp
     let stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    get(stream, path)
+    exchange(stream, "GET", path)
+}
+
+/// Tells the server behind a unix socket to do something.
+///
+/// # Errors
+/// As [`get_unix`].
+pub fn post_unix(socket: &Path, path: &str, timeout: Duration) -> io::Result<Response> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(timeout))?;
+    stream.set_write_timeout(Some(timeout))?;
+    exchange(stream, "POST", path)
 }
 
 /// Asks a server on this host.
@@ -36,7 +47,7 @@ pub fn get_tcp(address: SocketAddr, path: &str, timeout: Duration) -> io::Result
     let stream = TcpStream::connect_timeout(&address, timeout)?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    get(stream, path)
+    exchange(stream, "GET", path)
 }
 
 impl Response {
@@ -53,8 +64,9 @@ impl Response {
     }
 }
 
-fn get(mut stream: impl Read + Write, path: &str) -> io::Result<Response> {
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n")?;
+fn exchange(mut stream: impl Read + Write, method: &str, path: &str) -> io::Result<Response> {
+    let fields = "Host: localhost\r\nAccept: application/json\r\nContent-Length: 0";
+    write!(stream, "{method} {path} HTTP/1.0\r\n{fields}\r\n\r\n")?;
     let mut bytes = vec![];
     stream.read_to_end(&mut bytes)?;
     parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an HTTP answer"))

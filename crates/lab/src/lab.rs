@@ -3,7 +3,13 @@
 //! Holds nothing open: a lab lives on when its handle goes.
 
 use std::{
-    fs::OpenOptions, io, os::unix::process::CommandExt as _, path::PathBuf, process::Command, time::Duration,
+    fs::OpenOptions,
+    io,
+    os::unix::process::CommandExt as _,
+    path::PathBuf,
+    process::Command,
+    thread,
+    time::{Duration, Instant},
 };
 
 use k8s_openapi::{List, api::core::v1::Pod};
@@ -25,6 +31,8 @@ use crate::{
 
 /// How long the supervisor and the agents have to answer: they answer from memory.
 const ANSWER: Duration = Duration::from_secs(5);
+/// How long an agent has to end or to start.
+const AGENT: Duration = Duration::from_secs(30);
 
 /// A running lab.
 #[derive(Clone, Debug)]
@@ -263,6 +271,30 @@ impl Lab {
         http::get_unix(&self.agent_socket(node), path, ANSWER)
             .and_then(http::Response::success)
             .map_err(|source| Error::Agent { node: node.to_owned(), what: path.to_owned(), source })
+    }
+
+    /// Ends a node's agent, or starts it again; returns once it has ended, or answers.
+    ///
+    /// # Errors
+    /// There is no such node, or it takes too long.
+    pub fn run_agent(&self, node: &str, runs: bool) -> Result<(), Error> {
+        let what = if runs { "start" } else { "stop" };
+        let path = format!("/v1/nodes/{node}/agent/{what}");
+        let failed = |source| Error::Supervisor { lab: self.name().clone(), what: path.clone(), source };
+        let answer = http::post_unix(&self.paths.supervisor_socket(), &path, ANSWER);
+        answer.and_then(http::Response::success).map_err(failed)?;
+        let deadline = Instant::now() + AGENT;
+        loop {
+            let status = self.status()?;
+            let agent = status.nodes.iter().find(|it| it.name == node).map(|node| &node.agent);
+            if agent.is_some_and(|agent| if runs { agent.ready && !agent.stopped } else { agent.stopped }) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                return Err(failed(io::ErrorKind::TimedOut.into()));
+            }
+            thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Removes all of it.

@@ -4,13 +4,15 @@
 //! cli ── Lab::up ── plan ── links ── supervisor process ──┬── embedded API
 //!                                                        ├── edge: forwarding rules, pools, health checks
 //!                                                        ├── controllers: scheduler, kubelet, services …
-//!                                                        └── one real agent process per node
+//!                                                        ├── one real agent process per node
+//!                                                        └── the relay of an ebpf cluster
 //! ```
 //!
 //! Never touches a dataplane: nodes run the real agent, and nothing here knows what it programs.
 
 mod agent_arg;
 mod build;
+mod certificates;
 pub mod cli;
 pub mod command;
 pub mod controllers;

@@ -7,7 +7,9 @@
 //!   lab.sock         the supervisor's API
 //!   processes/       one file per process: pid, start time, what it is
 //!   logs/            supervisor.log, agent-<node>.log, pod logs
-//!   <node>/agent.sock
+//!   <node>/agent.sock, observer.sock
+//!   relay.sock       the relay of an ebpf cluster
+//!   tls/             its authority, and certificates with keys: of nodes, of the relay, for clients
 //!   kubectl-cache/
 //! ```
 
@@ -81,6 +83,28 @@ impl Paths {
 
     pub fn observer_socket(&self, node: &str) -> PathBuf {
         self.node(node).join("observer.sock")
+    }
+
+    pub fn relay_socket(&self) -> PathBuf {
+        self.root.join("relay.sock")
+    }
+
+    pub fn tls(&self) -> PathBuf {
+        self.root.join("tls")
+    }
+
+    pub fn authority(&self) -> PathBuf {
+        self.tls().join("ca.crt")
+    }
+
+    /// Of a node, `relay` or `client`.
+    pub fn certificate(&self, whose: &str) -> PathBuf {
+        self.tls().join(format!("{whose}.crt"))
+    }
+
+    /// The key of [`Self::certificate`].
+    pub fn key(&self, whose: &str) -> PathBuf {
+        self.tls().join(format!("{whose}.key"))
     }
 
     pub fn kubectl_cache(&self) -> PathBuf {

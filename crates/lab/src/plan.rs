@@ -5,7 +5,7 @@
 //! ```text
 //!  client ──── edge ──┬── node-a ── pods 10.20.0.0/24, fd00:10:20::/64
 //!  198.51.100.10      ├── node-b ── pods 10.20.1.0/24, fd00:10:20:1::/64
-//!  2001:db8:198::a    └── API 10.128.0.2:6443
+//!  2001:db8:198::a    └── API 10.128.0.2:6443, relay 10.128.0.2:4245
 //! ```
 
 mod addressing;
@@ -27,6 +27,12 @@ pub use name::{InvalidName, LabName};
 
 /// Where the agents of a lab find its API.
 pub const API_PORT: u16 = 6443;
+
+/// Where an ebpf lab's agents serve flows, each at its node's address.
+pub const OBSERVER_PORT: u16 = 4244;
+
+/// Where its relay does, at the API's address.
+pub const RELAY_PORT: u16 = 4245;
 
 /// Most nodes a lab can have: node names end in one letter.
 pub const MAX_NODES: u8 = 8;
@@ -169,6 +175,11 @@ impl Topology {
         SocketAddr::new(self.primary().api(), API_PORT)
     }
 
+    /// Where the relay serves the flows of all nodes, within the lab; only the ebpf plane has one.
+    pub fn relay_address(&self) -> Option<SocketAddr> {
+        (self.plane == Plane::Ebpf).then(|| SocketAddr::new(self.primary().api(), RELAY_PORT))
+    }
+
     /// The API's URL as a node sees it.
     pub fn api_url(&self) -> String {
         format!("http://{}", self.api_address())
@@ -205,6 +216,11 @@ impl NodePlan {
     /// The address of the primary family: the node's first InternalIP.
     pub fn address(&self) -> IpAddr {
         self.addresses[0]
+    }
+
+    /// Where its agent serves flows.
+    pub fn observer_address(&self) -> SocketAddr {
+        SocketAddr::new(self.address(), OBSERVER_PORT)
     }
 
     /// The address of a family, where the lab has it.

@@ -25,11 +25,14 @@ use crate::{
 const SLICES: &str = "/apis/discovery.k8s.io/v1/endpointslices";
 const ANSWER: Duration = Duration::from_secs(5);
 
-/// An agent that does not answer yet, a node that takes no pods yet: pods would all go to the others.
+/// An agent that does not answer yet, a relay that does not listen, a node that takes no pods yet: pods would all go to the others.
 pub(crate) fn agents(lab: &Lab) -> Result<Option<String>, Failure> {
     let status = lab.status()?;
     if let Some(node) = status.nodes.iter().find(|node| !node.agent.ready) {
         return Ok(Some(format!("the agent of {}", node.name)));
+    }
+    if status.relay.is_some_and(|relay| !relay.process.ready) {
+        return Ok(Some("the relay".to_owned()));
     }
     let nodes = list::<Node>(lab, "/api/v1/nodes")?;
     let is_ready = |name: &str| nodes.iter().any(|node| node.name_any() == name && node_ready(node));

@@ -1,6 +1,9 @@
 //! What the supervisor tells of its lab on `lab.sock`. Serialised as the CLI shows it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 use jiff::Timestamp;
 use model::Plane;
@@ -22,6 +25,9 @@ pub struct Status {
     /// The embedded API on this host's loopback, as soon as it listens.
     pub api: Option<SocketAddr>,
     pub nodes: Vec<NodeStatus>,
+    /// Only an ebpf cluster has one.
+    #[serde(default)]
+    pub relay: Option<RelayStatus>,
 }
 
 /// How far the supervisor is.
@@ -47,6 +53,18 @@ pub struct NodeStatus {
     pub agent: AgentStatus,
 }
 
+/// Where all nodes' flows are served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayStatus {
+    /// Within the lab, with certificates.
+    pub address: SocketAddr,
+    /// On this machine.
+    pub socket: PathBuf,
+    pub process: AgentStatus,
+}
+
+/// A process that is started again when it ends.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct AgentStatus {
@@ -58,6 +76,9 @@ pub struct AgentStatus {
     pub restarts: u32,
     /// How the last one ended: "exit status: 1", "signal: 9 (SIGKILL)".
     pub last_exit: Option<String>,
+    /// It was told to end, and stays down until it is started.
+    #[serde(default)]
+    pub stopped: bool,
 }
 
 /// A pod that has a node.
@@ -91,6 +112,11 @@ impl Status {
             phase: Phase::Starting { step: "start the supervisor".to_owned() },
             api: None,
             nodes: state.topology.nodes.iter().map(node).collect(),
+            relay: state.topology.relay_address().map(|address| RelayStatus {
+                address,
+                socket: state.paths().relay_socket(),
+                process: AgentStatus::default(),
+            }),
         }
     }
 }

@@ -256,9 +256,17 @@ impl Run<'_> {
     }
 }
 
-/// An agent that ends again and again will not become ready.
+/// An agent, or a relay, that ends again and again will not become ready.
 fn hopeless(lab: &Lab, status: &Status) -> Option<Failure> {
     const CHANCES: u32 = 3;
+    if let Some(relay) = status.relay.as_ref().map(|relay| &relay.process)
+        && !relay.ready
+        && relay.restarts >= CHANCES
+    {
+        let exit = relay.last_exit.as_deref().unwrap_or("unknown");
+        let log = log::matters(&lab.paths().log("relay")).map(Box::new);
+        return Some(Failure { log, ..format!("the relay ended {CHANCES} times, last with {exit}").into() });
+    }
     let node = status.nodes.iter().find(|node| !node.agent.ready && node.agent.restarts >= CHANCES)?;
     let exit = node.agent.last_exit.as_deref().unwrap_or("unknown");
     let failure = Failure::from(format!("the agent ended {CHANCES} times, last with {exit}"));

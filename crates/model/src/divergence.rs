@@ -1,7 +1,5 @@
 //! The accepted differences between the planes, each written down once.
 
-use std::net::IpAddr;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -197,7 +195,7 @@ impl Situation<'_> {
     fn has_node_port_at_balancer(&self) -> bool {
         let everywhere = self.serves_node_ports_everywhere();
         let served = |frontend: &Frontend| everywhere || frontend.kind == FrontendKind::HostPort;
-        self.is_load_balancer(self.packet.destination.ip()) && self.node_port(served).is_some()
+        self.snapshot.is_load_balancer(self.packet.destination.ip()) && self.node_port(served).is_some()
     }
 
     /// No filter, or none of this family.
@@ -216,8 +214,8 @@ impl Situation<'_> {
     /// policy only where that may matter.
     fn filtered_node_port(&self) -> Option<&ServicePort> {
         let destination = self.packet.destination.ip();
-        let is_local =
-            self.snapshot.node.addresses.contains(&destination) || self.is_load_balancer(destination);
+        let is_local = self.snapshot.node.addresses.contains(&destination)
+            || self.snapshot.is_load_balancer(destination);
         let untouched = matches!(self.outcome, Outcome::Untouched);
         if !untouched || !is_local || self.serves_node_ports_everywhere() {
             return None;
@@ -237,14 +235,6 @@ impl Situation<'_> {
             frontend.address == FrontendAddress::Node
                 && frontend.port.get() == destination.port()
                 && served(frontend)
-        })
-    }
-
-    /// Whether a load balancer hands packets to this address to its nodes, and it is local there.
-    fn is_load_balancer(&self, address: IpAddr) -> bool {
-        let mut frontends = self.snapshot.services.values().flat_map(|service| &service.frontends);
-        frontends.any(|frontend| {
-            frontend.kind == FrontendKind::LoadBalancer && frontend.address == FrontendAddress::Ip(address)
         })
     }
 }

@@ -14,6 +14,7 @@ pub mod oracle;
 pub mod policy;
 mod service;
 mod snapshot;
+pub mod told;
 mod update;
 
 pub use divergence::{Answer, DIVERGENCES, Divergence, Plane, Situation};

@@ -13,8 +13,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Generation, IdentityId, NodePortAddresses, PodName, PolicyTable, Port, ServicePort, ServicePortId,
-    oracle::Origin, policy::PolicyChanged,
+    FrontendAddress, FrontendKind, Generation, IdentityId, NodePortAddresses, PodName, PolicyTable, Port,
+    ServicePort, ServicePortId, oracle::Origin, policy::PolicyChanged,
 };
 
 /// Everything a dataplane is given. Values are shared, so that a clone costs keys only.
@@ -157,6 +157,14 @@ impl From<MacAddress> for String {
 }
 
 impl Snapshot {
+    /// Whether a load balancer hands packets to this address to its nodes, and it is local there.
+    pub fn is_load_balancer(&self, address: IpAddr) -> bool {
+        let mut frontends = self.services.values().flat_map(|service| &service.frontends);
+        frontends.any(|frontend| {
+            frontend.kind == FrontendKind::LoadBalancer && frontend.address == FrontendAddress::Ip(address)
+        })
+    }
+
     /// What moved from `old` to `self`.
     pub fn changed_since(&self, old: &Self) -> Changed {
         Changed {

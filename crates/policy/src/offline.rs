@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use model::{
     IdentityId, Labels, PodName, PolicyTable, Reserved,
     label_keys::{NAMESPACE, NAMESPACE_LABELS, PASSED_OVER, SOURCE},
-    policy::{Decision, Direction, Mode, PeerAddress, PolicyName, PolicyUpdate, Question},
+    policy::{Decision, Direction, Mode, PeerAddress, PolicyName, PolicyUpdate, Question, Verdict},
 };
 
 use crate::{
@@ -101,6 +101,12 @@ impl Offline {
         Some(self.table().decide(&Question { endpoint, direction, peer, l4: connection.l4, loopback }))
     }
 
+    /// What becomes of a connection.
+    pub fn verdict(&self, connection: &Connection) -> Verdict {
+        let decisions = Direction::ALL.into_iter().filter_map(|direction| self.decide(connection, direction));
+        decisions.map(|decision| decision.verdict).max().unwrap_or(Verdict::Allow)
+    }
+
     /// As the node of `endpoint` knows `other`.
     fn identity(&self, endpoint: &PodName, other: &Party) -> IdentityId {
         match &other.owner {
@@ -111,7 +117,7 @@ impl Offline {
         }
     }
 
-    fn prefix(&self, address: IpAddr) -> Option<IdentityId> {
+    pub(crate) fn prefix(&self, address: IpAddr) -> Option<IdentityId> {
         let prefixes = &self.table().prefixes;
         let most = if address.is_ipv4() { 32 } else { 128 };
         let lengths = (0..=most).rev().filter_map(|length| IpNet::new(address, length).ok());

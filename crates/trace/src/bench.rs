@@ -5,7 +5,8 @@
 mod watch;
 
 use std::{
-    path::PathBuf,
+    ffi::OsString,
+    path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
@@ -17,7 +18,7 @@ use serde_json::Value;
 
 use crate::{command::Line, compare::Exhibit, normalise::Style, report::Capture};
 
-pub use watch::Watch;
+pub use watch::{Heard, Watch};
 
 /// How long an ordinary command may take on a busy machine.
 const ORDINARY: Duration = Duration::from_secs(30);
@@ -60,6 +61,8 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("account for the requests by {by}: {gaps}")]
+    Unaccounted { by: String, gaps: String },
     #[error("wait for {what}: not within {seconds} s")]
     Late { what: String, seconds: u64 },
     #[error("find {what}")]
@@ -148,11 +151,7 @@ impl Bench {
         let failed = |source| Error::Start { command: line.to_string(), place: line.place.clone(), source };
         let (shell, arguments) =
             line.argv.split_first().ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))?;
-        let own = self.program.parent().map(std::path::Path::as_os_str).unwrap_or_default();
-        let mut path = own.to_owned();
-        path.push(":");
-        path.push(std::env::var_os("PATH").unwrap_or_default());
-        let output = Command::new(shell).args(arguments).env("PATH", path).output().map_err(failed)?;
+        let output = Command::new(shell).args(arguments).env("PATH", self.path()).output().map_err(failed)?;
         let output = Output {
             exit: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -161,6 +160,14 @@ impl Bench {
             timed_out: false,
         };
         Ok(self.exhibit(title, line, style, said(&output), output.exit, ""))
+    }
+
+    /// Where commands are looked for: this build's own first.
+    fn path(&self) -> OsString {
+        let mut path = self.program.parent().map(Path::as_os_str).unwrap_or_default().to_owned();
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        path
     }
 
     /// Changes something through the API.

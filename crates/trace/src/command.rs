@@ -2,7 +2,7 @@
 //!
 //! Pure; what is shown is what is run.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt, net::IpAddr};
 
 use lab::Place;
 
@@ -60,6 +60,31 @@ pub fn request(url: &str, limit_s: u64) -> Line {
 
 /// curl's `--write-out` of [`request`].
 const REQUEST_REPORT: &str = r"\n%{http_code} %{time_total}\n";
+
+/// Several requests, one after the other, each with a row: the client's end and the status of the answer.
+pub fn request_several(url: &str, count: usize, limit_s: u64) -> Line {
+    let address = if url.contains('[') { "[%{local_ip}]" } else { "%{local_ip}" };
+    let curl = format!(
+        r"curl -s -o /dev/null --max-time {limit_s} -w '{address}:%{{local_port}} %{{http_code}}\n' {url}"
+    );
+    Line::shell(Place::Client, format!("for i in $(seq {count}); do {curl}; done"))
+}
+
+/// Segments that begin or end a connection, of either side.
+pub fn watch_ends(place: Place, interface: &str, ports: &[u16]) -> Line {
+    let ports = ports.iter().collect::<BTreeSet<_>>();
+    let ports = ports.into_iter().map(|port| format!("port {port}")).collect::<Vec<_>>().join(" or ");
+    let filter = format!("tcp[tcpflags] & (tcp-syn|tcp-fin) != 0 and ({ports})");
+    Line::new(place, ["tcpdump", "-i", interface, "-n", "-l", &filter])
+}
+
+/// What a node's connection tracking remembers of some ports of a client.
+pub fn tracked_connections(node: &str, client: IpAddr, ports: &[u16]) -> Line {
+    let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join("|");
+    let family = if client.is_ipv4() { "ipv4" } else { "ipv6" };
+    let list = format!("conntrack -L -f {family} -p tcp --orig-src {client} 2>/dev/null");
+    Line::shell(Place::Node(node.to_owned()), format!("{list} | grep -E ' sport=({ports}) ' || true"))
+}
 
 /// What one node's health check and its answer look like on the load balancer's side of the wire, once each.
 ///

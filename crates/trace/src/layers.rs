@@ -6,6 +6,7 @@ mod l3;
 mod l4;
 mod l5;
 mod l6;
+mod l7;
 
 use dataplane::ServiceRow;
 use model::ServiceName;
@@ -23,6 +24,8 @@ use crate::{
 pub struct Found {
     pub exhibits: Vec<Exhibit>,
     pub facts: Facts,
+    /// Lines for the terminal.
+    pub told: Vec<String>,
 }
 
 impl Found {
@@ -43,14 +46,15 @@ pub fn capture(layer: LayerId, bench: &Bench, subject: &mut Subject) -> Result<F
         LayerId::L4 => l4::capture(bench, subject),
         LayerId::L5 => l5::capture(bench, subject),
         LayerId::L6 => l6::capture(bench, subject),
+        LayerId::L7 => l7::capture(bench, subject),
     }
 }
 
-/// Puts the Service and its pods back as they were `found`.
+/// Puts the Service and its pods back as they were `found`; the Service as it is then.
 ///
 /// # Errors
 /// The API refuses, or the pods do not come back in time.
-pub fn restore(bench: &Bench, found: &Subject) -> Result<(), Error> {
+pub fn restore(bench: &Bench, found: &Subject) -> Result<Subject, Error> {
     l6::restore(bench, found)
 }
 

@@ -7,12 +7,14 @@
 //!
 //! Never touches a dataplane: it looks at two labs as an operator would. Everything right of `run` is pure.
 
+pub mod account;
 pub mod attempt;
 pub mod bench;
 pub mod cli;
 pub mod command;
 pub mod compare;
 pub mod counters;
+pub mod flowline;
 pub mod hooks;
 pub mod labs;
 pub mod layers;

@@ -182,6 +182,11 @@ const fn intro(layer: LayerId) -> &'static str {
             "Policy Local, then one pod left: a node without a pod keeps getting connections until its health \
              checks fail. What a client notices in between is up to the dataplane."
         }
+        LayerId::L7 => {
+            "What became of one client's requests? The programs that forward a packet can tell of it as they do so, with the \
+             names of both ends. Rules cannot: what they did is put together afterwards, from what connection tracking \
+             still remembers and from what was on the wire."
+        }
     }
 }
 

@@ -87,10 +87,11 @@ pub enum LayerId {
     L4,
     L5,
     L6,
+    L7,
 }
 
 impl LayerId {
-    pub const ALL: [Self; 6] = [Self::L1, Self::L2, Self::L3, Self::L4, Self::L5, Self::L6];
+    pub const ALL: [Self; 7] = [Self::L1, Self::L2, Self::L3, Self::L4, Self::L5, Self::L6, Self::L7];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -100,6 +101,7 @@ impl LayerId {
             Self::L4 => "L4",
             Self::L5 => "L5",
             Self::L6 => "L6",
+            Self::L7 => "L7",
         }
     }
 
@@ -111,6 +113,7 @@ impl LayerId {
             Self::L4 => "Destination translation",
             Self::L5 => "External traffic policy",
             Self::L6 => "Failover",
+            Self::L7 => "Flow observability",
         }
     }
 }
@@ -126,7 +129,7 @@ impl std::str::FromStr for LayerId {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let wanted = |layer: &Self| layer.as_str().eq_ignore_ascii_case(s);
-        Self::ALL.into_iter().find(wanted).ok_or_else(|| format!("unknown layer {s:?}: want L1 to L6"))
+        Self::ALL.into_iter().find(wanted).ok_or_else(|| format!("unknown layer {s:?}: want L1 to L7"))
     }
 }
 
@@ -173,6 +176,6 @@ mod tests {
     #[test]
     fn a_layer_is_named_in_either_case() {
         assert_eq!("l4".parse(), Ok(LayerId::L4));
-        assert!("L7".parse::<LayerId>().expect_err("not traced").contains("L7"));
+        assert!("L9".parse::<LayerId>().expect_err("not traced").contains("L9"));
     }
 }

@@ -51,33 +51,46 @@ pub fn trace(benches: &[Bench], layers: &[LayerId], restore: bool, lines: &Lines
         let plane = one.bench.plane;
         one.subject.spread(one.bench).map_err(|source| Error::Subject { plane, source })
     })?;
-    let mut done = vec![];
+    let (mut done, mut changed) = (vec![], false);
     for id in LayerId::ALL.into_iter().filter(|id| layers.contains(id)) {
+        if changed && id == LayerId::L7 {
+            put_back(&mut traced, lines)?;
+            changed = false;
+        }
         lines.say(&format!("{id}: {}", id.title()));
-        done.push(layer(id, &mut traced)?);
+        changed |= matches!(id, LayerId::L5 | LayerId::L6);
+        done.push(layer(id, &mut traced, lines)?);
     }
-    if restore && layers.iter().any(|id| matches!(id, LayerId::L5 | LayerId::L6)) {
-        lines.say("put the Services back as they were");
-        both(&mut traced, |one| {
-            let plane = one.bench.plane;
-            layers::restore(one.bench, &one.found).map_err(|source| Error::Subject { plane, source })
-        })?;
+    if restore && changed {
+        put_back(&mut traced, lines)?;
     }
     Ok(Trace { schema: SCHEMA, layers: done })
 }
 
-fn layer(id: LayerId, traced: &mut [Traced<'_>]) -> Result<Layer, Error> {
+fn put_back(traced: &mut [Traced<'_>], lines: &Lines) -> Result<(), Error> {
+    lines.say("put the Services back as they were");
+    let restored = both(traced, |one| {
+        let plane = one.bench.plane;
+        let restored = layers::restore(one.bench, &one.found);
+        one.subject = restored.map_err(|source| Error::Subject { plane, source })?;
+        Ok(())
+    });
+    restored.map(drop)
+}
+
+fn layer(id: LayerId, traced: &mut [Traced<'_>], lines: &Lines) -> Result<Layer, Error> {
     let mut sides = both(traced, |one| {
         let plane = one.bench.plane;
         one.layer(id).map_err(|source| Error::Layer { layer: id, plane, source })
     })?;
     let identical = match &sides[..] {
-        [(left, _), (right, _)] => compare::identical(left, right),
+        [(left, ..), (right, ..)] => compare::identical(left, right),
         _ => false,
     };
     let mut facts = PlaneFacts::default();
     let mut captures: Vec<Capture> = vec![];
-    for (one, (side, found)) in traced.iter().zip(sides.drain(..)) {
+    for (one, (side, found, told)) in traced.iter().zip(sides.drain(..)) {
+        told.iter().for_each(|line| lines.say(&format!("{id} {}: {line}", one.bench.plane)));
         *facts.of_mut(one.bench.plane) = found;
         captures.extend(side.exhibits.into_iter().map(|exhibit| exhibit.capture));
     }
@@ -108,13 +121,13 @@ impl<'a> Traced<'a> {
     }
 
     /// What one plane shows; what its cluster allotted is learned before and after, because pods come and go.
-    fn layer(&mut self, id: LayerId) -> Result<(Side, Facts), bench::Error> {
+    fn layer(&mut self, id: LayerId) -> Result<(Side, Facts, Vec<String>), bench::Error> {
         let mut side = Side::default();
         self.subject.teach(self.bench, &mut side.vocabulary)?;
-        let Found { exhibits, facts } = layers::capture(id, self.bench, &mut self.subject)?;
+        let Found { exhibits, facts, told } = layers::capture(id, self.bench, &mut self.subject)?;
         self.subject.teach(self.bench, &mut side.vocabulary)?;
         side.exhibits = exhibits;
-        Ok((side, facts))
+        Ok((side, facts, told))
     }
 }
 

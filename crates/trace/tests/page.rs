@@ -5,8 +5,9 @@ mod browser;
 use std::path::{Path, PathBuf};
 
 use browser::Browser;
+use model::Plane;
 use serde_json::{Value, json};
-use trace::report::Trace;
+use trace::report::{LayerId, Trace};
 
 fn fixture() -> Trace {
     serde_json::from_str(include_str!("fixtures/trace.json")).expect("fixture")
@@ -73,6 +74,41 @@ fn identical_layers_are_dimmed_and_folded_and_no_others() {
     assert_eq!(seen, Value::from_iter(expected));
 }
 
+/// Both planes' lines about the same requests are on the screen, each in its own column, to be read without unfolding.
+#[test]
+fn flows_stand_beside_what_is_left_of_the_same_requests() {
+    let Some(mut page) = open() else { return };
+    let seen = page.browser.evaluate(
+        "(() => {
+            const of = plane => [...document.querySelectorAll(`#L7 .capture.${plane} pre`)];
+            const lines = (plane, mark) => of(plane).flatMap(p => p.innerText.split('\\n')).filter(l => l.includes(mark));
+            const shown = of('iptables').concat(of('ebpf')).every(p => p.checkVisibility());
+            const [left, right] = ['iptables', 'ebpf'].map(p => of(p)[0].getBoundingClientRect());
+            return {
+                shown, beside: left.right <= right.left,
+                forwarded: lines('ebpf', ' FORWARDED (TCP Flags: ').length,
+                world: lines('ebpf', '(world').length > 0 && lines('ebpf', '(ID:').length > 0,
+                byHand: lines('iptables', 'FORWARDED').length,
+                tracked: lines('iptables', 'TIME_WAIT').length,
+                heard: lines('iptables', 'Flags [S]').length > 0,
+                counted: lines('ebpf', 'none lost').length,
+            };
+        })()",
+    );
+    let layer = fixture().layers.into_iter().find(|layer| layer.id == LayerId::L7).expect("L7");
+    let ours = layer.of(Plane::Ebpf).map(|capture| trace::flowline::FlowLine::all(&capture.output).len());
+    let (flows, requests) = (ours.sum::<usize>(), &layer.facts.ebpf["requests_made"]);
+    assert!(flows >= 4 * 6, "{flows} flows in the fixture");
+    let wanted = json!({
+        "shown": true, "beside": true, "forwarded": flows, "world": true, "byHand": 0, "tracked": requests,
+        "heard": true, "counted": 1,
+    });
+    // A connection that one node hands on is tracked by two; the client's own ports are on the first.
+    assert_eq!(seen, wanted);
+    let labels = page.browser.evaluate("document.querySelector('#L7 .facts').innerText");
+    assert!(labels.as_str().is_some_and(|text| text.contains("say who talked to whom")), "{labels}");
+}
+
 #[test]
 fn nothing_is_wider_than_the_window() {
     let Some(mut page) = open() else { return };
@@ -86,6 +122,17 @@ fn nothing_is_wider_than_the_window() {
             assert_eq!(needed, Some(width.into()), "{scheme} theme");
         }
     }
+}
+
+#[test]
+fn every_layer_can_be_gone_to_without_scrolling_on_a_desk() {
+    let Some(mut page) = open() else { return };
+    let links = page.browser.evaluate(
+        "[...document.querySelectorAll('.layers-nav a')]
+            .filter(a => a.getBoundingClientRect().right <= innerWidth).map(a => a.hash.slice(1))",
+    );
+    let layers = fixture().layers.into_iter().map(|layer| json!(layer.id));
+    assert_eq!(links, Value::from_iter(layers));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::commands::{conntrack, endpoint, identity, observe, service, status};
+use crate::commands::{conntrack, endpoint, identity, observe, relay, service, status};
 
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
@@ -22,6 +22,8 @@ struct Cli {
 enum Command {
     /// Run the node daemon
     Agent(Box<agent::cli::Args>),
+    /// Serve the flows of all nodes, in the order of their time
+    Relay(Box<relay::Args>),
     /// Run a whole cluster in network namespaces
     Lab(lab::cli::Args),
     /// Trace one Service on both dataplanes, layer by layer
@@ -48,9 +50,11 @@ fn main() -> ExitCode {
     }
     let command = Cli::parse().command;
     // A daemon says what it does; a command only what is wrong.
-    log_to_stderr(if matches!(command, Command::Agent(_)) { "info" } else { "warn" });
+    let is_daemon = matches!(command, Command::Agent(_) | Command::Relay(_));
+    log_to_stderr(if is_daemon { "info" } else { "warn" });
     let result = match command {
         Command::Agent(args) => agent::cli::run(*args),
+        Command::Relay(args) => relay::run(*args),
         Command::Lab(args) => lab::cli::run(args),
         Command::Trace(args) => trace::cli::run(args),
         Command::Verify(args) => verify::cli::run(args),

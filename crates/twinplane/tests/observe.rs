@@ -35,6 +35,19 @@ impl Named {
         };
         NODES.iter().map(of).sum()
     }
+
+    /// The sum of a metric of both agents, all labels together.
+    fn metric(&self, name: &str) -> usize {
+        let of = |node: &&str| {
+            let text =
+                succeeded(&self.lab("exec", &[node, "--", "curl", "-sS", "http://127.0.0.1:10249/metrics"]));
+            let values = text
+                .lines()
+                .filter_map(|line| line.strip_prefix(name)?.strip_prefix('{')?.rsplit(' ').next());
+            values.map(|value| value.parse::<usize>().expect("a whole number")).sum::<usize>()
+        };
+        NODES.iter().map(of).sum()
+    }
 }
 
 fn has(flow: &Value, flags: &[&str]) -> bool {
@@ -102,7 +115,23 @@ fn a_hundred_requests_are_seen_from_syn_to_fin_by_everyone_s_name() {
     // As the kernels count, who know nothing of events: every request is one look for a frontend.
     assert_eq!(lab.counted("slow_frontend_lookups") - looked_up, REQUESTS);
     assert_eq!(lab.counted("forwarded_new") - opened, entries(&lab) - opened_before);
+    every_record_of_the_kernels_is_there(&lab);
     shows_lines_and_how_much_was_seen(&lab);
+}
+
+/// What the datapaths counted before they asked for room in their rings is what can be read.
+fn every_record_of_the_kernels_is_there(lab: &Named) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let offered = lab.metric("twinplane_kernel_events_total");
+        let kept = NODES.iter().map(|node| lab.flows(node, &[]).len()).sum::<usize>();
+        if offered == kept && offered >= 4 * REQUESTS {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{offered} records offered, {kept} flows kept");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    assert_eq!(lab.metric("twinplane_kernel_events_lost_total"), 0);
 }
 
 /// Packets that opened an entry, among the flows of all nodes: first ones, and answers where nothing was translated; for a
@@ -110,7 +139,8 @@ fn a_hundred_requests_are_seen_from_syn_to_fin_by_everyone_s_name() {
 fn entries(lab: &Named) -> usize {
     let plain = |flow: &Value| flow["source_service"].is_null();
     let opens = |flow: &Value| has(flow, &["SYN"]) && (!is_reply(flow) || plain(flow));
-    NODES.iter().flat_map(|node| lab.flows(node, &[])).filter(opens).count()
+    let to_nginx = ["--to-pod", "netflow-test/nginx"];
+    NODES.iter().flat_map(|node| lab.flows(node, &to_nginx)).filter(opens).count()
 }
 
 /// The lines of a node that has seen requests.

@@ -72,18 +72,26 @@ fn all_layers_are_traced_and_failover_shows_the_two_behaviours() {
 
     let report = report(folder.path());
     assert_eq!(report["schema"], 1);
-    for id in ["L1", "L2", "L3", "L4", "L5", "L6"] {
+    for id in ["L1", "L2", "L3", "L4", "L5", "L6", "L7"] {
         captured(id, layer(&report, id));
     }
     for id in ["L1", "L2", "L5"] {
         assert_eq!(layer(&report, id)["identical"], true, "{id} does not depend on the dataplane");
     }
-    for id in ["L3", "L4", "L6"] {
+    for id in ["L3", "L4", "L6", "L7"] {
         assert_eq!(layer(&report, id)["identical"], false, "{id}");
     }
     translation(layer(&report, "L4"));
     policies(layer(&report, "L5"));
     failover(layer(&report, "L6"));
+    flows(layer(&report, "L7"));
+    let told = stderr.lines().filter(|line| line.contains("L7 ebpf: ")).collect::<Vec<_>>();
+    assert!(
+        told.iter()
+            .any(|line| line.contains(" -> netflow-test/nginx-") && line.ends_with("(TCP Flags: SYN)")),
+        "{stderr}"
+    );
+    assert!(told.last().is_some_and(|line| line.contains("6 requests made, 6 connections seen")), "{stderr}");
     let page = std::fs::read_to_string(page).expect("index.html");
     assert_eq!(page.matches("<section class=\"layer same\"").count(), 3);
 }
@@ -137,6 +145,20 @@ fn failover(l6: &Value) {
         assert!((6.0..60.0).contains(&removed), "removed after {removed} s");
     }
     assert_eq!(facts(l6, "/recovered"), [true, true]);
+}
+
+/// That every request is there from SYN to FIN is for the trace itself to see to: it fails otherwise.
+fn flows(l7: &Value) {
+    assert_eq!(numbers(l7, "/requests_made"), [6.0, 6.0]);
+    assert_eq!(numbers(l7, "/connections_found"), [6.0, 6.0]);
+    let [by_hand, observed] = numbers(l7, "/lines_captured");
+    // A connection tracking entry and a SYN at least; SYN, SYN-ACK and two FINs.
+    assert!(by_hand >= 12.0 && observed >= 24.0, "{by_hand} and {observed} lines");
+    for fact in ["/lines_naming_a_pod", "/lines_with_identities", "/lines_with_a_verdict"] {
+        assert_eq!(numbers(l7, fact), [0.0, observed], "{fact}");
+    }
+    let nodes = &l7["facts"]["ebpf"]["nodes_connected"];
+    assert_eq!(nodes, 2);
 }
 
 #[test]

@@ -68,7 +68,12 @@ impl Probe {
 
 /// Whether `node`'s routing calls the address local.
 pub fn is_local(node: Node, address: IpAddr) -> bool {
-    node.addresses().contains(address) || places::VIPS.iter().any(|vip| vip.contains(address))
+    node.addresses().contains(address) || is_vip(address)
+}
+
+/// Whether it is one of the addresses that load balancers give.
+pub(crate) fn is_vip(address: IpAddr) -> bool {
+    places::VIPS.iter().any(|vip| vip.contains(address))
 }
 
 /// Whether Services' cluster IPs are from where `address` is.

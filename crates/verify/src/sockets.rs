@@ -24,7 +24,7 @@ use crate::{
     compare::{Coverage, Difference, Oracle, Seen, compare, wanted},
     executor::{Executor, Stop, not_programmed},
     objects::SERVERS,
-    probe::{Probe, probes},
+    probe::{Probe, is_cluster_ip, is_vip, probes},
     state::{Case, Follower},
     tally::Tally,
 };
@@ -38,6 +38,8 @@ const UNTOUCHED: usize = 5;
 const PORT: u16 = 40_000;
 
 const SCTP: &str = "SCTP: the kernel need not have its sockets";
+/// A cloud takes the route away with the address.
+const STRAY_VIP: &str = "a load-balancer address that no Service has: these nodes keep it all the same";
 const EDGE: &str = "the edge router knows no way to cluster IPs";
 const MANY: &str = "concerns no Service: one in five is asked, the other executors ask all";
 const ASYMMETRIC: &str =
@@ -145,8 +147,10 @@ impl Sockets {
             untouched += usize::from(wanted == Seen::Untouched);
             let left_out = if probe.protocol == Protocol::Sctp {
                 Some(SCTP)
-            } else if probe.from == Place::Client && crate::probe::is_cluster_ip(probe.to.ip()) {
+            } else if probe.from == Place::Client && is_cluster_ip(probe.to.ip()) {
                 Some(EDGE)
+            } else if is_vip(probe.to.ip()) && !snapshot.is_load_balancer(probe.to.ip()) {
+                Some(STRAY_VIP)
             } else if wanted == Seen::Untouched && untouched % UNTOUCHED != 0 {
                 Some(MANY)
             } else if !comes_back(&probe, node, &outcome) {
@@ -249,13 +253,13 @@ fn ask(
     by_packets: bool,
 ) -> anyhow::Result<Seen> {
     let group = probe.from.node().filter(|_| !by_packets).map(|node| topology.group(node));
-    let forwarded = matches!(wanted, Seen::To(_));
-    let times = if forwarded { TRIES } else { 1 };
+    let times = if matches!(wanted, Seen::To(_)) { TRIES } else { 1 };
+    let answered = matches!(wanted, Seen::To(_) | Seen::Refused);
     let answers: Vec<talk::Answer> = topology.place(probe.from).run(|| {
         if let Some(group) = group {
             group.join().context("join the node's cgroup")?;
         }
-        (0..times).map(|_| talk::ask(probe.to, probe.protocol, forwarded)).collect::<anyhow::Result<_>>()
+        (0..times).map(|_| talk::ask(probe.to, probe.protocol, answered)).collect::<anyhow::Result<_>>()
     })??;
     let mut ways = BTreeSet::new();
     let family = Family::of(probe.to.ip());

@@ -2,6 +2,8 @@
 
 use std::{convert::Infallible, net::SocketAddr, path::PathBuf, time::Duration};
 
+use clap::ValueEnum;
+use dataplane_ebpf::Telling;
 use flow::ring::Capacity;
 use ipnet::IpNet;
 use model::NodePortAddresses;
@@ -19,8 +21,16 @@ impl std::str::FromStr for Period {
     }
 }
 
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Switch {
+    #[default]
+    Off,
+    On,
+}
+
+/// Where to listen, or "none".
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bind(pub(super) Option<SocketAddr>);
+pub struct Bind(pub Option<SocketAddr>);
 
 impl std::str::FromStr for Bind {
     type Err = String;
@@ -36,9 +46,34 @@ impl std::str::FromStr for Bind {
     }
 }
 
+/// As Cilium's `--monitor-aggregation` has them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Aggregation {
+    /// Every packet; none takes the fast path
+    None,
+    /// Every packet but bare acknowledgements of TCP; none takes the fast path
+    Low,
+    /// When a flow begins, every so often while it goes on, and when it ends
+    Medium,
+    /// No flow at all, and nothing is served
+    Off,
+}
+
+impl Aggregation {
+    /// `every`: how often a flow that goes on is told of, where that is asked.
+    pub(super) fn telling(self, every: Period) -> Telling {
+        match self {
+            Self::None => Telling::Packets,
+            Self::Low => Telling::Substance,
+            Self::Medium => Telling::Flows { every: every.0 },
+            Self::Off => Telling::Nothing,
+        }
+    }
+}
+
 /// The path of a socket, or "none".
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct SocketPath(pub(super) Option<PathBuf>);
+pub struct SocketPath(pub Option<PathBuf>);
 
 impl std::str::FromStr for SocketPath {
     type Err = Infallible;

@@ -28,6 +28,7 @@ pub(super) fn view(maps: &[(&str, u64)], counters: &[(&str, u64)]) -> View {
         features: vec![],
         maps: maps.iter().map(fill).collect(),
         counters: counters.iter().map(counter).collect(),
+        unseen: vec![],
     };
     View {
         status,

@@ -17,7 +17,7 @@ mod addresses;
 mod labels;
 mod numbers;
 mod objects;
-mod ports;
+mod policy;
 mod view;
 mod wishes;
 
@@ -28,10 +28,10 @@ use std::{
     sync::Arc,
 };
 
+use ::policy::{compile::ContainerPorts, read};
 use ipnet::IpNet;
 use k8s_openapi::{api::core::v1 as core, jiff::Timestamp};
 use model::{IdentityId, Labels, PodName, Reserved};
-use policy::compile::ContainerPorts;
 
 use self::{
     addresses::{Addresses, Claimant},
@@ -42,8 +42,9 @@ use crate::{address::parse_ip, problem::Report};
 
 pub use labels::{CLUSTER, CLUSTER_NAME, NAMESPACE, NAMESPACE_LABELS, SERVICE_ACCOUNT};
 pub use objects::{
-    EndpointStatus, IdentitySpec, NamedPort, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, definitions,
+    EndpointStatus, IdentitySpec, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, definitions,
 };
+pub use policy::NamedPort;
 pub use view::{EndpointView, IdentityView, News};
 pub use wishes::Wish;
 
@@ -73,11 +74,9 @@ pub(crate) struct Identities {
     /// Those of which [`News`] are to be told.
     moved_pods: BTreeSet<PodName>,
     moved_identities: BTreeSet<IdentityId>,
-    /// Those that policies are to be told of.
-    unjudged_pods: BTreeSet<PodName>,
-    unjudged_identities: BTreeSet<IdentityId>,
-    /// Ports by name, of pods of this node.
-    ports: BTreeMap<PodName, ContainerPorts>,
+    /// Those of which the compiler of policies is to be told.
+    pods_for_policy: BTreeSet<PodName>,
+    identities_for_policy: BTreeSet<IdentityId>,
 }
 
 /// What of a Pod object makes its identity.
@@ -86,6 +85,7 @@ struct Pod {
     uid: String,
     service_account: String,
     labels: BTreeMap<String, String>,
+    ports: ContainerPorts,
 }
 
 /// A pod of this node, as the CNI plugin attached it.
@@ -156,7 +156,7 @@ impl Identities {
         let identity = before.and_then(|before| before.identity);
         self.attached.insert(pod.clone(), Attached { addresses: addresses.to_vec(), labels, identity });
         self.moved_pods.insert(pod.clone());
-        self.unjudged_pods.insert(pod.clone());
+        self.pods_for_policy.insert(pod.clone());
         self.unsettled = true;
     }
 
@@ -164,7 +164,7 @@ impl Identities {
         if self.attached.remove(pod).is_some() {
             self.addresses.set(&Claimant::Local(pod.clone()), &BTreeMap::new());
             self.moved_pods.insert(pod.clone());
-            self.unjudged_pods.insert(pod.clone());
+            self.pods_for_policy.insert(pod.clone());
             self.stirred = true;
         }
     }
@@ -196,12 +196,10 @@ impl Identities {
         }
         match pod {
             Some(pod) => _ = self.pods.insert(name.clone(), pod),
-            None => {
-                self.pods.remove(name);
-                self.ports.remove(name);
-            }
+            None => _ = self.pods.remove(name),
         }
         self.relabel(name);
+        self.pods_for_policy.insert(name.clone());
         self.stirred = true;
     }
 
@@ -236,7 +234,7 @@ impl Identities {
             self.unsettled = true;
         }
         self.moved_identities.insert(id);
-        self.unjudged_identities.insert(id);
+        self.identities_for_policy.insert(id);
         self.stirred = true;
     }
 
@@ -275,7 +273,7 @@ impl Identities {
         }
         self.unsettled |= self.attached.contains_key(name);
         self.moved_pods.insert(name.clone());
-        self.unjudged_pods.insert(name.clone());
+        self.pods_for_policy.insert(name.clone());
         self.stirred = true;
     }
 
@@ -363,7 +361,7 @@ impl Identities {
             let identity = attached.identity.as_ref().map_or(Reserved::Init.id(), |(_, id)| *id);
             if was != attached.identity {
                 self.moved_pods.insert(name.clone());
-                self.unjudged_pods.insert(name.clone());
+                self.pods_for_policy.insert(name.clone());
             }
             let rows = attached.addresses.iter().map(|address| (IpNet::from(*address), identity));
             self.addresses.set(&Claimant::Local(name.clone()), &rows.collect());
@@ -382,6 +380,7 @@ fn read_pod(object: &core::Pod, node: &str) -> Option<Pod> {
         uid: object.metadata.uid.clone()?,
         service_account: spec.service_account_name.clone().unwrap_or_else(|| "default".into()),
         labels: object.metadata.labels.clone().unwrap_or_default(),
+        ports: read::container_ports(spec),
     })
 }
 

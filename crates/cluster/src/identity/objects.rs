@@ -12,6 +12,8 @@ use model::{IdentityId, Labels, PodName};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::NamedPort;
+
 const GROUP: &str = "twinplane.dev";
 const VERSION: &str = "v1alpha1";
 const API_VERSION: &str = "twinplane.dev/v1alpha1";
@@ -64,22 +66,9 @@ pub struct EndpointStatus {
     /// In the order in which the pod was given them.
     #[serde(default)]
     pub addresses: Vec<String>,
-    /// Those of its containers that have a name, which rules of policies may go by.
+    /// Container ports that have a name: rules of other nodes' pods may name them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ports: Vec<NamedPort>,
-}
-
-/// A port by name.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct NamedPort {
-    #[serde(default)]
-    pub name: String,
-    /// As Kubernetes spells it.
-    #[serde(default)]
-    pub protocol: String,
-    #[serde(default)]
-    pub port: u16,
 }
 
 impl TwinplaneIdentity {
@@ -186,17 +175,19 @@ fn identity() -> Value {
 }
 
 fn endpoint() -> Value {
-    let port = json!({"type": "object", "properties": {
-        "name": {"type": "string"}, "protocol": {"type": "string"},
-        "port": {"type": "integer", "format": "int32"},
-    }});
+    let port = json!({
+        "type": "object", "required": ["name", "protocol", "port"],
+        "properties": {
+            "name": {"type": "string"}, "protocol": {"type": "string"}, "port": {"type": "integer"},
+        },
+    });
     let status = json!({
         "type": "object",
         "properties": {
             "node": {"type": "string", "description": "Name of the Node that the pod runs on."},
             "identity": {"type": "integer", "format": "int64", "description": "Name of the TwinplaneIdentity."},
             "addresses": {"type": "array", "items": {"type": "string"}, "description": "Of the pod, IPv4 and IPv6."},
-            "ports": {"type": "array", "items": port, "description": "Of its containers, by name."},
+            "ports": {"type": "array", "description": "Container ports that have a name.", "items": port},
         },
     });
     let columns = json!([

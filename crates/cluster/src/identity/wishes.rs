@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use model::{IdentityId, Labels, PodName};
 
-use super::{Choice, EndpointStatus, Identities, TwinplaneEndpoint};
+use super::{Choice, EndpointStatus, Identities, TwinplaneEndpoint, policy::published};
 
 /// How long an identity must be unused before it is removed: much longer than any watch lags behind, because a node that
 /// begins to use it calls its collection off.
@@ -65,7 +65,7 @@ impl Identities {
                 node: self.node.clone(),
                 identity: *identity,
                 addresses: attached.addresses.iter().map(ToString::to_string).collect(),
-                ports: self.named_ports(name),
+                ports: self.pods.get(name).map(|pod| published(&pod.ports)).unwrap_or_default(),
             };
             let published = self.published.get(name);
             if published.is_none_or(|there| there.status != status || there.pod_uid.as_ref() != Some(uid)) {

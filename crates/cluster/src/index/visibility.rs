@@ -64,9 +64,15 @@ impl Index {
         problems
     }
 
-    /// The same for a Namespace.
-    pub(crate) fn set_namespace_visibility(&mut self, name: &str, object: Option<&core::Namespace>) {
-        let (said, problems) = read(ObjectRef::namespace(name), object.map(|object| &object.metadata));
+    /// The same for a Namespace, of which `problems` are known already.
+    pub(crate) fn set_namespace_visibility(
+        &mut self,
+        name: &str,
+        object: Option<&core::Namespace>,
+        mut problems: Vec<Problem>,
+    ) {
+        let (said, annotated) = read(ObjectRef::namespace(name), object.map(|object| &object.metadata));
+        problems.extend(annotated);
         self.note_problems(ObjectRef::namespace(name), problems);
         let before = match said {
             Some(said) => self.visibility.namespaces.insert(name.to_owned(), said),

@@ -1,52 +1,33 @@
-//! Network policies from objects to the snapshot: who has a policy when, what selectors and ports by name come to, what is wrong.
+//! Policies within the index: when they are told of, whom they concern, what is reported.
 
-use cluster::{Index, Kind, TwinplaneEndpoint, TwinplaneIdentity, Wish};
-use ipnet::IpNet;
+use cluster::{Kind, POLICY_ANNOTATION, TwinplaneEndpoint, TwinplaneIdentity, Wish};
 use k8s_openapi::{
     api::{
-        core::v1::{Namespace, Node, Pod, Service},
-        discovery::v1::EndpointSlice,
+        core::v1::{Namespace, Pod},
         networking::v1::NetworkPolicy,
     },
     jiff::Timestamp,
 };
 use kube::runtime::watcher::Event;
 use model::{
-    Endpoint, IdentityId, MacAddress, PodName, Protocol, Snapshot,
-    policy::{Direction, L4, PeerAddress, Question, Verdict},
+    Endpoint, IdentityId, MacAddress, PodName, Protocol,
+    policy::{Direction, L4, Mode, PeerAddress, Question, Verdict},
 };
-use policy::{compile::FirstNumbers, v1alpha2::ClusterNetworkPolicy};
+use policy::v1alpha2::ClusterNetworkPolicy;
 use serde_json::{Value, json};
 
-use crate::support::{node, read};
+use crate::support::{Cluster, NODE};
 
-/// Node-a, with all that its agent writes granted at once.
-struct Agent {
-    index: Index,
-    snapshot: Snapshot,
+fn name(pod: &str) -> PodName {
+    PodName { namespace: "shop".into(), name: pod.into() }
 }
 
-fn pod(name: &str) -> PodName {
-    PodName { namespace: "d".into(), name: name.into() }
-}
-
-fn address(last: u8) -> std::net::IpAddr {
-    [10, 20, 0, last].into()
-}
-
-fn object(name: &str, role: &str, ports: Value) -> Pod {
-    read(&json!({
-        "metadata": {"namespace": "d", "name": name, "uid": name, "labels": {"role": role}},
-        "spec": {"nodeName": "node-a", "containers": [{"name": "c", "ports": ports}]},
-    }))
-}
-
-fn endpoint(name: &str, last: u8) -> Endpoint {
+fn attached(pod: &str, address: &str) -> Endpoint {
     Endpoint {
-        pod: pod(name),
-        addresses: vec![address(last)],
-        interface: format!("tp{last}"),
-        ifindex: last.into(),
+        pod: name(pod),
+        addresses: vec![address.parse().expect("address")],
+        interface: "tp0".into(),
+        ifindex: 1,
         mac: MacAddress::default(),
         host_mac: MacAddress::default(),
         netns: None,
@@ -54,177 +35,198 @@ fn endpoint(name: &str, last: u8) -> Endpoint {
     }
 }
 
-fn policy(name: &str, spec: Value) -> NetworkPolicy {
-    read(&json!({"metadata": {"namespace": "d", "name": name}, "spec": spec}))
+fn pod(pod: &str, app: &str, annotations: &Value) -> Value {
+    let ports = json!([{"name": "http", "containerPort": 8080}]);
+    json!({
+        "metadata": {"namespace": "shop", "name": pod, "uid": pod, "labels": {"app": app}, "annotations": annotations},
+        "spec": {"nodeName": NODE, "containers": [{"name": "c", "ports": ports}]},
+    })
 }
 
-impl Agent {
-    /// Two pods, web and client; all is listed but policies.
-    fn start() -> Self {
-        let settings = cluster::Settings {
-            node: "node-a".into(),
-            cluster_cidrs: vec!["10.20.0.0/16".parse().expect("prefix")],
-            node_ports: model::NodePortAddresses::All,
-        };
-        let mut this = Self { index: Index::new(settings), snapshot: Snapshot::default() };
-        this.index.enforce_policies(FirstNumbers::default());
-        this.index.set_endpoint(endpoint("web", 2));
-        this.index.set_endpoint(endpoint("client", 3));
-        this.index.set_endpoints_known();
-        this.list::<Service>(vec![]);
-        this.list::<EndpointSlice>(vec![]);
-        this.list(vec![read::<Node>(&node("node-a", json!({})))]);
-        this.list(vec![read::<Namespace>(&json!({"metadata": {"name": "d", "labels": {"team": "x"}}}))]);
-        let http = json!([{"name": "http", "containerPort": 8080}]);
-        this.list(vec![object("web", "web", http), object("client", "client", json!([]))]);
-        this.list::<TwinplaneIdentity>(vec![]);
-        this.list::<TwinplaneEndpoint>(vec![]);
-        this.settle();
-        this
-    }
+fn network_policy(spec: &Value) -> Value {
+    json!({"metadata": {"namespace": "shop", "name": "p"}, "spec": spec})
+}
 
-    fn list<K: Kind>(&mut self, objects: Vec<K>) {
-        self.index.observe(Event::<K>::Init);
-        for object in objects {
-            self.index.observe(Event::InitApply(object));
-        }
-        self.index.observe(Event::<K>::InitDone);
-    }
-
-    fn settle(&mut self) {
-        if let Some(update) = self.index.take_update() {
-            self.snapshot.advance(update);
-        }
-    }
-
-    /// Writes what is wished for until nothing is.
-    fn grant(&mut self) {
-        while let Some(wishes) = self.index.take_wishes(Timestamp::UNIX_EPOCH, false) {
-            for wish in wishes {
-                match wish {
-                    Wish::Create { id, labels } => {
-                        self.index.observe(Event::Apply(TwinplaneIdentity::new(id, labels)));
-                    }
-                    Wish::Publish { endpoint, .. } => self.index.observe(Event::Apply(*endpoint)),
-                    other => panic!("{other:?}"),
+/// Writes what the index wishes for, until it wishes for nothing.
+fn grant(cluster: &mut Cluster) {
+    let mut version = 0;
+    while let Some(wishes) = cluster.index.take_wishes(Timestamp::UNIX_EPOCH, false) {
+        for wish in wishes {
+            version += 1;
+            match wish {
+                Wish::Create { id, labels } => {
+                    let mut identity = TwinplaneIdentity::new(id, labels);
+                    identity.metadata.resource_version = Some(version.to_string());
+                    cluster.index.observe(Event::Apply(identity));
                 }
+                Wish::Publish { endpoint, .. } => {
+                    let mut endpoint = *endpoint;
+                    endpoint.metadata.resource_version = Some(version.to_string());
+                    cluster.index.observe(Event::Apply(endpoint));
+                }
+                Wish::Keep { .. } | Wish::Mark { .. } | Wish::Remove { .. } | Wish::Withdraw { .. } => {}
             }
-            self.settle();
         }
     }
+    cluster.settle();
+}
 
-    fn identity(&self, last: u8) -> IdentityId {
-        self.snapshot.addresses[&IpNet::from(address(last))]
+/// Two pods, client and server, and everything but policies listed.
+fn without_policies() -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.list::<Namespace>(&[json!({"metadata": {"name": "shop"}})]);
+    cluster.list::<TwinplaneIdentity>(&[]);
+    cluster.list::<TwinplaneEndpoint>(&[]);
+    for (of, address) in [("client", "10.20.0.2"), ("server", "10.20.0.3")] {
+        cluster.apply::<Pod>(&pod(of, of, &json!({})));
+        cluster.index.set_endpoint(attached(of, address));
     }
+    grant(&mut cluster);
+    cluster
+}
 
-    fn verdict(&self, endpoint: &str, direction: Direction, identity: IdentityId, port: u16) -> Verdict {
-        let peer = PeerAddress { identity, prefix: None };
-        let l4 = L4::Port(Protocol::Tcp, port);
-        let endpoint = pod(endpoint);
-        self.snapshot
-            .policy
-            .decide(&Question { endpoint: &endpoint, direction, peer, l4, loopback: false })
-            .verdict
-    }
+fn with_policies(policies: &[Value]) -> Cluster {
+    let mut cluster = without_policies();
+    cluster.list::<NetworkPolicy>(policies);
+    cluster.list::<ClusterNetworkPolicy>(&[]);
+    grant(&mut cluster);
+    cluster
+}
+
+fn identity(cluster: &Cluster, pod: &str) -> IdentityId {
+    let views = cluster.index.endpoint_views();
+    views.into_iter().find(|view| view.pod == name(pod)).expect("an endpoint").identity
+}
+
+fn verdict(cluster: &Cluster, direction: Direction, of: &str, identity: IdentityId, port: u16) -> Verdict {
+    let (peer, l4) = (PeerAddress { identity, prefix: None }, L4::Port(Protocol::Tcp, port));
+    let endpoint = &name(of);
+    cluster.snapshot.policy.decide(&Question { endpoint, direction, peer, l4, loopback: false }).verdict
 }
 
 #[test]
-fn a_pod_has_no_policy_before_policies_and_its_identity_are_known() {
-    let mut agent = Agent::start();
-    agent.grant();
-    assert!(agent.snapshot.policy.endpoints.is_empty() && !agent.index.is_settled(&pod("web")));
-    agent.list::<NetworkPolicy>(vec![]);
-    agent.settle();
-    assert!(agent.snapshot.policy.endpoints.is_empty(), "the other kind is not listed yet");
-    agent.list::<ClusterNetworkPolicy>(vec![]);
-    agent.settle();
-    assert_eq!(agent.snapshot.policy.endpoints.len(), 2);
-    assert!(agent.index.is_settled(&pod("web")) && agent.index.is_settled(&pod("nobody")));
-    // One that comes later waits for its identity.
-    agent.index.set_endpoint(endpoint("late", 4));
-    agent.settle();
-    assert!(agent.snapshot.endpoints.contains_key(&pod("late")) && !agent.index.is_settled(&pod("late")));
-    agent.index.observe(Event::Apply(object("late", "late", json!([]))));
-    agent.settle();
-    assert!(!agent.index.is_settled(&pod("late")), "its identity is not granted yet");
-    agent.grant();
-    assert!(agent.index.is_settled(&pod("late")));
-    assert!(agent.snapshot.policy.endpoints.contains_key(&pod("late")));
-    agent.index.remove_endpoint(&pod("late"));
-    agent.settle();
-    assert!(!agent.snapshot.policy.endpoints.contains_key(&pod("late")));
-    assert!(agent.index.is_settled(&pod("late")), "whoever waits for its end waits for nothing else");
+fn nothing_is_said_before_both_kinds_of_policy_were_listed() {
+    let mut cluster = without_policies();
+    let deny = network_policy(&json!({"podSelector": {}}));
+    cluster.list::<NetworkPolicy>(std::slice::from_ref(&deny));
+    cluster.settle();
+    assert!(!cluster.index.policies_known() && cluster.snapshot.policy.endpoints.is_empty());
+    cluster.list::<ClusterNetworkPolicy>(&[]);
+    cluster.settle();
+    assert_eq!(cluster.snapshot.policy.endpoints.len(), 2);
+    let client = identity(&cluster, "client");
+    assert_eq!(verdict(&cluster, Direction::Ingress, "server", client, 80), Verdict::Deny);
+    cluster.list::<NetworkPolicy>(&[]);
+    cluster.settle();
+    assert_eq!(verdict(&cluster, Direction::Ingress, "server", client, 80), Verdict::Allow);
 }
 
 #[test]
-fn selectors_and_named_ports_are_decided_by_what_is_known_of_pods_and_what_is_wrong_is_told() {
-    let mut agent = Agent::start();
-    agent.grant();
-    let from_client = json!({"podSelector": {"matchLabels": {"role": "client"}}});
-    let ingress = policy(
-        "in",
-        json!({
-            "podSelector": {"matchLabels": {"role": "web"}},
-            "ingress": [{"from": [from_client], "ports": [{"port": "http"}]}],
-        }),
-    );
-    let egress = policy(
-        "out",
-        json!({
-            "podSelector": {"matchLabels": {"role": "client"}}, "policyTypes": ["Egress"],
-            "egress": [{"ports": [{"port": "http"}]}],
-        }),
-    );
-    agent.list(vec![ingress, egress]);
-    agent.list::<ClusterNetworkPolicy>(vec![]);
-    agent.settle();
-    let (web, client) = (agent.identity(2), agent.identity(3));
-    let (inward, outward) = (Direction::Ingress, Direction::Egress);
-    assert_eq!(agent.verdict("web", inward, client, 8080), Verdict::Allow);
-    assert_eq!(agent.verdict("web", inward, client, 8081), Verdict::Deny);
-    assert_eq!(agent.verdict("web", inward, web, 8080), Verdict::Deny);
-    assert_eq!(agent.verdict("client", outward, web, 8080), Verdict::Allow);
-    assert_eq!(agent.verdict("client", outward, web, 80), Verdict::Deny);
-    assert_eq!(agent.verdict("client", inward, web, 80), Verdict::Allow, "isolated one way only");
+fn pods_are_who_their_identities_say_and_their_ports_are_their_own() {
+    let rule =
+        json!({"from": [{"podSelector": {"matchLabels": {"app": "client"}}}], "ports": [{"port": "http"}]});
+    let spec = json!({"podSelector": {"matchLabels": {"app": "server"}}, "ingress": [rule]});
+    let mut cluster = with_policies(&[network_policy(&spec)]);
+    let (client, server) = (identity(&cluster, "client"), identity(&cluster, "server"));
+    assert_eq!(verdict(&cluster, Direction::Ingress, "server", client, 8080), Verdict::Allow);
+    assert_eq!(verdict(&cluster, Direction::Ingress, "server", client, 80), Verdict::Deny);
+    assert_eq!(verdict(&cluster, Direction::Ingress, "server", server, 8080), Verdict::Deny);
+    assert_eq!(verdict(&cluster, Direction::Ingress, "client", server, 1), Verdict::Allow);
+    cluster.apply::<Pod>(&pod("client", "other", &json!({})));
+    grant(&mut cluster);
+    assert_ne!(identity(&cluster, "client"), client);
+    let now = identity(&cluster, "client");
+    assert_eq!(verdict(&cluster, Direction::Ingress, "server", now, 8080), Verdict::Deny);
+    cluster.index.remove_endpoint(&name("client"));
+    cluster.settle();
+    assert_eq!(cluster.snapshot.policy.endpoints.len(), 1);
+}
 
-    // Another node's pod tells of its ports by its endpoint.
-    let mut there = TwinplaneEndpoint::new(&pod("far"), "far", cluster::EndpointStatus::default());
-    there.status.node = "node-b".into();
-    there.status.identity = web;
-    there.status.addresses = vec!["10.20.1.9".into()];
-    let labels = agent.index.identity_views();
-    assert!(labels.iter().any(|view| view.id == web));
-    there.status.ports = vec![cluster::NamedPort { name: "http".into(), protocol: "TCP".into(), port: 8080 }];
-    agent.index.observe(Event::Apply(there.clone()));
-    agent.settle();
-    assert_eq!(agent.verdict("client", outward, web, 8080), Verdict::Allow);
+#[test]
+fn ports_by_name_of_other_nodes_pods_come_with_their_endpoints() {
+    let spec = json!({"podSelector": {"matchLabels": {"app": "client"}}, "policyTypes": ["Egress"],
+        "egress": [{"to": [{"podSelector": {"matchLabels": {"app": "far"}}}], "ports": [{"port": "http"}]}]});
+    let mut cluster = with_policies(&[network_policy(&spec)]);
+    let labels = json!({"k8s:app": "far", "k8s:io.kubernetes.pod.namespace": "shop"});
+    cluster.apply::<TwinplaneIdentity>(&json!({"metadata": {"name": "4000"}, "spec": {"labels": labels}}));
+    let far = IdentityId::from_raw(4000);
+    let endpoint = |port: u16| {
+        let ports = json!([{"name": "http", "protocol": "TCP", "port": port}]);
+        json!({"metadata": {"namespace": "shop", "name": "far"},
+            "status": {"node": "node-b", "identity": 4000, "addresses": ["10.20.1.2"], "ports": ports}})
+    };
+    for port in [81, 82] {
+        cluster.apply::<TwinplaneEndpoint>(&endpoint(port)).settle();
+        for asked in [81, 82] {
+            let wanted = if asked == port { Verdict::Allow } else { Verdict::Deny };
+            assert_eq!(verdict(&cluster, Direction::Egress, "client", far, asked), wanted);
+        }
+    }
+    cluster.delete::<TwinplaneEndpoint>(&endpoint(82)).settle();
+    assert_eq!(verdict(&cluster, Direction::Egress, "client", far, 82), Verdict::Deny);
+}
 
-    // Other labels are another identity, and another policy.
-    agent.index.observe(Event::Apply(object("client", "other", json!([]))));
-    agent.settle();
-    agent.grant();
-    let other = agent.identity(3);
-    assert_ne!(other, client);
-    assert_eq!(agent.verdict("web", inward, other, 8080), Verdict::Deny);
-    assert_eq!(agent.verdict("client", outward, web, 80), Verdict::Allow);
+#[test]
+fn an_agent_tells_the_others_of_its_pods_ports() {
+    let mut cluster = Cluster::new();
+    cluster.list::<Namespace>(&[json!({"metadata": {"name": "shop"}})]);
+    cluster.list::<TwinplaneIdentity>(&[]);
+    cluster.list::<TwinplaneEndpoint>(&[]);
+    cluster.apply::<Pod>(&pod("server", "server", &json!({})));
+    cluster.index.set_endpoint(attached("server", "10.20.0.3"));
+    let mut told = vec![];
+    while let Some(wishes) = cluster.index.take_wishes(Timestamp::UNIX_EPOCH, false) {
+        for wish in wishes {
+            match wish {
+                Wish::Create { id, labels } => {
+                    cluster.index.observe(Event::Apply(TwinplaneIdentity::new(id, labels)));
+                }
+                Wish::Publish { endpoint, .. } => told.push(endpoint.status.ports),
+                _ => {}
+            }
+        }
+    }
+    let ports: Vec<_> = told.concat().into_iter().map(|port| (port.name, port.protocol, port.port)).collect();
+    assert_eq!(ports, [("http".to_owned(), Protocol::Tcp, 8080)]);
+}
 
-    let bad = policy(
-        "bad",
-        json!({
-            "podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "nonsense"}}]}],
-        }),
+#[test]
+fn audit_is_said_by_the_pod_before_its_namespace() {
+    let mut cluster = with_policies(&[]);
+    let mode = |cluster: &mut Cluster| {
+        cluster.settle();
+        cluster.snapshot.policy.endpoints[&name("server")].mode
+    };
+    let said = |word: &str| json!({POLICY_ANNOTATION: word});
+    let namespace = |word: &str| json!({"metadata": {"name": "shop", "annotations": said(word)}});
+    assert_eq!(mode(&mut cluster), Mode::Enforce);
+    cluster.apply::<Namespace>(&namespace("audit"));
+    assert_eq!(mode(&mut cluster), Mode::Audit);
+    cluster.apply::<Pod>(&pod("server", "server", &said("enforce")));
+    assert_eq!(mode(&mut cluster), Mode::Enforce);
+    cluster.apply::<Pod>(&pod("server", "server", &json!({})));
+    assert_eq!(mode(&mut cluster), Mode::Audit);
+    cluster.apply::<Namespace>(&namespace("loose"));
+    assert_eq!(mode(&mut cluster), Mode::Enforce);
+    let told = r#"Namespace shop: metadata.annotations[twinplane.dev/policy]: unknown mode "loose": want audit or enforce"#;
+    assert_eq!(cluster.problems(), [told]);
+}
+
+#[test]
+fn what_is_wrong_with_a_policy_is_reported_on_it_while_it_is_there() {
+    let bad =
+        network_policy(&json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "?"}}]}]}));
+    let mut cluster = with_policies(std::slice::from_ref(&bad));
+    let told = r#"NetworkPolicy shop/p: spec.ingress[0].from[0].ipBlock.cidr: invalid prefix "?": want address/length"#;
+    assert_eq!(cluster.problems(), [told]);
+    let nodes = json!({"metadata": {"name": "c"}, "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}},
+        "egress": [{"action": "Accept", "to": [{"nodes": {}}]}]}});
+    cluster.apply::<ClusterNetworkPolicy>(&nodes);
+    assert_eq!(
+        cluster.problems()[0],
+        "ClusterNetworkPolicy c: spec.egress[0].to[0]: nodes peers are not supported"
     );
-    agent.index.observe(Event::Apply(bad.clone()));
-    agent.settle();
-    let problems: Vec<String> = agent.index.problems().map(ToString::to_string).collect();
-    assert_eq!(problems.len(), 1, "{problems:?}");
-    assert!(
-        problems[0].starts_with("NetworkPolicy d/bad: spec.ingress[0].from[0].ipBlock.cidr: "),
-        "{problems:?}"
-    );
-    assert_eq!(agent.verdict("client", inward, web, 80), Verdict::Deny, "isolated all the same");
-    agent.index.observe(Event::Delete(bad));
-    agent.settle();
-    assert_eq!(agent.index.problems().count(), 0);
-    assert_eq!(agent.verdict("client", inward, web, 80), Verdict::Allow);
+    cluster.delete::<ClusterNetworkPolicy>(&nodes).delete::<NetworkPolicy>(&bad);
+    assert!(cluster.problems().is_empty());
+    assert_eq!(<ClusterNetworkPolicy as Kind>::KIND, "ClusterNetworkPolicy");
 }

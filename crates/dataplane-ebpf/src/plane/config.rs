@@ -1,9 +1,12 @@
 //! What the plane is opened with.
 
-use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+use std::{ops::RangeInclusive, path::PathBuf};
+
+use model::Family;
 
 use crate::{
-    links::Attach, maglev::TableSize, objects::Checksums, sizes::Sizes, sock::Refusals, xdp::Acceleration,
+    events::Telling, links::Attach, maglev::TableSize, objects::Checksums, sizes::Sizes, sock::Refusals,
+    xdp::Acceleration,
 };
 
 /// How clients from outside reach backends on other nodes under Cluster policy.
@@ -26,6 +29,8 @@ pub struct Config {
     /// Rows of each family's connection table; two per translated flow. Changing it starts with an empty table.
     pub conntrack_entries: u32,
     pub sizes: Sizes,
+    /// Address families that pods have. The other one's tables are small.
+    pub families: Vec<Family>,
     pub attach: Attach,
     pub checksums: Checksums,
     /// XDP on the uplinks.
@@ -38,8 +43,8 @@ pub struct Config {
     pub load_balancer: LoadBalancer,
     /// Entries of the tables that lead clients from outside to the same backend on every node; the same on all of them.
     pub table_size: TableSize,
-    /// Tell of flows, and of those that go on after so long again; `None`: of none.
-    pub events: Option<Duration>,
+    /// How much is told of flows.
+    pub events: Telling,
     /// Enforce policies, as soon as a snapshot has any pod's.
     pub policy: bool,
 }
@@ -51,6 +56,7 @@ impl Default for Config {
             uplinks: vec![],
             conntrack_entries: 65_536,
             sizes: Sizes::default(),
+            families: Family::ALL.to_vec(),
             attach: Attach::Auto,
             checksums: Checksums::Auto,
             acceleration: Acceleration::Off,
@@ -59,7 +65,7 @@ impl Default for Config {
             masquerade_ports: None,
             load_balancer: LoadBalancer::default(),
             table_size: TableSize::default(),
-            events: None,
+            events: Telling::Nothing,
             policy: false,
         }
     }

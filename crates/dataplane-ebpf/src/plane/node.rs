@@ -30,7 +30,8 @@ impl EbpfDataplane {
         let mut config = self.tables.config()?;
         config.revision = next_revision(config.revision);
         config.hz = self.hz;
-        config.event_interval = self.event_interval;
+        let (level, interval) = self.telling.configured(self.hz);
+        (config.event_level, config.event_interval) = (level as u32, interval);
         // What a former agent enforced stays in force meanwhile.
         config.policy &= u32::from(self.policy);
         config.timeouts = Timeouts {
@@ -61,7 +62,7 @@ impl EbpfDataplane {
         config.tunnel_v6 = tunnel.and_then(tunnel_address).unwrap_or_default();
         config.direct_return = if self.options.direct_return { config.tunnel } else { 0 };
         // Records are read where there are events.
-        config.l7 = match config.event_interval {
+        config.l7 = match config.event_level {
             0 => 0,
             _ => snapshot.endpoints.values().fold(0, |all, endpoint| all | l7_flags(endpoint.l7)),
         };

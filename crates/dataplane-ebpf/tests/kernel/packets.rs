@@ -18,6 +18,7 @@ mod pressure;
 mod random;
 mod refusal;
 mod sctp;
+mod telling;
 mod translation;
 mod xdp;
 

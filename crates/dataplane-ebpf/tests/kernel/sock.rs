@@ -11,3 +11,4 @@ mod close;
 mod datagrams;
 mod lifecycle;
 mod node;
+mod told;

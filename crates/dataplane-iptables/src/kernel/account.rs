@@ -28,7 +28,7 @@ pub(crate) struct Count {
 /// # Errors
 /// The kernel has no accounting, or refuses.
 pub(crate) fn ensure(name: &str) -> io::Result<()> {
-    let request = Request { kind: NEW, flags: ACK | CREATE, family: AF_UNSPEC };
+    let request = Request { kind: NEW, flags: ACK | CREATE, family: AF_UNSPEC, ..Request::default() };
     match Netfilter::open()?.request(request, &named(name), |_| true) {
         // The kernel says EBUSY for a counter that exists.
         Err(error) if matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST)) => Ok(()),
@@ -44,7 +44,7 @@ pub(crate) fn set(count: &Count) -> io::Result<()> {
     // The kernel takes a value for a new counter only (`nfnl_acct_new`).
     remove(&count.name)?;
     let value = |kind, number: u64| attribute(kind, &number.to_be_bytes());
-    let request = Request { kind: NEW, flags: ACK | CREATE, family: AF_UNSPEC };
+    let request = Request { kind: NEW, flags: ACK | CREATE, family: AF_UNSPEC, ..Request::default() };
     let attributes = [named(&count.name), value(PACKETS, count.packets), value(BYTES, count.bytes)].concat();
     Netfilter::open()?.request(request, &attributes, |_| true).map(|_| ())
 }
@@ -54,7 +54,7 @@ pub(crate) fn set(count: &Count) -> io::Result<()> {
 /// # Errors
 /// A rule still uses it.
 pub(crate) fn remove(name: &str) -> io::Result<()> {
-    let request = Request { kind: DELETE, flags: ACK, family: AF_UNSPEC };
+    let request = Request { kind: DELETE, flags: ACK, family: AF_UNSPEC, ..Request::default() };
     match Netfilter::open()?.request(request, &named(name), |_| true) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => other.map(|_| ()),
@@ -67,7 +67,7 @@ pub(crate) fn remove(name: &str) -> io::Result<()> {
 /// The kernel has no accounting.
 pub(crate) fn all() -> io::Result<Vec<Count>> {
     let mut counts = Vec::new();
-    let request = Request { kind: GET, flags: DUMP, family: AF_UNSPEC };
+    let request = Request { kind: GET, flags: DUMP, family: AF_UNSPEC, ..Request::default() };
     Netfilter::open()?.request(request, &[], |answer| {
         let mut count = Count::default();
         for (kind, value) in attributes(answer) {

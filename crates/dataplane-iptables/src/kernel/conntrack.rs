@@ -1,13 +1,11 @@
 //! The kernel's connection table by netlink (`linux/netfilter/nfnetlink_conntrack.h`): read, delete one entry.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-};
+use std::{io, net::SocketAddr};
 
 use model::{Family, Protocol};
 
 use super::netlink::{ACK, DUMP, Dump, NESTED, Netfilter, Request, attribute, attributes, find, number};
+use crate::told::tuple;
 
 /// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_{GET,DELETE,GET_STATS_CPU}`.
 const GET: u16 = 1 << 8 | 1;
@@ -23,12 +21,6 @@ const COUNTERS_ORIGINAL: u16 = 9;
 const COUNTERS_REPLY: u16 = 10;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
-/// `CTA_TUPLE_*`, `CTA_IP_*`, `CTA_PROTO_*`.
-const TUPLE_ADDRESSES: u16 = 1;
-const TUPLE_PROTOCOL: u16 = 2;
-const PROTOCOL_NUMBER: u16 = 1;
-const SOURCE_PORT: u16 = 2;
-const DESTINATION_PORT: u16 = 3;
 /// `CTA_PROTOINFO_TCP` and `CTA_PROTOINFO_TCP_STATE`.
 const TCP_INFO: u16 = 1;
 const TCP_STATE: u16 = 1;
@@ -76,7 +68,8 @@ pub(crate) fn entries(family: Family, limit: usize, want: impl Fn(&Entry) -> boo
     }
     until_whole(|| {
         let mut found = Vec::new();
-        let request = Request { kind: GET, flags: DUMP, family: address_family(family) };
+        let request =
+            Request { kind: GET, flags: DUMP, family: address_family(family), ..Request::default() };
         let dump = Netfilter::open()?.request(request, &[], |answer| {
             let wanted = Entry::read(answer).filter(|entry| want(entry));
             found.extend(wanted.map(|entry| Entry { key: key(answer), ..entry }));
@@ -104,7 +97,8 @@ pub(crate) fn delete(family: Family, entries: &[Entry]) -> io::Result<usize> {
     let mut netfilter = Netfilter::open()?;
     let mut deleted = 0;
     for entry in entries {
-        let request = Request { kind: DELETE, flags: ACK, family: address_family(family) };
+        let request =
+            Request { kind: DELETE, flags: ACK, family: address_family(family), ..Request::default() };
         match netfilter.request(request, &entry.key, |_| true) {
             Ok(_) => deleted += 1,
             Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
@@ -121,7 +115,8 @@ pub(crate) fn delete(family: Family, entries: &[Entry]) -> io::Result<usize> {
 /// The kernel has no connection tracking, or refuses.
 pub(crate) fn dropped() -> io::Result<u64> {
     let mut dropped = 0;
-    let request = Request { kind: GET_STATISTICS, flags: DUMP, family: libc::AF_UNSPEC as u8 };
+    let request =
+        Request { kind: GET_STATISTICS, flags: DUMP, family: libc::AF_UNSPEC as u8, ..Request::default() };
     Netfilter::open()?.request(request, &[], |cpu| {
         dropped += find(cpu, NO_ROOM).map_or(0, number);
         true
@@ -162,24 +157,15 @@ fn key(answer: &[u8]) -> Vec<u8> {
     parts.flatten().collect()
 }
 
-fn direction(tuple: &[u8]) -> Option<(Protocol, Direction)> {
-    let addresses = find(tuple, TUPLE_ADDRESSES)?;
-    // v4 source and destination are 1 and 2, v6 3 and 4.
-    let address = |v4: u16| match (find(addresses, v4), find(addresses, v4 + 2)) {
-        (Some(v4), _) => Some(IpAddr::from(<[u8; 4]>::try_from(v4).ok()?)),
-        (None, Some(v6)) => Some(IpAddr::from(<[u8; 16]>::try_from(v6).ok()?)),
-        (None, None) => None,
+fn direction(bytes: &[u8]) -> Option<(Protocol, Direction)> {
+    let tuple = tuple::read(bytes)?;
+    let protocol = Protocol::from_number(tuple.transport.protocol())?;
+    let (source, destination) = tuple.transport.ports()?;
+    let direction = Direction {
+        source: SocketAddr::new(tuple.source, source),
+        destination: SocketAddr::new(tuple.destination, destination),
     };
-    let transport = find(tuple, TUPLE_PROTOCOL)?;
-    let protocol = Protocol::from_number(u8::try_from(number(find(transport, PROTOCOL_NUMBER)?)).ok()?)?;
-    let port = |kind| find(transport, kind).map(|port| number(port) as u16);
-    Some((
-        protocol,
-        Direction {
-            source: SocketAddr::new(address(1)?, port(SOURCE_PORT)?),
-            destination: SocketAddr::new(address(2)?, port(DESTINATION_PORT)?),
-        },
-    ))
+    Some((protocol, direction))
 }
 
 /// `enum tcp_conntrack` (`linux/netfilter/nf_conntrack_tcp.h`).

@@ -4,7 +4,8 @@
 
 pub(crate) mod account;
 pub(crate) mod conntrack;
-mod netlink;
+pub(crate) mod listen;
+pub(crate) mod netlink;
 mod program;
 pub(crate) mod sysctl;
 

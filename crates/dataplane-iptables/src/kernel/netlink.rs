@@ -1,16 +1,19 @@
-//! Requests to netfilter's netlink (`linux/netfilter/nfnetlink.h`) and the attributes of their answers.
+//! Requests to netfilter's netlink (`linux/netfilter/nfnetlink.h`), what it tells unasked, and the attributes of both.
 //!
 //! Written by hand: netlink-packet-netfilter reads conntrack entries, but has neither the accounting subsystem
 //! nor the raw tuple that a deletion must carry back unchanged.
 
 use std::{
     io,
-    os::fd::{AsRawFd as _, OwnedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd},
 };
 
 use nix::{
     errno::Errno,
-    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket},
+    sys::socket::{
+        AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recv, send, setsockopt,
+        socket, sockopt,
+    },
 };
 
 /// `NLM_F_REQUEST`.
@@ -20,7 +23,7 @@ pub(super) const ACK: u16 = 0x4;
 /// `NLM_F_DUMP`.
 pub(super) const DUMP: u16 = 0x300;
 /// `NLM_F_CREATE`.
-pub(super) const CREATE: u16 = 0x400;
+pub(crate) const CREATE: u16 = 0x400;
 /// `NLM_F_DUMP_INTR`: the table changed while it was dumped; entries may be missing.
 const DUMP_INTERRUPTED: u16 = 0x10;
 
@@ -41,12 +44,24 @@ pub(super) struct Netfilter {
     buffer: Vec<u8>,
 }
 
-/// What to ask: `subsystem << 8 | operation`, flags, `AF_INET`/`AF_INET6`/`AF_UNSPEC`.
-#[derive(Clone, Copy)]
+/// What to ask: `subsystem << 8 | operation`, flags, `AF_INET`/`AF_INET6`/`AF_UNSPEC`, and what of the subsystem's is meant
+/// (`res_id`), 0 for most.
+#[derive(Clone, Copy, Default)]
 pub(super) struct Request {
     pub kind: u16,
     pub flags: u16,
     pub family: u8,
+    pub resource: u16,
+}
+
+/// One message without its headers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Message<'a> {
+    /// `subsystem << 8 | operation`.
+    pub kind: u16,
+    /// `NLM_F_*`.
+    pub flags: u16,
+    pub attributes: &'a [u8],
 }
 
 /// Whether a dump saw the whole table.
@@ -65,6 +80,47 @@ impl Netfilter {
             SockProtocol::NetlinkNetFilter,
         )?;
         Ok(Self { socket, buffer: vec![0; 1 << 16] })
+    }
+
+    /// Member of multicast groups (bit 0 is group 1), with room for messages nobody has read yet, in bytes.
+    pub(super) fn listen(groups: u32, room: usize) -> io::Result<Self> {
+        let netfilter = Self::open()?;
+        setsockopt(&netfilter.socket, sockopt::RcvBufForce, &room)?;
+        bind(netfilter.socket.as_raw_fd(), &NetlinkAddr::new(0, groups))?;
+        Ok(netfilter)
+    }
+
+    /// The next datagram, to be read by [`messages`]; `None`: there is none now.
+    ///
+    /// That others were lost is no error here: [`Self::lost`] counts them.
+    pub(super) fn receive(&mut self) -> io::Result<Option<&[u8]>> {
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => return Ok(Some(&self.buffer[..length])),
+                Err(Errno::EINTR | Errno::ENOBUFS) => {}
+                Err(Errno::EAGAIN) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// How many datagrams found no room, modulo 2^32 (`netlink_overrun` counts each in `sk_drops`).
+    pub(super) fn lost(&self) -> io::Result<u32> {
+        /// `SK_MEMINFO_DROPS` of `SK_MEMINFO_VARS` (`linux/sock_diag.h`).
+        const DROPS: usize = 8;
+        let mut values = [0_u32; 9];
+        let mut length = size_of_val(&values) as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to `values`, which has as many, and the length to `length`.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                values.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        if result == 0 { Ok(values[DROPS]) } else { Err(io::Error::last_os_error()) }
     }
 
     /// Sends a request and hands the attributes of every answer to `each`, until it says `false`.
@@ -114,11 +170,27 @@ impl Netfilter {
         message.extend((request.flags | REQUEST).to_ne_bytes());
         // Sequence and port are zero: one request is in flight, and the kernel knows the socket.
         message.extend([0; 8]);
-        message.extend([request.family, 0, 0, 0]);
+        message.extend([request.family, 0]);
+        message.extend(request.resource.to_be_bytes());
         message.extend(attributes);
         send(self.socket.as_raw_fd(), &message, MsgFlags::empty())?;
         Ok(())
     }
+}
+
+impl AsFd for Netfilter {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Messages in turn.
+pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let (kind, flags, body, rest) = split_message(bytes)?;
+        bytes = rest;
+        Some(Message { kind, flags, attributes: body.get(GENERIC..).unwrap_or_default() })
+    })
 }
 
 /// Kind, flags, what follows the header, and the messages behind it.
@@ -138,7 +210,7 @@ fn error_of(body: &[u8]) -> io::Result<()> {
 }
 
 /// One attribute, padded.
-pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(crate) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(4 + value.len().next_multiple_of(4));
     bytes.extend((4 + value.len() as u16).to_ne_bytes());
     bytes.extend(kind.to_ne_bytes());
@@ -148,7 +220,7 @@ pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
 }
 
 /// Attributes in turn: type without its flags, and value.
-pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16::from_ne_bytes(bytes.get(..2)?.try_into().ok()?));
         let kind = u16::from_ne_bytes(bytes.get(2..4)?.try_into().ok()?) & !TYPE_FLAGS;
@@ -159,12 +231,12 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
 }
 
 /// The value of the first attribute of a kind.
-pub(super) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(crate) fn find(bytes: &[u8], kind: u16) -> Option<&[u8]> {
     attributes(bytes).find(|(found, _)| *found == kind).map(|(_, value)| value)
 }
 
 /// A number in network byte order, as netfilter's attributes have them.
-pub(super) fn number(value: &[u8]) -> u64 {
+pub(crate) fn number(value: &[u8]) -> u64 {
     value.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 

@@ -8,6 +8,10 @@ pub(crate) const ROUTE_LOCALNET: &str = "ipv4/conf/all/route_localnet";
 pub(crate) const TCP_BE_LIBERAL: &str = "netfilter/nf_conntrack_tcp_be_liberal";
 pub(crate) const CONNTRACK_COUNT: &str = "netfilter/nf_conntrack_count";
 pub(crate) const CONNTRACK_MAX: &str = "netfilter/nf_conntrack_max";
+/// Whether flows' packets and bytes are counted.
+pub(crate) const CONNTRACK_ACCOUNTING: &str = "netfilter/nf_conntrack_acct";
+/// Whether flows are told of: 0 never, 1 always, 2 those that begin while somebody listens.
+pub(crate) const CONNTRACK_EVENTS: &str = "netfilter/nf_conntrack_events";
 
 /// # Errors
 /// The kernel has no such setting, or it is no number.

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net};
-use model::{Family, NodePortAddresses};
+use model::{Family, NodePortAddresses, told::Stop};
 
 use super::{INVALID_DROPPED, MASQUERADE_MARK, Portal, Renderer};
 use crate::{
@@ -26,7 +26,8 @@ impl Renderer<'_> {
         }
         set.insert(Table::Filter, names::FORWARD, self.forward());
         if self.blocks_localnet() {
-            set.insert(Table::Filter, names::FIREWALL, vec![block_localnet()]);
+            let stopping = self.stopping(to_localnet(), Stop::MartianLoopback);
+            set.insert(Table::Filter, names::FIREWALL, stopping.collect());
         }
         let mark = Target::SetMark { value: MASQUERADE_MARK, mask: MASQUERADE_MARK };
         set.insert(Table::Nat, names::MARK_MASQ, vec![Rule::new().then(mark)]);
@@ -105,7 +106,7 @@ impl Renderer<'_> {
             } else {
                 invalid
             };
-            rules.push(invalid.then(Target::Drop));
+            rules.extend(self.stopping(invalid, Stop::Invalid));
         }
         let marked = Match::Mark { negated: false, value: MASQUERADE_MARK, mask: MASQUERADE_MARK };
         rules.push(Rule::new().comment("kubernetes forwarding rules").when(marked).then(Target::Accept));
@@ -179,12 +180,11 @@ impl Renderer<'_> {
 }
 
 /// `route_localnet` would let neighbours reach services on 127.0.0.0/8; only translated node-port traffic may.
-fn block_localnet() -> Rule {
+fn to_localnet() -> Rule {
     let translated = vec![ConnState::Related, ConnState::Established, ConnState::Dnat];
     Rule::new()
         .not_from(IpNet::from(LOOPBACK))
         .to(LOOPBACK)
         .comment("block incoming localnet connections")
         .when(Match::ConnState { negated: true, states: translated })
-        .then(Target::Drop)
 }

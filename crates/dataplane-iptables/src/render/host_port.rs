@@ -1,6 +1,6 @@
 //! The rules of a pod's host port: one chain, as the kubelet's host port manager wrote it.
 
-use model::{FrontendAddress, FrontendKind, Target as Answer, oracle::Origin};
+use model::{FrontendAddress, FrontendKind, Target as Answer, oracle::Origin, told::Stop};
 
 use super::{Portal, Refused, ServiceRules, service::View};
 use crate::{
@@ -43,7 +43,8 @@ impl View<'_> {
                 Answer::Backends(pods, _) => return Err(Refused::HostPort(pods.len())),
                 Answer::NoEndpoints | Answer::NoLocalEndpoints => {
                     let refuse = arriving("has no endpoints").when(Match::DestinationLocal);
-                    rules.portal(Portal::FilterExternal).push(refuse.then(Target::Reject));
+                    let stopping = self.renderer.stopping(refuse, Stop::NoEndpoints);
+                    rules.portal(Portal::FilterExternal).extend(stopping);
                 }
             }
         }

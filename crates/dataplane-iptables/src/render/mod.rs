@@ -4,14 +4,14 @@ mod base;
 mod host_port;
 mod service;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU16};
 
 use ipnet::IpNet;
-use model::{Family, FrontendKind, NodeConfig, ServicePort, ServicePortId, Snapshot};
+use model::{Family, FrontendKind, NodeConfig, ServicePort, ServicePortId, Snapshot, told::Stop};
 
 use crate::{
     names::{self, ChainName},
-    rule::Rule,
+    rule::{Match, Rule, Target},
     ruleset::{RuleSet, Table},
 };
 
@@ -39,6 +39,8 @@ pub struct Options {
     pub random_fully: bool,
     /// `nf_conntrack_tcp_be_liberal` is set: INVALID packets need not be dropped.
     pub liberal: bool,
+    /// What rules stop they log to this group first. kube-proxy has no such rules.
+    pub log: Option<NonZeroU16>,
 }
 
 impl Default for Options {
@@ -49,6 +51,7 @@ impl Default for Options {
             accounting: true,
             random_fully: true,
             liberal: false,
+            log: None,
         }
     }
 }
@@ -170,6 +173,23 @@ impl<'a> Renderer<'a> {
     pub fn portals(&self) -> impl Iterator<Item = Portal> {
         let host_ports = self.host_ports;
         Portal::ALL.into_iter().filter(move |portal| host_ports || *portal != Portal::NatHostPorts)
+    }
+
+    /// The rule that stops what `rule` matches, behind the one that logs it, if that is wanted.
+    fn stopping(&self, rule: Rule, stop: Stop) -> impl Iterator<Item = Rule> + use<> {
+        let log = self.options.log.map(|group| {
+            let mut log = rule.clone();
+            // A packet counts once.
+            log.matches.retain(|condition| !matches!(condition, Match::Account(_)));
+            log.then(Target::Log { group, stop })
+        });
+        let target = match stop {
+            Stop::NoEndpoints => Target::Reject,
+            Stop::NoLocalEndpoints | Stop::SourceRange | Stop::Invalid | Stop::MartianLoopback => {
+                Target::Drop
+            }
+        };
+        log.into_iter().chain([rule.then(target)])
     }
 
     /// Where this cluster's pods are. kube-proxy's `--cluster-cidr` has at most one prefix per family.

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use ipnet::{IpNet, Ipv4Net};
 use model::{
     Backend, Family, Frontend, FrontendAddress, FrontendKind, Port, Protocol, ServicePort, Target as Answer,
-    TrafficPolicy, oracle::Origin,
+    TrafficPolicy, oracle::Origin, told::Stop,
 };
 
 use super::{LOCALHOST_ACCEPTED, Portal, Refused, Renderer, ServiceRules, of_kind, reachable};
@@ -51,7 +51,7 @@ impl Renderer<'_> {
 
 /// One service port while it is rendered.
 pub(super) struct View<'a> {
-    renderer: &'a Renderer<'a>,
+    pub(super) renderer: &'a Renderer<'a>,
     pub(super) service: &'a ServicePort,
     pub(super) chains: ServiceChains,
     /// As comments name it.
@@ -259,9 +259,10 @@ impl View<'_> {
                     self.arriving(address, frontend.port, &format!("{} cluster IP", self.name))
                         .jump(self.policy_chain(frontend.policy).clone()),
                 ),
-                Some((why, target)) => rules.portal(Portal::FilterServices).push(
-                    self.arriving(address, frontend.port, &format!("{} {why}", self.name)).then(target),
-                ),
+                Some((why, stop)) => {
+                    let refuse = self.arriving(address, frontend.port, &format!("{} {why}", self.name));
+                    rules.portal(Portal::FilterServices).extend(self.renderer.stopping(refuse, stop));
+                }
             }
         }
     }
@@ -282,13 +283,13 @@ impl View<'_> {
             }
             if guarded {
                 let comment = format!("{} traffic not accepted by {chain}", self.name);
-                let drop = self.arriving(address, frontend.port, &comment).then(Target::Drop);
-                rules.portal(Portal::FilterFirewall).push(drop);
+                let drop = self.arriving(address, frontend.port, &comment);
+                let stopping = self.renderer.stopping(drop, Stop::SourceRange);
+                rules.portal(Portal::FilterFirewall).extend(stopping);
             }
-            if let Some((why, target)) = refusal(&self.answer(frontend, Origin::External)) {
-                let comment = format!("{} {why}", self.name);
-                let refuse = self.arriving(address, frontend.port, &comment).then(target);
-                rules.portal(Portal::FilterExternal).push(refuse);
+            if let Some((why, stop)) = refusal(&self.answer(frontend, Origin::External)) {
+                let refuse = self.arriving(address, frontend.port, &format!("{} {why}", self.name));
+                rules.portal(Portal::FilterExternal).extend(self.renderer.stopping(refuse, stop));
             }
         }
     }
@@ -308,15 +309,13 @@ impl View<'_> {
                 }
                 ports.push(arriving(Rule::new()).jump(self.chains.ext.clone()));
             }
-            if let Some((why, target)) = refusal(&self.answer(frontend, Origin::External)) {
-                rules.portal(Portal::FilterExternal).push(
-                    Rule::new()
-                        .protocol(self.protocol())
-                        .comment(format!("{} {why}", self.name))
-                        .when(Match::DestinationLocal)
-                        .port(self.protocol(), frontend.port)
-                        .then(target),
-                );
+            if let Some((why, stop)) = refusal(&self.answer(frontend, Origin::External)) {
+                let refuse = Rule::new()
+                    .protocol(self.protocol())
+                    .comment(format!("{} {why}", self.name))
+                    .when(Match::DestinationLocal)
+                    .port(self.protocol(), frontend.port);
+                rules.portal(Portal::FilterExternal).extend(self.renderer.stopping(refuse, stop));
             }
         }
     }
@@ -338,12 +337,12 @@ fn fits(rules: &ServiceRules) -> bool {
     rules.all().filter_map(Rule::comment_text).all(|comment| comment.len() <= 255)
 }
 
-/// Why nothing is forwarded, as the comment says it, and what happens instead.
-fn refusal(answer: &Answer<'_>) -> Option<(&'static str, Target)> {
+/// Why nothing is forwarded, as the comment says it and as it is counted.
+fn refusal(answer: &Answer<'_>) -> Option<(&'static str, Stop)> {
     match answer {
         Answer::Backends(..) => None,
-        Answer::NoEndpoints => Some(("has no endpoints", Target::Reject)),
-        Answer::NoLocalEndpoints => Some(("has no local endpoints", Target::Drop)),
+        Answer::NoEndpoints => Some(("has no endpoints", Stop::NoEndpoints)),
+        Answer::NoLocalEndpoints => Some(("has no local endpoints", Stop::NoLocalEndpoints)),
     }
 }
 

@@ -11,4 +11,5 @@ mod legal;
 mod node;
 mod property;
 mod sctp;
+mod telling;
 mod udp;

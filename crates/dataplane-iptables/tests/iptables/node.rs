@@ -19,6 +19,10 @@ pub(crate) const TWO: &str = "10.20.0.2:8080";
 
 /// Runs `test` in a namespace that has a node's addresses and two backends' ones.
 pub(crate) fn on_a_node(tag: &str, test: impl FnOnce(&mut IptablesDataplane) + Send) {
+    on_a_node_with(tag, Config::default(), test);
+}
+
+pub(crate) fn on_a_node_with(tag: &str, config: Config, test: impl FnOnce(&mut IptablesDataplane) + Send) {
     let namespace = namespace(tag);
     namespace
         .run(|| {
@@ -33,7 +37,7 @@ pub(crate) fn on_a_node(tag: &str, test: impl FnOnce(&mut IptablesDataplane) + S
             ] {
                 run("ip", arguments);
             }
-            let mut plane = IptablesDataplane::open(Config::default()).expect("open");
+            let mut plane = IptablesDataplane::open(config).expect("open");
             test(&mut plane);
         })
         .expect("enter namespace");

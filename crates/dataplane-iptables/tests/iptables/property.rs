@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane_iptables::{
+    TellingConfig,
     render::{Options, render},
     ruleset::RuleSet,
 };
@@ -117,13 +118,14 @@ fn service(family: Family) -> impl Strategy<Value = ServicePort> {
 fn state() -> impl Strategy<Value = (Family, Snapshot, Options)> {
     family().prop_flat_map(|family| {
         let node = (vec(address(family), 1..3), vec(prefix(family), 0..2));
-        let options = any::<[bool; 5]>().prop_map(
-            |[masquerade_all, localhost_node_ports, accounting, random_fully, liberal]| Options {
+        let options = any::<[bool; 6]>().prop_map(
+            |[masquerade_all, localhost_node_ports, accounting, random_fully, liberal, log]| Options {
                 masquerade_all,
                 localhost_node_ports,
                 accounting,
                 random_fully,
                 liberal,
+                log: log.then_some(TellingConfig::DEFAULT_GROUP),
             },
         );
         (vec(service(family), 0..6), node, options).prop_map(

@@ -49,7 +49,7 @@ impl Decoder {
             }
             let is_response = message.is_response();
             flow.is_reply = Some(is_response);
-            flow.direction = parts.direction(is_response);
+            flow.direction = parts.direction(Some(is_response));
             flow.seen = Seen::L7(Box::new(message.layer7));
             if let L4::Tcp { flags, .. } = &mut flow.l4 {
                 *flags = TcpFlags::default();

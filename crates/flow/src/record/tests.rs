@@ -65,14 +65,20 @@ pub(super) fn record() -> abi::Event {
     }
 }
 
+fn events(decoder: &mut Decoder, record: &abi::Event, directory: &Directory) -> Vec<Event> {
+    let mut into = vec![];
+    decoder.decode(record, directory, BOOT, &mut into).expect("a known record");
+    into
+}
+
 fn decoded(record: &abi::Event) -> Flow {
-    let event = decoder().decode(record, &directory(), BOOT).expect("a known record");
+    let [event] = &events(&mut decoder(), record, &directory())[..] else { panic!("one flow") };
     event.flow().expect("a flow").clone()
 }
 
 #[test]
 fn a_translated_flow_is_between_client_and_backend_with_the_frontends_service() {
-    let event = decoder().decode(&record(), &directory(), BOOT).expect("known");
+    let [event] = &events(&mut decoder(), &record(), &directory())[..] else { panic!("one flow") };
     assert_eq!(event.time, Time(BOOT.0 + 5));
     let flow = event.flow().expect("a flow");
     let seen = Seen::Trace { point: TraceObservationPoint::FromEndpoint, reason: TraceReason::New };
@@ -228,9 +234,124 @@ fn numbers_of_another_version_are_errors() {
         abi::Event { reason: u32::MAX, ..record() },
         abi::Event { family: 5, ..record() },
         abi::Event { kind: EventKind::Dropped as u8, ..record() },
+        abi::Event { kind: EventKind::Translated as u8, ..record() },
     ] {
-        assert!(decoder().decode(&unknown, &directory(), BOOT).is_err(), "{unknown:?}");
+        assert!(decoder().decode(&unknown, &directory(), BOOT, &mut vec![]).is_err(), "{unknown:?}");
     }
+}
+
+/// A pod's connect(2) to the frontend, given the web pod.
+fn call() -> abi::Event {
+    abi::Event {
+        kind: EventKind::Translated as u8,
+        point: Point::Call as u8,
+        flags: event_flags::TRANSLATED,
+        tcp_flags: 0,
+        interface: 0,
+        packets: 77,
+        bytes: 88,
+        source: [7, 1, 0, 0],
+        source_port: Be16::default(),
+        source_identity: 0,
+        ..record()
+    }
+}
+
+fn with_namespace() -> Directory {
+    let mut directory = directory();
+    let client = PodName { namespace: "shop".into(), name: "client".into() };
+    directory.learn(Moved { namespaces: [(client, Some(1 << 32 | 7))].into(), ..Moved::default() });
+    directory
+}
+
+#[test]
+fn a_translated_call_is_two_flows_from_the_pod_that_called() {
+    use crate::proto::flow::SocketTranslationPoint as At;
+    let told = events(&mut decoder(), &call(), &with_namespace());
+    let [named, given] = [0, 1].map(|index| told[index].flow().expect("a flow"));
+    let seen = |point| Seen::Socket { point, cookie: 77, cgroup: 88 };
+    assert_eq!((named.verdict, &named.seen), (Verdict::Traced, &seen(At::SockXlatePointPreDirectionFwd)));
+    assert_eq!(
+        (given.verdict, &given.seen),
+        (Verdict::Translated, &seen(At::SockXlatePointPostDirectionFwd))
+    );
+    assert_eq!(named.ip.expect("addresses").source, ip("10.20.0.2"));
+    assert_eq!(named.ip.expect("addresses").destination, ip("10.24.0.9"));
+    assert_eq!(given.ip.expect("addresses").destination, ip("10.20.0.3"));
+    assert_eq!((named.l4.ports(), given.l4.ports()), (Some((0, 80)), Some((0, 8080))));
+    assert_eq!((named.source.pod.as_str(), given.destination.pod.as_str()), ("client", "web"));
+    assert_eq!(named.destination_service.as_ref().expect("a service").name, "web");
+    assert_eq!((given.destination_service.is_none(), named.is_reply), (true, Some(false)));
+    let strangers = events(&mut decoder(), &call(), &directory());
+    let stranger = strangers[0].flow().expect("a flow");
+    assert_eq!((stranger.ip, stranger.source.pod.as_str()), (None, ""), "nobody knows who called");
+}
+
+#[test]
+fn an_answer_is_turned_back_from_the_backend_to_the_frontend() {
+    let answer = abi::Event {
+        point: Point::Answer as u8,
+        destination: words("10.20.0.3"),
+        destination_port: Be16::new(8080),
+        new_destination: words("10.24.0.9"),
+        new_destination_port: Be16::new(80),
+        ..call()
+    };
+    let told = events(&mut decoder(), &answer, &with_namespace());
+    let [before, after] = [0, 1].map(|index| told[index].flow().expect("a flow"));
+    assert_eq!((before.source.pod.as_str(), before.destination.pod.as_str()), ("web", "client"));
+    assert_eq!((before.l4.ports(), after.l4.ports()), (Some((8080, 0)), Some((80, 0))));
+    assert_eq!(after.source_service.as_ref().expect("a service").name, "web");
+    assert_eq!(after.is_reply, Some(true));
+}
+
+#[test]
+fn a_refused_call_of_the_node_is_one_dropped_flow() {
+    let refused = abi::Event {
+        kind: EventKind::Refused as u8,
+        reason: Reason::RefusedTcp.row(),
+        source_identity: abi::HOST_IDENTITY,
+        ..call()
+    };
+    let flow = decoded(&refused);
+    assert_eq!(
+        (flow.verdict, &flow.seen),
+        (Verdict::Dropped, &Seen::Drop(DropReason::ServiceBackendNotFound))
+    );
+    assert_eq!((flow.source.identity, flow.direction), (1, TrafficDirection::Egress));
+}
+
+#[test]
+fn messages_have_type_and_code_and_what_the_stack_forwards_goes_to_it() {
+    let message = |kind| abi::Event {
+        protocol: protocol::ICMP,
+        flags: 0,
+        tcp_flags: 0,
+        reason: Reason::PassedProtocol.row(),
+        source_port: Be16::new(kind),
+        destination_port: Be16::new(4),
+        destination: words("10.20.0.3"),
+        ..record()
+    };
+    let request = decoded(&message(8));
+    assert_eq!((request.l4, request.is_reply), (L4::IcmpV4 { kind: 8, code: 4 }, Some(false)));
+    let seen = Seen::Trace { point: TraceObservationPoint::ToStack, reason: TraceReason::New };
+    assert_eq!((&request.seen, request.direction), (&seen, TrafficDirection::Egress));
+    let reply = decoded(&message(0));
+    assert_eq!((reply.is_reply, reply.direction), (Some(true), TrafficDirection::Ingress));
+    let error = decoded(&message(3));
+    assert_eq!((error.is_reply, error.direction), (None, TrafficDirection::Unknown));
+}
+
+#[test]
+fn who_opened_a_flow_of_the_stacks_is_known_by_its_handshake() {
+    let passed = |flags| {
+        let reason = Reason::PassedUnrelated.row();
+        decoded(&abi::Event { flags, reason, destination: words("198.51.100.1"), ..record() })
+    };
+    assert_eq!(passed(event_flags::OPENS).is_reply, Some(false));
+    assert_eq!(passed(event_flags::REPLY).is_reply, Some(true));
+    assert_eq!((passed(0).is_reply, passed(0).direction), (None, TrafficDirection::Unknown));
 }
 
 #[test]
@@ -244,7 +365,7 @@ fn every_reason_is_a_drops_or_none() {
 #[test]
 fn times_never_go_back_and_names_are_unique() {
     let (mut decoder, directory) = (decoder(), directory());
-    let mut at = |time| decoder.decode(&abi::Event { time, ..record() }, &directory, BOOT).expect("known");
+    let mut at = |time| events(&mut decoder, &abi::Event { time, ..record() }, &directory).remove(0);
     let events = [at(50), at(40), at(60)];
     assert_eq!(events.each_ref().map(|event| event.time.0 - BOOT.0), [50, 50, 60]);
     let uuids = events.each_ref().map(|event| event.flow().expect("a flow").uuid);

@@ -69,6 +69,9 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
     },
+    /// End a node's agent, or start it again; its node forwards meanwhile
+    #[command(subcommand)]
+    Agent(Agent),
     /// Show the load balancer's forwarding rules
     #[command(subcommand)]
     ForwardingRules(ForwardingRules),
@@ -92,6 +95,22 @@ enum Command {
     /// What the images twinplane/echo and agnhost run
     #[command(hide = true)]
     Echo(crate::controllers::echo::Args),
+}
+
+#[derive(Debug, Subcommand)]
+enum Agent {
+    /// Until it is started again
+    Stop {
+        node: String,
+        #[command(flatten)]
+        lab: Chosen,
+    },
+    /// Returns once it answers
+    Start {
+        node: String,
+        #[command(flatten)]
+        lab: Chosen,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -148,6 +167,8 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             Err(command.exec()).context("run kubectl")
         }
         Command::Exec { lab, place, command } => exec(&open(&lab)?, &place, &command),
+        Command::Agent(Agent::Stop { node, lab }) => run_agent(&open(&lab)?, &node, false),
+        Command::Agent(Agent::Start { node, lab }) => run_agent(&open(&lab)?, &node, true),
         Command::ForwardingRules(ForwardingRules::List(shown)) => {
             show::forwarding_rules(&open(&shown.lab)?, shown.output)
         }
@@ -169,6 +190,11 @@ fn exec(lab: &Lab, place: &Place, command: &[String]) -> anyhow::Result<ExitCode
     let mut process = lab.command(place, program)?;
     process.args(arguments);
     Err(process.exec()).with_context(|| format!("run {program:?} in {place}"))
+}
+
+fn run_agent(lab: &Lab, node: &str, runs: bool) -> anyhow::Result<ExitCode> {
+    lab.run_agent(node, runs)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn down(chosen: &Chosen, all: bool) -> anyhow::Result<ExitCode> {

@@ -11,7 +11,7 @@ use crate::{
     lab::Lab,
     plan::LabName,
     state::{self, State},
-    status::{Phase, PodInfo, Status},
+    status::{AgentStatus, Phase, PodInfo, RelayStatus, Status},
 };
 
 /// Checks shown for people; programs get all that are kept.
@@ -71,10 +71,17 @@ pub(super) fn status(lab: &Lab, format: Format) -> anyhow::Result<ExitCode> {
         text.push('\n');
         text.push_str(&nodes(&shown.status));
         text.push('\n');
+        if let Some(shown) = &shown.status.relay {
+            text.push_str(&relay(shown));
+            text.push('\n');
+        }
         text.push_str(&pods(&shown.pods));
         text
     })?;
-    let runs = shown.status.phase == Phase::Running && shown.status.nodes.iter().all(|node| node.agent.ready);
+    let status = &shown.status;
+    let processes =
+        status.nodes.iter().map(|node| &node.agent).chain(status.relay.iter().map(|it| &it.process));
+    let runs = status.phase == Phase::Running && processes.into_iter().all(|process| process.ready);
     Ok(if runs { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
@@ -100,16 +107,28 @@ fn phase(phase: &Phase) -> String {
 
 fn nodes(status: &Status) -> String {
     let rows = status.nodes.iter().map(|node| {
-        let agent = match (node.agent.pid, node.agent.ready) {
-            (Some(pid), true) => format!("ready (pid {pid})"),
-            (Some(pid), false) => format!("starting (pid {pid})"),
-            (None, _) => "down".to_owned(),
-        };
+        let agent = process(&node.agent);
         let last = node.agent.last_exit.clone().unwrap_or_else(|| "-".to_owned());
         let restarts = node.agent.restarts.to_string();
         [node.name.clone(), node.address.to_string(), node.pod_cidr.clone(), agent, restarts, last]
     });
     columns(["NODE", "ADDRESS", "PODS", "AGENT", "RESTARTS", "LAST EXIT"], rows)
+}
+
+fn process(process: &AgentStatus) -> String {
+    match (process.pid, process.ready) {
+        (Some(pid), true) => format!("ready (pid {pid})"),
+        (Some(pid), false) => format!("starting (pid {pid})"),
+        (None, _) if process.stopped => "stopped".to_owned(),
+        (None, _) => "down".to_owned(),
+    }
+}
+
+fn relay(relay: &RelayStatus) -> String {
+    let last = relay.process.last_exit.clone().unwrap_or_else(|| "-".to_owned());
+    let (address, socket) = (relay.address.to_string(), relay.socket.display().to_string());
+    let row = [process(&relay.process), address, socket, relay.process.restarts.to_string(), last];
+    columns(["RELAY", "ADDRESS", "SOCKET", "RESTARTS", "LAST EXIT"], [row])
 }
 
 fn pods(pods: &[PodInfo]) -> String {

@@ -1,4 +1,4 @@
-//! One agent process per node: started in the node's namespace and cgroup, started again when it ends.
+//! One agent process per node: started in the node's namespace and cgroup, started again when it ends, unless it was told to.
 
 use std::{
     fs::{self, File},
@@ -10,10 +10,11 @@ use std::{
 
 use model::Family;
 use netns::NetNs;
-use tokio::{process::Child, task::JoinSet};
+use nix::sys::signal::Signal;
+use tokio::{process::Child, sync::watch, task::JoinSet};
 
 use super::{Shared, quiet_environment};
-use crate::{agent_arg::AgentArg, http, plan::NodePlan, status::AgentStatus};
+use crate::{agent_arg::AgentArg, http, plan::NodePlan, process::ProcessId, status::AgentStatus};
 
 /// Between an end and the next start, doubling with every end in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -23,7 +24,10 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 const STABLE: Duration = Duration::from_secs(30);
 
 /// How often a starting agent is asked whether it answers.
-const POLL: Duration = Duration::from_millis(20);
+pub(super) const POLL: Duration = Duration::from_millis(20);
+
+/// How long an agent has to end when it is told to.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Starts all agents; the returned future ends only when one cannot be supervised any more.
 ///
@@ -45,6 +49,7 @@ pub(super) fn start(shared: &Arc<Shared>) -> anyhow::Result<impl Future<Output =
 }
 
 async fn keep_running(shared: Arc<Shared>, node: NodePlan, namespace: NetNs) -> io::Error {
+    let mut wanted = shared.wanted[&node.name].subscribe();
     let mut pauses = Pauses::default();
     loop {
         let begun = Instant::now();
@@ -52,18 +57,55 @@ async fn keep_running(shared: Arc<Shared>, node: NodePlan, namespace: NetNs) -> 
             Ok(child) => child,
             Err(error) => return error,
         };
-        let ended = watch(&shared, &node, child).await;
-        let pause = pauses.after(begun.elapsed());
-        let exit = match &ended {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
-        };
-        tracing::error!(node = node.name, exit, pause_ms = pause.as_millis(), "the agent ended");
+        let exit = run(&shared, &node, child, &mut wanted).await;
+        let stopped = !*wanted.borrow();
         set(&shared, &node, |agent| {
+            let restarts = agent.restarts + u32::from(!stopped);
             *agent =
-                AgentStatus { pid: None, ready: false, restarts: agent.restarts + 1, last_exit: Some(exit) };
+                AgentStatus { restarts, last_exit: Some(exit.clone()), stopped, ..AgentStatus::default() };
         });
-        tokio::time::sleep(pause).await;
+        if stopped {
+            tracing::info!(node = node.name, exit, "the agent was told to end");
+            until(&mut wanted, true).await;
+            set(&shared, &node, |agent| agent.stopped = false);
+            pauses = Pauses::default();
+        } else {
+            let pause = pauses.after(begun.elapsed());
+            tracing::error!(node = node.name, exit, pause_ms = pause.as_millis(), "the agent ended");
+            tokio::time::sleep(pause).await;
+        }
+    }
+}
+
+/// Until it ends, by itself or because it is not wanted any more; says how.
+async fn run(shared: &Shared, node: &NodePlan, child: Child, wanted: &mut watch::Receiver<bool>) -> String {
+    let process = child.id().and_then(|pid| ProcessId::of(pid).ok());
+    let signal = |signal| {
+        if let Some(Err(error)) = process.map(|process| process.signal(signal)) {
+            tracing::warn!(node = node.name, %error, "the agent cannot be ended");
+        }
+    };
+    let mut watching = std::pin::pin!(watch_child(shared, node, child));
+    let ended = tokio::select! {
+        ended = &mut watching => ended,
+        () = until(wanted, false) => {
+            signal(Signal::SIGTERM);
+            match tokio::time::timeout(GRACE, &mut watching).await {
+                Ok(ended) => ended,
+                Err(_) => {
+                    signal(Signal::SIGKILL);
+                    watching.await
+                }
+            }
+        }
+    };
+    ended.map_or_else(|error| error.to_string(), |status| status.to_string())
+}
+
+/// The sender lives as long as the supervisor.
+async fn until(wanted: &mut watch::Receiver<bool>, value: bool) {
+    if wanted.wait_for(|wanted| *wanted == value).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 
@@ -77,6 +119,12 @@ fn spawn(shared: &Shared, node: &NodePlan, namespace: &NetNs) -> io::Result<Chil
     command.args(["--api-server", &state.topology.api_url(), "--uplink", "eth0"]);
     command.arg("--socket").arg(paths.agent_socket(&node.name));
     command.arg("--observer-socket").arg(paths.observer_socket(&node.name));
+    if state.topology.relay_address().is_some() {
+        command.args(["--observer-bind", &node.observer_address().to_string()]);
+        command.arg("--observer-tls-cert").arg(paths.certificate(&node.name));
+        command.arg("--observer-tls-key").arg(paths.key(&node.name));
+        command.arg("--observer-tls-client-ca").arg(paths.authority());
+    }
     command.arg("--bpffs").arg(state.node_bpffs(&node.name));
     // Never the machine's own: other labs, and the machine, are below its root.
     command.arg("--cgroup").arg(state.node_cgroup(&node.name).unwrap_or_else(|| "none".into()));
@@ -106,8 +154,8 @@ fn spawn(shared: &Shared, node: &NodePlan, namespace: &NetNs) -> io::Result<Chil
 }
 
 /// Waits for the end, noting when it answers.
-async fn watch(shared: &Shared, node: &NodePlan, mut child: Child) -> io::Result<ExitStatus> {
-    let process = child.id().and_then(|pid| crate::process::ProcessId::of(pid).ok());
+async fn watch_child(shared: &Shared, node: &NodePlan, mut child: Child) -> io::Result<ExitStatus> {
+    let process = child.id().and_then(|pid| ProcessId::of(pid).ok());
     set(shared, node, |agent| agent.pid = child.id());
     let answers = async {
         let socket = shared.state.paths().agent_socket(&node.name);
@@ -147,13 +195,13 @@ fn set(shared: &Shared, node: &NodePlan, change: impl FnOnce(&mut AgentStatus)) 
 
 /// How long to wait before the next start.
 #[derive(Debug, Default)]
-struct Pauses {
+pub(super) struct Pauses {
     /// Ends in a row of agents that did not run long.
     quick_ends: u32,
 }
 
 impl Pauses {
-    fn after(&mut self, ran: Duration) -> Duration {
+    pub(super) fn after(&mut self, ran: Duration) -> Duration {
         self.quick_ends = if ran >= STABLE { 0 } else { self.quick_ends + 1 };
         let doublings = self.quick_ends.saturating_sub(1).min(16);
         (FIRST_PAUSE * 2u32.pow(doublings)).min(LONGEST_PAUSE)

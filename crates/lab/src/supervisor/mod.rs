@@ -1,4 +1,4 @@
-//! The process behind a running lab: embedded API, edge, controllers, and one agent process per node.
+//! The process behind a running lab: embedded API, edge, controllers, one agent process per node, the relay.
 //!
 //! Started by `lab up`, ended by `lab down`. Holds no state that outlives it and cleans nothing up: `remove` finds
 //! everything by records and names, so that an orderly end and a crash are the same.
@@ -6,8 +6,10 @@
 mod agents;
 mod api;
 mod kubeconfig;
+mod relay;
 
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     process::Command,
@@ -20,6 +22,7 @@ use netns::NetNs;
 use tokio::{
     net::{TcpListener, UnixListener},
     signal::unix::{SignalKind, signal},
+    sync::watch,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -49,6 +52,8 @@ struct Shared {
     state: State,
     status: Mutex<Status>,
     registry: Registry,
+    /// Which nodes' agents are to run.
+    wanted: BTreeMap<String, watch::Sender<bool>>,
 }
 
 impl Shared {
@@ -79,7 +84,9 @@ pub(crate) fn run(name: &LabName) -> anyhow::Result<()> {
     let registry = Registry::new(state.paths().processes());
     registry.record(ROLE, std::process::id())?;
     let status = Mutex::new(Status::initial(&state));
-    let shared = Arc::new(Shared { state, status, registry });
+    let wanted =
+        state.topology.nodes.iter().map(|node| (node.name.clone(), watch::Sender::new(true))).collect();
+    let shared = Arc::new(Shared { state, status, registry, wanted });
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(supervise(shared))
 }
 
@@ -118,6 +125,7 @@ async fn start_and_run(shared: &Arc<Shared>, edge: &std::sync::OnceLock<Edge>) -
 
     shared.begin("start controllers");
     let agents = agents::start(shared)?;
+    let relay = relay::start(shared)?;
     let controllers = controllers::run(context(shared, client, balancers)?, CancellationToken::new());
     shared.update(|status| status.phase = Phase::Running);
     tracing::info!(api = %address, "running");
@@ -125,6 +133,7 @@ async fn start_and_run(shared: &Arc<Shared>, edge: &std::sync::OnceLock<Edge>) -
         () = controllers => anyhow::bail!("the controllers ended"),
         ended = serving => Err(anyhow::Error::from(ended?.expect_err("served until the end")).context("serve the API")),
         ended = agents => Err(ended.context("supervise agents")),
+        ended = relay => Err(ended.context("supervise the relay")),
     }
 }
 

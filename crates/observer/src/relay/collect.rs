@@ -38,6 +38,8 @@ use crate::node::now;
 const FOLLOW_WAIT: Duration = Duration::from_secs(1);
 /// How long an answer that ends waits for a slow node, which is given up then.
 const END_WAIT: Duration = Duration::from_secs(5);
+/// How long a follower waits before it asks a node again that ended its stream and is still connected.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 /// Answers on their way from a node's stream to its queue.
 const ON_THE_WAY: usize = 16;
 /// Nanoseconds by which a node's clock may be ahead without anybody being told.
@@ -119,6 +121,7 @@ impl Collect {
             self.take_what_is_there();
             let now = Instant::now();
             self.give_up_silent(now);
+            self.ask_again(now);
             if let Some(answer) = self.merge.pop(now) {
                 return Some(answer);
             }
@@ -140,7 +143,8 @@ impl Collect {
 
     /// Until there is something to do; `None`: something has waited long enough.
     async fn wait(&mut self) -> Option<Woken> {
-        let wake_at = [self.merge.wake_at(), self.errors.due(), self.silent_at()].into_iter().flatten().min();
+        let wake_at = [self.merge.wake_at(), self.errors.due(), self.silent_at(), self.ask_again_at()];
+        let wake_at = wake_at.into_iter().flatten().min();
         let follow = self.request.follow;
         let nodes = &mut self.nodes;
         let mut ear = Ear { merge: &mut self.merge, errors: &mut self.errors, liars: &self.liars };
@@ -205,6 +209,32 @@ impl Collect {
                 source.answers = None;
             }
             self.merge.end(&name);
+        }
+    }
+
+    /// Nodes that are connected and said that there is nothing more, with the time when they are asked again.
+    fn ended(&self) -> impl Iterator<Item = (&String, Instant)> {
+        let goes_on = self.request.follow && self.request.until.is_none();
+        let ended =
+            self.sources.iter().filter(move |(_, it)| goes_on && it.connected && it.answers.is_none());
+        ended.map(|(name, source)| (name, source.heard + ASK_AGAIN))
+    }
+
+    fn ask_again_at(&self) -> Option<Instant> {
+        self.ended().map(|(_, at)| at).min()
+    }
+
+    /// A node that has too many streams, or that could not be understood once.
+    fn ask_again(&mut self, now: Instant) {
+        let due: Vec<String> =
+            self.ended().filter(|(_, at)| *at <= now).map(|(name, _)| name.clone()).collect();
+        let nodes = Nodes::clone(&self.nodes.borrow());
+        for name in due {
+            match nodes.get(&name).and_then(|node| Some((node, node.channel.clone()?))) {
+                Some((node, channel)) => self.ask(&name, node, channel, false),
+                // Its state is about to be looked at.
+                None => drop(self.sources.get_mut(&name).map(|source| source.heard = now)),
+            }
         }
     }
 

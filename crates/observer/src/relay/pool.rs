@@ -143,7 +143,7 @@ impl Pool {
     fn unavailable(&self, name: &str, message: String) {
         let before = self.nodes().get(name).map(|node| node.message.clone());
         if before.as_ref() != Some(&message) {
-            tracing::warn!(node = name, message, "node is unavailable");
+            tracing::warn!(node = name, reason = message, "node is unavailable");
         }
         self.change(|nodes| {
             if let Some(node) = nodes.get_mut(name) {

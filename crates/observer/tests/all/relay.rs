@@ -12,6 +12,7 @@ use flow::{
             GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNodesRequest, ServerStatusRequest,
             get_flows_response::ResponseTypes,
         },
+        peer::{NotifyRequest, peer_client::PeerClient},
         relay::NodeState,
     },
     testing::{lost, openmetrics},
@@ -26,19 +27,22 @@ use observer::{
 use prometheus_client::registry::Registry;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::{Code, Streaming};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 /// A peer service, and a relay that follows it.
-struct Cluster {
+pub(crate) struct Cluster {
     folder: tempfile::TempDir,
     peers: Peers,
     /// The peer service's own node has no flows and is no peer.
     _peer_service: Server,
     relay: Relay,
-    server: Server,
+    pub(crate) server: Server,
 }
 
 impl Cluster {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let peers = Peers::default();
         let routes = serve::node_routes(node("peers", &feed(1)), peers.clone()).await.unwrap();
         let peer_service = Server::start(routes).await;
@@ -53,7 +57,11 @@ impl Cluster {
         Self { folder, peers, _peer_service: peer_service, relay, server }
     }
 
-    fn set_peers(&self, names: &[&str]) {
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn set_peers(&self, names: &[&str]) {
         let peer = |name: &&str| {
             let address = format!("unix://{}", socket(self.folder.path(), name).display());
             ((*name).to_owned(), Peer { address, server_name: None })
@@ -61,13 +69,13 @@ impl Cluster {
         self.peers.set(names.iter().map(peer).collect::<BTreeMap<_, _>>());
     }
 
-    async fn node(&self, name: &str, feed: &Feed) -> Process {
+    pub(crate) async fn node(&self, name: &str, feed: &Feed) -> Process {
         let routes = serve::node_routes(node(name, feed), Peers::default()).await.unwrap();
         Process::start(&socket(self.folder.path(), name), routes)
     }
 
     /// Until the relay sees the nodes so.
-    async fn until(&self, wanted: &[(&str, NodeState)]) {
+    pub(crate) async fn until(&self, wanted: &[(&str, NodeState)]) {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
         loop {
             let nodes = self.relay.nodes();
@@ -80,19 +88,19 @@ impl Cluster {
     }
 }
 
-fn socket(folder: &Path, name: &str) -> std::path::PathBuf {
+pub(crate) fn socket(folder: &Path, name: &str) -> std::path::PathBuf {
     folder.join(format!("{name}.sock"))
 }
 
 /// Changes of nodes in an answer.
-fn change(response: &GetFlowsResponse) -> Option<(NodeState, Vec<String>)> {
+pub(crate) fn change(response: &GetFlowsResponse) -> Option<(NodeState, Vec<String>)> {
     match &response.response_types {
         Some(ResponseTypes::NodeStatus(status)) => Some((status.state_change(), status.node_names.clone())),
         _ => None,
     }
 }
 
-async fn next(stream: &mut Streaming<GetFlowsResponse>) -> GetFlowsResponse {
+pub(crate) async fn next(stream: &mut Streaming<GetFlowsResponse>) -> GetFlowsResponse {
     tokio::time::timeout(Duration::from_secs(20), stream.message())
         .await
         .expect("an answer")
@@ -130,11 +138,26 @@ async fn flows_of_all_nodes_come_in_the_order_of_time() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_relay_says_of_its_nodes() {
     let cluster = Cluster::start().await;
+    let mut health = HealthClient::new(cluster.server.channel().await);
+    let mut is_serving = async |service: &str| {
+        let answer = health.check(HealthCheckRequest { service: service.into() }).await.unwrap();
+        answer.into_inner().status() == ServingStatus::Serving
+    };
+    assert!(is_serving("").await && !is_serving("observer.Observer").await, "no node is connected yet");
     let (mut a, b) = (feed(15), feed(31));
     a.append((0..20).map(|n| flow_of("a", observer_now() + n)));
     let _nodes = (cluster.node("a", &a).await, cluster.node("b", &b).await);
     cluster.set_peers(&["a", "b", "missing"]);
     cluster.until(&[("a", NodeConnected), ("b", NodeConnected), ("missing", NodeUnavailable)]).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !is_serving("observer.Observer").await {
+        assert!(tokio::time::Instant::now() < deadline, "nodes are connected");
+    }
+    let mut peers = PeerClient::new(cluster.server.channel().await);
+    let mut peers = peers.notify(NotifyRequest {}).await.unwrap().into_inner();
+    for name in ["a", "b", "missing"] {
+        assert_eq!(peers.message().await.unwrap().unwrap().name, name);
+    }
     let mut client = cluster.server.client().await;
     let response = client.server_status(ServerStatusRequest {}).await.unwrap();
     assert_eq!(response.metadata().get("hubble-relay-version").unwrap(), "r1");
@@ -157,7 +180,7 @@ async fn what_a_relay_says_of_its_nodes() {
     );
 }
 
-fn observer_now() -> i64 {
+pub(crate) fn observer_now() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
     i64::try_from(since.as_nanos()).unwrap()
 }

@@ -1,6 +1,7 @@
 //! Certificates on both sides: who may connect, who may not, and what happens when files change.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::{
@@ -10,8 +11,11 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{all, feed, flow_of, key, node};
-use flow::proto::observer::{GetFlowsRequest, ServerStatusRequest, observer_client::ObserverClient};
+use crate::common::{all, feed, flow_of, node};
+use flow::proto::{
+    observer::{GetFlowsRequest, ServerStatusRequest, observer_client::ObserverClient},
+    relay::NodeState,
+};
 use observer::{
     connect::{ConnectError, Target, connect},
     names,
@@ -71,17 +75,33 @@ impl Authority {
 const NODE: &str = "a.default.hubble-grpc.cilium.io";
 const RELAY: &str = "*.hubble-relay.cilium.io";
 
-/// A node with one flow behind TLS.
+/// A node with one flow behind TLS, and a peer service that names it.
 async fn serve_node(files: Files) -> SocketAddr {
+    serve_named("a", &mut Known::default(), files).await
+}
+
+/// With an authority of its own.
+pub(crate) async fn tls_node(folder: &Path) -> SocketAddr {
+    serve_node(Authority::new().issue(folder, ANY_NODE, false)).await
+}
+
+/// What a peer service names.
+#[derive(Default)]
+struct Known {
+    service: Peers,
+    all: BTreeMap<String, Peer>,
+}
+
+/// Adds a node to those that are known, and tells of them.
+async fn serve_named(name: &'static str, known: &mut Known, files: Files) -> SocketAddr {
     let mut feed = feed(15);
-    feed.append([flow_of("a", 1)]);
-    let peers = Peers::default();
-    let routes = serve::node_routes(node("a", &feed), peers.clone()).await.unwrap();
+    feed.append([flow_of(name, 1)]);
+    let routes = serve::node_routes(node(name, &feed), known.service.clone()).await.unwrap();
     let listener = serve::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = listener.local_addr().unwrap();
-    peers.set(
-        [("a".to_owned(), Peer { address: address.to_string(), server_name: Some(NODE.into()) })].into(),
-    );
+    let server_name = Some(names::node_server(name, "default"));
+    known.all.insert(name.to_owned(), Peer { address: address.to_string(), server_name });
+    known.service.set(known.all.clone());
     let certificates = Certificates::load(files).unwrap();
     tokio::spawn(async move {
         // The ring lives as long as its server.
@@ -89,6 +109,39 @@ async fn serve_node(files: Files) -> SocketAddr {
         serve::tls(listener, certificates, routes, std::future::pending()).await.unwrap();
     });
     address
+}
+
+/// A relay with this certificate, for clients and for nodes.
+async fn serve_relay(peer_service: SocketAddr, files: Files) -> (Relay, SocketAddr) {
+    let certificates = Certificates::load(files).unwrap();
+    let relay = Relay::start(Config {
+        identity: Identity { name: "relay".into(), version: "r1".into() },
+        peer_services: vec![Target {
+            address: peer_service.to_string(),
+            server_name: Some(names::peer_service("default")),
+        }],
+        certificates: Some(Arc::clone(&certificates)),
+        retry: Retry { first: Duration::from_millis(10), longest: Duration::from_millis(50) },
+    });
+    let listener = serve::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let routes = serve::relay_routes(relay.clone()).await.unwrap();
+    tokio::spawn(serve::tls(listener, certificates, routes, std::future::pending()));
+    (relay, address)
+}
+
+async fn until(relay: &Relay, wanted: &[(&str, NodeState)]) {
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    loop {
+        let nodes = relay.nodes();
+        let states = nodes.iter().map(|(name, node)| (name.as_str(), node.state));
+        // Before the first attempt a node is unavailable too, with other words.
+        if states.eq(wanted.iter().copied()) && nodes.iter().all(|(_, node)| !node.message.contains("yet")) {
+            return;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "wanted {wanted:?}, have {nodes:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn ask(address: SocketAddr, server_name: &str, files: Files) -> Result<usize, String> {
@@ -226,45 +279,69 @@ async fn certificates_are_read_again_and_bad_ones_are_not_used() {
     ask(address, NODE, as_relay(&old, "old")).await.unwrap_err();
 }
 
+const ANY_NODE: &str = "*.default.hubble-grpc.cilium.io";
+const AS_RELAY: &str = "instance.hubble-relay.cilium.io";
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_shows_its_certificate_to_nodes_and_checks_theirs() {
+async fn a_relay_shows_its_certificate_and_takes_none_that_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let issue = |authority: &Authority, name: &str, of: &str, expired: bool| {
+        authority.issue(&folder.path().join(name), of, expired)
+    };
+    // The peer service has its own name in the same certificate's pattern.
+    let mut peers = Known::default();
+    let service = serve_named("a", &mut peers, issue(&authority, "a", ANY_NODE, false)).await;
+    serve_named("expired", &mut peers, issue(&authority, "expired", ANY_NODE, true)).await;
+    serve_named("other", &mut peers, issue(&authority, "other", NODE, false)).await;
+    serve_named("stranger", &mut peers, issue(&stranger, "stranger", ANY_NODE, false)).await;
+    let (relay, address) = serve_relay(service, issue(&authority, "relay", RELAY, false)).await;
+    let unavailable = |name| (name, NodeState::NodeUnavailable);
+    until(
+        &relay,
+        &[
+            ("a", NodeState::NodeConnected),
+            unavailable("expired"),
+            unavailable("other"),
+            unavailable("stranger"),
+        ],
+    )
+    .await;
+    let nodes = relay.nodes();
+    for (node, reason) in [(1, "Expired"), (2, "not valid for name"), (3, "UnknownIssuer")] {
+        let message = &nodes[node].1.message;
+        assert!(message.to_lowercase().contains(&reason.to_lowercase()), "{message}");
+    }
+    // Clients have other names, of the same authority.
+    let client = || issue(&authority, "client", "*.hubble-ui.cilium.io", false);
+    let told_of_nodes = 2;
+    assert_eq!(ask(address, AS_RELAY, client()).await, Ok(1 + told_of_nodes));
+    let mut bad =
+        [issue(&stranger, "bad-stranger", RELAY, false), issue(&authority, "bad-expired", RELAY, true)];
+    for files in &mut bad {
+        // It trusts the relay, so that the refusal is the relay's.
+        files.authority = client().authority;
+        ask(address, AS_RELAY, files.clone()).await.unwrap_err();
+    }
+    ask(address, NODE, client()).await.unwrap_err();
+    assert_eq!(ask(address, AS_RELAY, client()).await, Ok(1 + told_of_nodes));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_whose_certificate_is_wrong_gets_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let authority = Authority::new();
-    // The peer service has its own name in the same certificate's pattern.
-    let address =
-        serve_node(authority.issue(&folder.path().join("node"), "*.default.hubble-grpc.cilium.io", false))
-            .await;
-    let files = authority.issue(&folder.path().join("relay"), RELAY, false);
-    let certificates = Certificates::load(files).unwrap();
-    let relay = Relay::start(Config {
-        identity: Identity { name: "relay".into(), version: "r1".into() },
-        peer_services: vec![Target {
-            address: address.to_string(),
-            server_name: Some(names::peer_service("default")),
-        }],
-        certificates: Some(Arc::clone(&certificates)),
-        retry: Retry { first: Duration::from_millis(10), longest: Duration::from_millis(50) },
-    });
-    let listener = serve::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
-    let relay_address = listener.local_addr().unwrap();
-    let routes = serve::relay_routes(relay.clone()).await.unwrap();
-    tokio::spawn(serve::tls(listener, certificates, routes, std::future::pending()));
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    let files = || authority.issue(&folder.path().join("client"), "*.hubble-ui.cilium.io", false);
-    let target = Target {
-        address: relay_address.to_string(),
-        server_name: Some("instance.hubble-relay.cilium.io".into()),
-    };
-    let client_certificates = Certificates::load(files()).unwrap();
-    let mut client = ObserverClient::new(connect(&target, Some(&client_certificates)).await.unwrap());
-    loop {
-        let flows = all(&mut client, GetFlowsRequest::default()).await;
-        if flows.iter().filter_map(key).eq([("a".to_owned(), 1)]) {
-            break;
-        }
-        assert!(tokio::time::Instant::now() < deadline, "{:?}", relay.nodes());
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let service = serve_node(authority.issue(&folder.path().join("a"), ANY_NODE, false)).await;
+    let files = authority.issue(&folder.path().join("relay"), RELAY, true);
+    let (relay, _) = serve_relay(service, files).await;
+    let patient = Duration::from_millis(500);
+    let connected = tokio::time::timeout(patient, until(&relay, &[("a", NodeState::NodeConnected)]));
+    connected.await.expect_err("the peer service takes an expired certificate");
+    assert!(relay.nodes().is_empty());
+
+    // Rotated, it is taken without a restart.
+    authority.issue(&folder.path().join("relay"), RELAY, false);
+    until(&relay, &[("a", NodeState::NodeConnected)]).await;
 }
 
 #[tokio::test]

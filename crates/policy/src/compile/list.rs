@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use ipnet::IpNet;
 use model::{
-    IdentityId,
-    policy::{Direction, L4Match, Peer, PolicyName, PortAction, PortMap, Rank, Tier},
+    IdentityId, Reserved,
+    policy::{Action, Direction, L4Match, Peer, PolicyName, PortAction, PortMap, Rank, Tier},
 };
 
 use super::{
@@ -29,24 +29,14 @@ pub(super) struct ListKey {
     pub(super) ports: Option<ContainerPorts>,
 }
 
-/// How a list's rows depend on pods, not just on identities.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Naming {
-    #[default]
-    None,
-    /// Ports by name, of pods by their labels.
-    Selected,
-    /// Of pods by their addresses, too.
-    Addressed,
-}
-
 /// What a list is made of at the moment.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
     pub(super) peers: BTreeMap<Peer, u32>,
     /// Addresses of pods that have rows of their own, because others of their identity have other ports.
     pub(super) pods: BTreeSet<IpNet>,
-    pub(super) naming: Naming,
+    /// Whom it names ports of: there its rows depend on pods, not just on identities.
+    pub(super) naming: Vec<Source>,
 }
 
 /// What rows are made from.
@@ -80,6 +70,9 @@ impl Making<'_> {
                         said.push(index);
                     }
                 };
+                if key.tier != Tier::NetworkPolicy && denies_pods(rule) {
+                    UNKNOWN.map(|reserved| Peer::Identity(reserved.id())).into_iter().for_each(&mut say);
+                }
                 for source in &rule.sources {
                     match source {
                         Source::Anyone => say(Peer::Anyone),
@@ -142,13 +135,12 @@ impl Making<'_> {
         let names = ports::names(&rule.ports);
         let mut said = vec![];
         let mut identities: BTreeSet<IdentityId> = BTreeSet::new();
-        rows.naming = rows.naming.max(Naming::Selected);
+        rows.naming.extend(&rule.sources);
         for source in &rule.sources {
             match source {
                 Source::Anyone | Source::Pods => identities.extend(self.pods.identities()),
                 Source::Selected(matcher) => identities.extend(self.matchers.members(*matcher)),
                 Source::Block(block) => {
-                    rows.naming = Naming::Addressed;
                     let Some(block) = self.prefixes.block(*block).cloned() else { continue };
                     for (address, pod) in self.pods.within(&block.cidr) {
                         let address = IpNet::from(address);
@@ -195,6 +187,14 @@ fn of_address(
         prefixes.release_prefix(&address);
     }
     Some((Peer::Identity(id), matches))
+}
+
+/// Pods of which it is not known yet who they are: whatever denies pods may be about them, and nothing else is.
+const UNKNOWN: [Reserved; 2] = [Reserved::Unmanaged, Reserved::Init];
+
+fn denies_pods(rule: &CompiledRule) -> bool {
+    let of_pods = |source: &Source| matches!(source, Source::Pods | Source::Selected(_));
+    rule.action == Action::Deny && rule.sources.iter().any(of_pods)
 }
 
 /// In order of precedence, with their ranks.

@@ -38,7 +38,7 @@ pub use ports::{ContainerPort, ContainerPorts};
 
 use self::{
     intern::Interner,
-    list::{ListKey, Making, Naming},
+    list::{ListKey, Making},
     matchers::{MatcherId, Matchers},
     pods::{Pods, Stir},
     policies::{Compiled, Holders, Source},
@@ -73,7 +73,8 @@ struct List {
     rows: BTreeMap<Peer, u32>,
     /// Addresses of pods that it holds in the prefixes.
     pods: BTreeSet<IpNet>,
-    naming: Naming,
+    /// Whom it names ports of.
+    naming: Vec<Source>,
 }
 
 /// See the module.
@@ -108,6 +109,7 @@ struct Dirty {
     /// To be made from nothing.
     lists: BTreeSet<ListId>,
     rows: BTreeSet<(ListId, Peer)>,
+    /// What pods did that matters to lists that name ports.
     stir: Stir,
 }
 
@@ -181,7 +183,7 @@ impl Compiler {
             self.dirty.endpoints.insert(name.clone());
             self.local.entry(pod.identity).or_default().insert(name.clone());
         }
-        self.dirty.stir = self.dirty.stir.max(self.pods.set(name, pod));
+        self.pods.set(name, pod, &mut self.dirty.stir);
     }
 
     /// Takes in a policy, new or changed.
@@ -238,14 +240,17 @@ impl Compiler {
     /// Whether there is anything that [`Self::take_update`] would have to look at.
     pub fn is_dirty(&self) -> bool {
         let dirty = &self.dirty;
-        let stirred = dirty.stir != Stir::Nothing;
-        stirred || !dirty.endpoints.is_empty() || !dirty.lists.is_empty() || !dirty.rows.is_empty()
+        !dirty.stir.is_empty()
+            || !dirty.endpoints.is_empty()
+            || !dirty.lists.is_empty()
+            || !dirty.rows.is_empty()
     }
 
     /// What moved since the last call.
     pub fn take_update(&mut self) -> PolicyUpdate {
+        let mut found = select::Found::new();
         for endpoint in std::mem::take(&mut self.dirty.endpoints) {
-            self.settle(&endpoint);
+            self.settle(&endpoint, &mut found);
         }
         self.note_named();
         loop {
@@ -330,7 +335,7 @@ impl Compiler {
 
     fn make_row(&mut self, id: ListId, peer: Peer) {
         let Some(list) = self.lists.get(&id) else { return };
-        if list.naming != Naming::None {
+        if !list.naming.is_empty() {
             self.dirty.lists.insert(id);
             return;
         }

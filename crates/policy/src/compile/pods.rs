@@ -30,14 +30,18 @@ pub(super) struct Pods {
 }
 
 /// What a change of a pod means to rules that name ports.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Stir {
-    #[default]
-    Nothing,
-    /// Just its addresses are others.
-    Addresses,
-    /// An identity has other ports than before, or differing ones.
-    Ports,
+#[derive(Debug, Default)]
+pub(super) struct Stir {
+    /// Where other pods are now, or pods with other ports.
+    pub(super) addresses: BTreeSet<IpAddr>,
+    /// Which have other ports than before, or pods whose ports differ.
+    pub(super) identities: BTreeSet<IdentityId>,
+}
+
+impl Stir {
+    pub(super) fn is_empty(&self) -> bool {
+        self.addresses.is_empty() && self.identities.is_empty()
+    }
 }
 
 impl Pods {
@@ -45,32 +49,29 @@ impl Pods {
         self.all.get(name)
     }
 
-    /// Takes in a pod, or its end.
-    pub(super) fn set(&mut self, name: &PodName, pod: Option<Pod>) -> Stir {
-        let before = self.all.remove(name);
-        let mut stir = Stir::Nothing;
-        if let Some(before) = &before {
-            stir = self.forget(name, before);
+    /// Takes in a pod, or its end, and notes in `stir` what that means.
+    pub(super) fn set(&mut self, name: &PodName, pod: Option<Pod>, stir: &mut Stir) {
+        if self.all.get(name) == pod.as_ref() {
+            return;
         }
-        if let Some(pod) = pod {
-            for address in &pod.addresses {
-                self.by_address.entry(*address).or_default().insert(name.clone());
-            }
-            let kinds = self.kinds.entry(pod.identity).or_default();
-            kinds.entry(pod.ports.clone()).or_default().insert(name.clone());
-            let differ = kinds.len() > 1;
-            let first = kinds.values().map(BTreeSet::len).sum::<usize>() == 1;
-            stir = match before.is_some_and(|before| before == pod) {
-                true => Stir::Nothing,
-                false if differ || first => Stir::Ports,
-                false => stir.max(Stir::Addresses),
-            };
-            self.all.insert(name.clone(), pod);
+        if let Some(before) = self.all.remove(name) {
+            self.forget(name, &before, stir);
         }
-        stir
+        let Some(pod) = pod else { return };
+        for address in &pod.addresses {
+            self.by_address.entry(*address).or_default().insert(name.clone());
+        }
+        let kinds = self.kinds.entry(pod.identity).or_default();
+        kinds.entry(pod.ports.clone()).or_default().insert(name.clone());
+        if kinds.len() > 1 || kinds.values().all(|names| names.len() == 1) {
+            stir.identities.insert(pod.identity);
+        }
+        stir.addresses.extend(&pod.addresses);
+        self.all.insert(name.clone(), pod);
     }
 
-    fn forget(&mut self, name: &PodName, pod: &Pod) -> Stir {
+    fn forget(&mut self, name: &PodName, pod: &Pod, stir: &mut Stir) {
+        stir.addresses.extend(&pod.addresses);
         for address in &pod.addresses {
             if let Some(names) = self.by_address.get_mut(address) {
                 names.remove(name);
@@ -79,19 +80,20 @@ impl Pods {
                 }
             }
         }
-        let Some(kinds) = self.kinds.get_mut(&pod.identity) else { return Stir::Nothing };
-        let differed = kinds.len() > 1;
+        let Some(kinds) = self.kinds.get_mut(&pod.identity) else { return };
+        if kinds.len() > 1 {
+            stir.identities.insert(pod.identity);
+        }
         if let Some(names) = kinds.get_mut(&pod.ports) {
             names.remove(name);
             if names.is_empty() {
                 kinds.remove(&pod.ports);
             }
         }
-        let last = kinds.is_empty();
-        if last {
+        if kinds.is_empty() {
             self.kinds.remove(&pod.identity);
+            stir.identities.insert(pod.identity);
         }
-        if differed || last { Stir::Ports } else { Stir::Addresses }
     }
 
     /// All identities that pods have.

@@ -144,6 +144,29 @@ fn l2_an_unknown_address_of_the_cluster_is_no_pod_that_a_selector_matches() {
 }
 
 #[test]
+fn l2_whoever_is_not_known_yet_may_be_one_whom_a_rule_denies() {
+    let deny = json!({"action": "Deny", "from": [{"namespaces": {"matchLabels": {"team": "green"}}}],
+        "protocols": [{"tcp": {"destinationPort": {"number": 80}}}]});
+    let accept = json!({"action": "Accept", "from": [{"namespaces": {}}]});
+    let spec =
+        json!({"tier": "Admin", "priority": 0, "subject": {"namespaces": {}}, "ingress": [accept, deny]});
+    let offline = Offline::of(&base().with_cluster_policy("deny", spec));
+    let endpoint = name("x/a");
+    for (identity, port, verdict) in [
+        (Reserved::Unmanaged.id(), 80, Verdict::Deny),
+        (Reserved::Init.id(), 80, Verdict::Deny),
+        (Reserved::Unmanaged.id(), 81, Verdict::Allow),
+        (Reserved::World.id(), 80, Verdict::Allow),
+        (IdentityId::of_cluster(0), 80, Verdict::Allow),
+    ] {
+        let (peer, l4) = (PeerAddress { identity, prefix: None }, tcp(port));
+        let question =
+            Question { endpoint: &endpoint, direction: Direction::Ingress, peer, l4, loopback: false };
+        assert_eq!(offline.table().decide(&question).verdict, verdict, "{identity} {port}");
+    }
+}
+
+#[test]
 fn l3_a_finished_pods_address_is_whoevers_it_is_now() {
     let mut world = isolated()
         .with_policy("x/p", json!({"podSelector": {}, "ingress": [{"from": [{"podSelector": {}}]}]}))

@@ -4,14 +4,15 @@ use std::collections::BTreeMap;
 
 use model::{
     Family, PodName, Protocol,
-    policy::{Basis, Decision, Direction, L4, Verdict},
+    policy::{Decision, Direction, L4, Verdict},
 };
 use serde_json::{Value, json};
 
 use crate::{
     compile::{ContainerPort, ContainerPorts},
+    explain::{self, Agreement},
     offline::Offline,
-    oracle::{self, Ground, Judgement, Walk},
+    oracle::{self, Judgement, Walk},
     read::PodReading,
     world::{Connection, Party, World},
 };
@@ -121,26 +122,8 @@ pub(super) fn ask(world: &World, offline: &Offline, connection: &Connection) -> 
 
 /// The same verdict for a reason that holds.
 fn compare(offline: &Offline, connection: &Connection, decision: Decision, walk: &Walk) {
-    let table = offline.table();
-    let told = || format!("{connection:?}\ntable: {decision:?}\noracle: {walk:#?}");
-    assert_eq!(decision.verdict, walk.verdict, "{}", told());
-    let same = match (decision.basis, &walk.ground) {
-        (Basis::LocalNode, Ground::LocalNode) | (Basis::Default, Ground::Default) => true,
-        (Basis::Itself, Ground::Itself) => true,
-        (Basis::Isolated(rule), Ground::Isolated(policies)) => {
-            table.rules.get(&rule).is_some_and(|rule| policies.first() == Some(&rule.policy))
-        }
-        (Basis::Rule(tier, rule), Ground::Rule(of, first)) => {
-            let rule = table.rules.get(&rule).map(|rule| (**rule).clone());
-            let tiers = walk.tiers.iter().filter(|walk| walk.tier == tier);
-            let all = tiers.flat_map(|tier| &tier.policies).flat_map(|policy| &policy.rules);
-            let allows = all.filter(|rule| rule.matches()).any(|walk| Some(&walk.rule) == rule.as_ref());
-            let ranked = tier != model::policy::Tier::NetworkPolicy;
-            tier == *of && allows && (!ranked || rule.as_ref() == Some(first))
-        }
-        _ => false,
-    };
-    assert!(same, "{}", told());
+    let agreement = explain::agreement(walk, offline.table(), decision);
+    assert_eq!(agreement, Agreement::Same, "{connection:?}\n{walk}\n{walk:#?}");
 }
 
 /// What becomes of a connection; both engines agree.

@@ -3,7 +3,7 @@
 use std::{
     fs, io,
     os::unix::process::CommandExt as _,
-    process::{Child, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Arc, Mutex, PoisonError},
     thread::JoinHandle,
     time::Duration,
@@ -46,26 +46,46 @@ impl Bench {
         let (program, arguments) =
             line.argv.split_first().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
         let mut command = namespace.command(program);
-        command
-            .args(arguments)
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0);
-        let mut child = command.spawn().map_err(failed)?;
-        let (heard, errors) = (Arc::default(), Arc::default());
-        let mut readers = vec![];
-        readers.extend(child.stdout.take().map(|pipe| collect(pipe, &heard)));
-        readers.extend(child.stderr.take().map(|pipe| collect(pipe, &errors)));
-        let mut watch = Watch { child, heard, errors, readers, line: line.clone() };
+        command.args(arguments);
+        let mut watch = Watch::start(command, line).map_err(failed)?;
         until(&format!("{line} to listen"), PATIENCE, || {
             watch.listens().map(|listens| listens.then_some(()))
         })?;
         Ok(watch)
     }
+
+    /// Starts one of this program's own subcommands on this host, which tells from a moment on that it is told itself.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn follow(&self, line: &Line) -> Result<Watch, Error> {
+        let failed = |source| Error::Start { command: line.to_string(), place: line.place.clone(), source };
+        let (program, arguments) =
+            line.argv.split_first().ok_or_else(|| failed(io::ErrorKind::InvalidInput.into()))?;
+        let mut command = Command::new(program);
+        command.args(arguments).env("PATH", self.path());
+        Watch::start(command, line).map_err(failed)
+    }
+}
+
+/// What a listener that was interrupted has said, and told on stderr.
+#[derive(Clone, Debug)]
+pub struct Heard {
+    pub said: String,
+    pub told: String,
 }
 
 impl Watch {
+    fn start(mut command: Command, line: &Line) -> io::Result<Self> {
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
+        let mut child = command.spawn()?;
+        let (heard, errors) = (Arc::default(), Arc::default());
+        let mut readers = vec![];
+        readers.extend(child.stdout.take().map(|pipe| collect(pipe, &heard)));
+        readers.extend(child.stderr.take().map(|pipe| collect(pipe, &errors)));
+        Ok(Self { child, heard, errors, readers, line: line.clone() })
+    }
+
     /// What was heard so far.
     pub fn so_far(&self) -> String {
         text(&self.heard)
@@ -84,8 +104,14 @@ impl Watch {
 
     /// Ends it and returns all that was heard.
     pub fn stop(mut self) -> String {
-        self.end();
+        self.end(Signal::SIGTERM);
         self.so_far()
+    }
+
+    /// Ends it as Ctrl-C does, and returns all that it has said by then and then.
+    pub fn interrupt(mut self) -> Heard {
+        self.end(Signal::SIGINT);
+        Heard { said: self.so_far(), told: text(&self.errors) }
     }
 
     /// tcpdump says so; a listener for packet traces shows in the namespace's own table.
@@ -119,9 +145,9 @@ impl Watch {
         Pid::from_raw(self.child.id().cast_signed())
     }
 
-    fn end(&mut self) {
+    fn end(&mut self, signal: Signal) {
         // A process that has ended already is no failure.
-        let _ = killpg(self.group(), Signal::SIGTERM);
+        let _ = killpg(self.group(), signal);
         let _ = self.child.wait();
         for reader in self.readers.drain(..) {
             let _ = reader.join();
@@ -132,7 +158,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         if !self.readers.is_empty() {
-            self.end();
+            self.end(Signal::SIGTERM);
         }
     }
 }

@@ -101,7 +101,7 @@ fn until_removed(
 }
 
 /// Puts the Service and its pods back as they were `found`.
-pub(super) fn restore(bench: &Bench, found: &Subject) -> Result<(), Error> {
+pub(super) fn restore(bench: &Bench, found: &Subject) -> Result<Subject, Error> {
     let replicas = format!("--replicas={}", found.replicas);
     let wanted = usize::try_from(found.replicas).unwrap_or(usize::MAX);
     bench.order(&["-n", &found.namespace, "scale", "deployment", &found.deployment, &replicas])?;
@@ -109,7 +109,9 @@ pub(super) fn restore(bench: &Bench, found: &Subject) -> Result<(), Error> {
         Ok((found.ready_pods(bench)?.len() >= wanted).then_some(()))
     })?;
     found.spread(bench)?;
-    l5::set_policy(bench, &mut found.clone(), &found.policy).map(drop)
+    let mut subject = found.clone();
+    l5::set_policy(bench, &mut subject, &found.policy)?;
+    Ok(subject)
 }
 
 /// The moment of the scale-down, on both clocks: the client's is monotonic, the load balancer tells the time of day.

@@ -24,6 +24,7 @@ const GLANCE: &[(LayerId, &str)] = &[
     (LayerId::L6, "median_failure_ms"),
     (LayerId::L6, "node_removed_after_s"),
     (LayerId::L6, "recovered"),
+    (LayerId::L7, "lines_naming_a_pod"),
 ];
 
 /// Names that need more than their own words.
@@ -53,6 +54,15 @@ const LABELS: &[(&str, &str)] = &[
     ("node_removed_after_s", "Pool dropped the node after"),
     ("recovered", "Every request after that answered"),
     ("client_limit_s", "Client gives up after"),
+    ("nodes_connected", "Nodes connected to the relay"),
+    ("flows_before", "Flows per second before the requests"),
+    ("requests_made", "Requests made"),
+    ("connections_found", "of which found again"),
+    ("handed_on", "of which seen on two nodes"),
+    ("lines_captured", "Lines captured"),
+    ("lines_naming_a_pod", "Captured lines that name a pod"),
+    ("lines_with_identities", "Captured lines that say who talked to whom"),
+    ("lines_with_a_verdict", "Captured lines that say what became of the packet"),
     ("health_check_port", "Health check port"),
     ("health_check_interval_s", "Health check every"),
     ("unhealthy_threshold", "Bad answers in a row until a node is dropped"),

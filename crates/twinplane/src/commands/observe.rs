@@ -1,4 +1,7 @@
-//! `twinplane observe`: flows as a node (or a relay) serves them, in Hubble's lines, and how much of them was seen.
+//! `twinplane observe`: flows as a node (or a relay) serves them, in Hubble's lines, and how much of them was seen; and what
+//! servers of flows say of themselves.
+
+mod ask;
 
 use std::{
     io::{self, IsTerminal as _},
@@ -6,25 +9,23 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context as _;
 use flow::{
     event::Time,
     print::{Colour, Coverage, Printer, Tally},
     proto::observer::{GetFlowsRequest, ServerStatusRequest, observer_client::ObserverClient},
     request::{ObserveArgs, add_answers},
 };
-use observer::connect;
-use tonic::{Response, Status};
+use tonic::{Response, Status, transport::Channel};
 
-use super::{output::write_all, target::Target};
+use super::{output::write_all, server::Server};
 
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    about: Option<ask::Command>,
     #[command(flatten)]
-    target: Target,
-    /// A server that speaks Hubble's API, as ADDRESS:PORT (on this machine) or unix:///PATH
-    #[arg(long, value_name = "ADDRESS", conflicts_with_all = ["socket", "lab", "node"])]
-    server: Option<String>,
+    server: Server,
     /// Who talked to whom most, and what was dropped, instead of lines; of all flows unless others are selected
     #[arg(long)]
     summary: bool,
@@ -38,6 +39,10 @@ pub(crate) struct Args {
 /// # Errors
 /// The flags contradict each other, or the server cannot be asked.
 pub(crate) fn run(mut args: Args) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    if let Some(command) = &args.about {
+        return runtime.block_on(ask::run(command));
+    }
     let select = &mut args.observe.select;
     let nothing_selected = select.first.is_none() && select.last.is_none() && select.since.is_none();
     if args.summary && nothing_selected && select.until.is_none() && !select.follow {
@@ -47,10 +52,6 @@ pub(crate) fn run(mut args: Args) -> anyhow::Result<ExitCode> {
     if !args.no_answers {
         add_answers(&mut request.whitelist);
     }
-    let address = match &args.server {
-        Some(address) => address.clone(),
-        None => format!("unix://{}", args.target.observer()?.display()),
-    };
     let colourful =
         io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     let auto = if colourful { Colour::Always } else { Colour::Never };
@@ -59,8 +60,7 @@ pub(crate) fn run(mut args: Args) -> anyhow::Result<ExitCode> {
         tally: args.summary.then(Tally::default),
         coverage: Coverage::default(),
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(observe(address, request, view))?;
+    runtime.block_on(async { observe(args.server.connect().await?.0, request, view).await })?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -72,11 +72,7 @@ struct View {
     coverage: Coverage,
 }
 
-async fn observe(address: String, request: GetFlowsRequest, mut view: View) -> anyhow::Result<()> {
-    let target = connect::Target { address, server_name: None };
-    let channel = connect::connect(&target, None).await.context(
-        "ask for flows\n\nis an ebpf agent running here? ask another node's with --socket PATH, or a lab's with --lab NAME",
-    )?;
+async fn observe(channel: Channel, request: GetFlowsRequest, mut view: View) -> anyhow::Result<()> {
     let mut client = ObserverClient::new(channel);
     let mut answers = client.get_flows(request).await.map_err(refused)?.into_inner();
     let mut interrupted = std::pin::pin!(tokio::signal::ctrl_c());

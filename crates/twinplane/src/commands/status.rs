@@ -1,23 +1,29 @@
-//! `twinplane status`: what is programmed, what the kernel offers, how full its tables are.
+//! `twinplane status`: what is programmed, what the kernel offers, how full its tables are; `--relay`: how the nodes' flows
+//! are reached.
+
+mod relay;
 
 use std::process::ExitCode;
 
 use agent::wire::AgentStatus;
-use dataplane::{Counter, Feature, MapFill, ObjectState, ObjectStatus};
+use dataplane::{Counter, Feature, MapFill, ObjectState, ObjectStatus, Unseen};
 use serde::Serialize;
 
 use super::{
     output::{Output, columns},
-    target::Target,
+    server::Server,
 };
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// List every object, not only those that are not programmed
-    #[arg(long)]
+    #[arg(long, conflicts_with = "relay")]
     all: bool,
+    /// Of a relay: its nodes, their flows, how full their rings are, and what was lost
+    #[arg(long)]
+    relay: bool,
     #[command(flatten)]
-    target: Target,
+    server: Server,
     #[command(flatten)]
     output: Output,
 }
@@ -31,13 +37,16 @@ struct Report {
     all: Option<Vec<ObjectStatus>>,
 }
 
-/// Exit 0 where everything is programmed, 1 where something is not.
+/// Exit 0 where everything is programmed (of a relay: every node connected), 1 where something is not.
 ///
 /// # Errors
-/// The agent cannot be asked.
+/// The agent or the relay cannot be asked.
 pub(crate) fn run(args: Args) -> anyhow::Result<ExitCode> {
+    if args.relay {
+        return relay::run(&args.server, args.output);
+    }
     let all = args.all;
-    let report = args.target.ask(async |client| {
+    let report = args.server.agent()?.ask(async |client| {
         let all = if all { Some(client.objects().await?) } else { None };
         Ok(Report { status: client.status().await?, all })
     })?;
@@ -77,6 +86,7 @@ fn table(report: &Report) -> String {
             status.dataplane.maps.iter().map(|fill| map(fill, status.full_in_seconds.get(&fill.name))),
         ),
         section(&["COUNTER", "PACKETS", "BYTES"], status.dataplane.counters.iter().map(counter)),
+        section(&["NOT IN FLOWS", "WHY"], status.dataplane.unseen.iter().map(unseen)),
     ];
     let head = columns(&["", ""], head).trim_start().to_owned();
     head + &sections.concat()
@@ -138,6 +148,10 @@ fn counter(counter: &Counter) -> Vec<String> {
     vec![counter.name.clone(), counter.packets.to_string(), counter.bytes.to_string()]
 }
 
+fn unseen(unseen: &Unseen) -> Vec<String> {
+    vec![unseen.what.clone(), unseen.why.clone()]
+}
+
 #[cfg(test)]
 mod tests {
     use agent::wire::ObjectCounts;
@@ -177,6 +191,7 @@ mod tests {
                     refused: 3,
                 }],
                 counters: vec![],
+                unseen: vec![Unseen { what: "verdicts".into(), why: "no rule gives one".into() }],
             },
             full_in_seconds: [("services".to_owned(), 12 * 60 + 30)].into(),
         };
@@ -196,6 +211,9 @@ mod tests {
                 "",
                 "MAP ENTRIES CAPACITY FILL FULL IN REFUSED BYTES",
                 "services 5 20 25% ~12 min 3 4096",
+                "",
+                "NOT IN FLOWS WHY",
+                "verdicts no rule gives one",
             ]
         );
     }

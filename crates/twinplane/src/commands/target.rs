@@ -1,6 +1,7 @@
 //! Which agent a command asks: the one that is named, else the lab's first node, else this machine's.
 
 use std::{
+    collections::BTreeSet,
     fmt, fs,
     future::Future,
     path::{Path, PathBuf},
@@ -52,9 +53,31 @@ impl Target {
         runtime.block_on(question(Client::new(socket))).map_err(with_hint)
     }
 
-    /// Where the node's flows are served: beside its agent's socket.
+    /// Where flows are served: by the lab's relay, unless a node or an agent is named; else beside the agent's socket.
     pub(crate) fn observer(&self) -> Result<PathBuf, Unclear> {
-        Ok(self.find(&lab_agents(Path::new(LABS)))?.with_file_name("observer.sock"))
+        self.find_observer(Path::new(LABS))
+    }
+
+    fn find_observer(&self, labs: &Path) -> Result<PathBuf, Unclear> {
+        let agents = lab_agents(labs);
+        if self.socket.is_none() && self.node.is_none() {
+            let relays = names(labs).into_iter().filter(|lab| relay_socket(labs, lab).exists());
+            let running: BTreeSet<String> =
+                relays.chain(agents.iter().map(|agent| agent.lab.clone())).collect();
+            let fitting: Vec<_> = running
+                .into_iter()
+                .filter(|lab| self.lab.as_ref().is_none_or(|wanted| wanted == lab))
+                .collect();
+            match &fitting[..] {
+                [lab] if relay_socket(labs, lab).exists() => {
+                    eprintln!("relay of lab {lab}");
+                    return Ok(relay_socket(labs, lab));
+                }
+                [] | [_] => {}
+                several => return Err(Unclear::Several(several.join(", "))),
+            }
+        }
+        Ok(self.find(&agents)?.with_file_name("observer.sock"))
     }
 
     fn find(&self, agents: &[LabAgent]) -> Result<PathBuf, Unclear> {
@@ -106,6 +129,10 @@ fn lab_agents(labs: &Path) -> Vec<LabAgent> {
     }
     agents.sort();
     agents
+}
+
+fn relay_socket(labs: &Path, lab: &str) -> PathBuf {
+    labs.join(lab).join("relay.sock")
 }
 
 /// What a directory holds; nothing where it is none or may not be read.
@@ -183,5 +210,27 @@ mod tests {
         let found: Vec<_> =
             lab_agents(directory.path()).into_iter().map(|a| format!("{}/{}", a.lab, a.node)).collect();
         assert_eq!(found, ["a/node-a", "a/node-b", "b/node-a"]);
+    }
+
+    #[test]
+    fn flows_are_asked_of_the_labs_relay_unless_a_node_is_named() {
+        let directory = tempfile::tempdir().expect("directory");
+        let labs = directory.path();
+        for lab in ["a", "b"] {
+            fs::create_dir_all(labs.join(lab).join("node-a")).expect("create");
+            fs::write(labs.join(lab).join("node-a/agent.sock"), "").expect("write");
+        }
+        fs::write(labs.join("a/relay.sock"), "").expect("write");
+        let find = |lab: Option<&str>, node: Option<&str>| {
+            let target = Target { socket: None, lab: lab.map(Into::into), node: node.map(Into::into) };
+            let found = target.find_observer(labs)?;
+            Ok(found.strip_prefix(labs).unwrap_or(&found).display().to_string())
+        };
+        assert_eq!(find(Some("a"), None), Ok("a/relay.sock".into()));
+        assert_eq!(find(Some("a"), Some("node-a")), Ok("a/node-a/observer.sock".into()));
+        assert_eq!(find(Some("b"), None), Ok("b/node-a/observer.sock".into()));
+        assert_eq!(find(None, None), Err(Unclear::Several("a, b".into())));
+        fs::remove_file(labs.join("a/node-a/agent.sock")).expect("remove");
+        assert_eq!(find(Some("a"), None), Ok("a/relay.sock".into()), "no agent runs");
     }
 }

@@ -8,7 +8,7 @@ use std::{
 
 use aya::programs::TestRunOptions;
 use dataplane::Dataplane as _;
-use dataplane_ebpf::{Config, Event, EventKind, Events, Point, Reason, Record, event_flags};
+use dataplane_ebpf::{Config, Event, EventKind, Events, Point, Reason, Record, Telling, event_flags};
 use ipnet::IpNet;
 use model::{Changed, IdentityId, Snapshot, TrafficPolicy::Cluster};
 
@@ -18,18 +18,18 @@ use crate::wire::{ACK, FIN, Frame, RST, SYN};
 const POD: u32 = 300;
 const BACKEND: u32 = 301;
 
-/// Events every so often, and a test with their reader.
-fn telling(every: Option<Duration>, test: impl Fn(&mut Bench<'_>, &mut Events) + Sync) {
-    let config = Config { events: every, masquerade_ports: Some(ONE_PORT), ..small() };
+/// So much told, and a test with the reader.
+pub(super) fn telling(events: Telling, test: impl Fn(&mut Bench<'_>, &mut Events) + Sync) {
+    let config = Config { events, masquerade_ports: Some(ONE_PORT), ..small() };
     on_a_node_with(config, &|bench| {
         let mut events = bench.plane.events().expect("events");
         test(bench, &mut events);
     });
 }
 
-const HOURLY: Option<Duration> = Some(Duration::from_secs(3600));
+pub(super) const HOURLY: Telling = Telling::Flows { every: Duration::from_secs(3600) };
 
-fn taken(events: &mut Events) -> Vec<Event> {
+pub(super) fn taken(events: &mut Events) -> Vec<Event> {
     let known = |record| match record {
         Record::Event(event) => event,
         other => panic!("{other:?}"),
@@ -37,12 +37,12 @@ fn taken(events: &mut Events) -> Vec<Event> {
     std::iter::from_fn(|| events.take()).map(known).collect()
 }
 
-fn kinds(events: &mut Events) -> Vec<u8> {
+pub(super) fn kinds(events: &mut Events) -> Vec<u8> {
     taken(events).iter().map(|event| event.kind).collect()
 }
 
 /// The service with one remote backend, and who they are.
-fn program(bench: &mut Bench<'_>) {
+pub(super) fn program(bench: &mut Bench<'_>) {
     let backend = bench.at(|p| p.remote_pod, 8080);
     let services = vec![bench.web(Cluster, &[(backend, false)])];
     let row = |ip: IpAddr, id| (IpNet::from(ip), IdentityId::from_raw(id));
@@ -52,7 +52,7 @@ fn program(bench: &mut Bench<'_>) {
     assert!(applied.failed.is_empty(), "{:?}", applied.failed);
 }
 
-fn address(words: [u32; 4], family: u8) -> IpAddr {
+pub(super) fn address(words: [u32; 4], family: u8) -> IpAddr {
     match family {
         4 => IpAddr::from(words[0].to_ne_bytes()),
         6 => {
@@ -78,7 +78,7 @@ fn a_flow_is_told_of_when_it_begins_and_when_it_ends_and_not_in_between() {
         assert_eq!((begun.reason, begun.tcp_flags, begun.protocol), (Reason::ForwardedNew as u32, SYN, 6));
         assert_eq!(begun.flags, event_flags::TRACKED | event_flags::TRANSLATED);
         assert_eq!((begun.source_identity, begun.destination_identity), (POD, BACKEND));
-        assert_eq!((begun.interface, begun.packets, begun.rule), (bench.pod_link, 0, 0));
+        assert_eq!((begun.interface, begun.packets, begun.rule), (bench.pod_link, 1, 0));
         assert!(begun.time > 0 && begun.revision > 0);
         let at = |words, port: u16| std::net::SocketAddr::new(address(words, begun.family), port);
         assert_eq!(at(begun.source, begun.source_port.get()), pod);
@@ -89,7 +89,7 @@ fn a_flow_is_told_of_when_it_begins_and_when_it_ends_and_not_in_between() {
         bench.wire_brings(&Frame::tcp(backend, pod, SYN | ACK).bytes());
         let [answered] = taken(events)[..] else { panic!("one event") };
         assert_eq!((answered.kind, answered.point), (EventKind::New as u8, Point::FromWire as u8));
-        assert_eq!((answered.tcp_flags, answered.packets), (SYN | ACK, 0));
+        assert_eq!((answered.tcp_flags, answered.packets), (SYN | ACK, 1));
         assert_eq!(answered.flags & event_flags::REPLY, event_flags::REPLY);
         assert_eq!(at(answered.new_source, answered.new_source_port.get()), frontend);
         for _ in 0..20 {
@@ -101,13 +101,13 @@ fn a_flow_is_told_of_when_it_begins_and_when_it_ends_and_not_in_between() {
             bench.pod_sends(&Frame::tcp(pod, frontend, FIN | ACK).bytes());
         }
         let [half] = taken(events)[..] else { panic!("one event, however often it is sent") };
-        assert_eq!((half.kind, half.tcp_flags, half.packets), (EventKind::Closed as u8, FIN | ACK, 21));
+        assert_eq!((half.kind, half.tcp_flags, half.packets), (EventKind::Closed as u8, FIN | ACK, 22));
         bench.wire_brings(&Frame::tcp(backend, pod, FIN | ACK).bytes());
         let [ended] = taken(events)[..] else { panic!("one event") };
         assert_eq!((ended.kind, ended.point), (EventKind::Closed as u8, Point::FromWire as u8));
         assert_eq!(ended.flags & event_flags::REPLY, event_flags::REPLY);
         assert_eq!((ended.source_identity, ended.destination_identity), (BACKEND, POD));
-        assert_eq!(ended.packets, 21, "before this one, of its direction");
+        assert_eq!(ended.packets, 22, "this one included, of its direction");
         bench.pod_sends(&Frame::tcp(pod, frontend, RST).bytes());
         assert_eq!(kinds(events), [] as [u8; 0], "it ends once");
     });
@@ -115,7 +115,7 @@ fn a_flow_is_told_of_when_it_begins_and_when_it_ends_and_not_in_between() {
 
 #[test]
 fn a_flow_that_goes_on_is_told_of_again() {
-    telling(Some(Duration::ZERO), |bench, events| {
+    telling(Telling::Flows { every: Duration::ZERO }, |bench, events| {
         program(bench);
         let (pod, frontend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.cluster_ip, 80));
         bench.pod_sends(&Frame::tcp(pod, frontend, SYN).bytes());
@@ -187,7 +187,7 @@ fn what_finds_no_room_is_counted_and_what_is_there_is_whole() {
 
 #[test]
 fn nothing_is_told_where_nobody_asked() {
-    telling(None, |bench, events| {
+    telling(Telling::Nothing, |bench, events| {
         program(bench);
         let (pod, frontend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.cluster_ip, 80));
         bench.pod_sends(&Frame::tcp(pod, frontend, SYN).bytes());

@@ -1,12 +1,12 @@
 //! What pods say is read only where they opted in, at one hook each, cut to size; packets go on as they would anyway.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use dataplane::Dataplane as _;
-use dataplane_ebpf::{Config, EventKind, Events, L7_BYTES, L7Event, Point, Record, event_flags};
+use dataplane_ebpf::{Config, EventKind, Events, L7_BYTES, L7Event, Point, Record, Telling, event_flags};
 use model::{Changed, L7Visibility, ServicePort, TrafficPolicy::Cluster};
 
-use super::{Answer, Bench, NEXT, ONE_PORT, on_a_node_with, small};
+use super::{Answer, Bench, NEXT, ONE_PORT, events::HOURLY, on_a_node_with, small};
 use crate::wire::{ACK, Body, FIN, Frame, SYN};
 
 const NOTHING: L7Visibility = L7Visibility { dns: false, http: false };
@@ -17,8 +17,7 @@ const RESPONSE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
 const QUESTION: &[u8] = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x03web\0\0\x01\0\x01";
 
 fn reading(test: impl Fn(&mut Bench<'_>, &mut Events) + Sync) {
-    let config =
-        Config { events: Some(Duration::from_secs(3600)), masquerade_ports: Some(ONE_PORT), ..small() };
+    let config = Config { events: HOURLY, masquerade_ports: Some(ONE_PORT), ..small() };
     on_a_node_with(config, &|bench| {
         let mut events = bench.plane.events().expect("events");
         test(bench, &mut events);
@@ -170,6 +169,21 @@ fn no_more_than_so_much_is_copied_and_losses_are_counted() {
     });
 }
 
+/// A request that the way does not take is answered with what fits, and never got there.
+#[test]
+fn what_is_not_sent_on_is_not_told() {
+    reading(|bench, events| {
+        let services = web(bench);
+        open(bench, HTTP, services);
+        let (pod, frontend, _) = connect(bench, 40000);
+        let mut long = REQUEST.to_vec();
+        long.resize(1600, b'x');
+        let answer = bench.pod_sends(&tcp(pod, frontend, ACK, &long).bytes());
+        assert_eq!(answer.reasons(), [("answered_too_big".to_owned(), 1)].into());
+        assert_eq!(read(events), []);
+    });
+}
+
 #[test]
 fn dns_is_read_at_its_port_by_either_protocol_and_only_whole_by_tcp() {
     reading(|bench, events| {
@@ -225,7 +239,7 @@ fn what_no_flow_tells_of_is_read_at_the_pod() {
 
 #[test]
 fn without_events_nothing_is_read() {
-    let config = Config { events: None, masquerade_ports: Some(ONE_PORT), ..small() };
+    let config = Config { events: Telling::Nothing, masquerade_ports: Some(ONE_PORT), ..small() };
     on_a_node_with(config, &|bench| {
         let mut events = bench.plane.events().expect("events");
         let services = web(bench);

@@ -8,7 +8,7 @@ mod table;
 use std::net::{IpAddr, SocketAddr};
 
 use dataplane::Dataplane as _;
-use dataplane_ebpf::{Config, Event, Events, Record};
+use dataplane_ebpf::{Config, Event, Events, Record, Telling};
 use ipnet::IpNet;
 use model::{Changed, IdentityId, PolicyTable, Reserved, Snapshot};
 
@@ -20,7 +20,7 @@ const FRIEND: u32 = 301;
 
 /// A node that enforces, and tells of every flow.
 fn enforcing(test: impl Fn(&mut Bench<'_>, &mut Events) + Sync) {
-    let events = Some(std::time::Duration::from_secs(3600));
+    let events = Telling::Flows { every: std::time::Duration::from_secs(3600) };
     let config = Config { policy: true, events, masquerade_ports: Some(6000..=7000), ..small() };
     on_a_node_with(config, &|bench| {
         let mut events = bench.plane.events().expect("events");

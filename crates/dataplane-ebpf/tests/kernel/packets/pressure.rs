@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use dataplane::{Dataplane as _, Key, MapFill};
 use dataplane_ebpf::{Config, Sizes};
-use model::{FrontendAddress, FrontendKind, Protocol, ServicePort, TrafficPolicy::Cluster};
+use model::{Family, FrontendAddress, FrontendKind, Protocol, ServicePort, TrafficPolicy::Cluster};
 
 use super::{Bench, REDIRECT, on_a_node_with, small};
 use crate::{
@@ -143,6 +143,18 @@ fn a_full_connection_table_keeps_the_flows_that_speak() {
         }
         let table = fill(bench, "flows");
         assert!(table.entries <= table.capacity && table.entries > table.capacity / 2, "{table:?}");
+        bench.program(vec![]);
+    });
+}
+
+#[test]
+fn a_family_that_no_pod_has_is_served_from_small_tables() {
+    let config = Config { families: vec![Family::V4], ..sized(Sizes { frontends: 160, ..Sizes::default() }) };
+    on_a_node_with(config, &|bench| {
+        let rows = if bench.plan.node.is_ipv4() { 160 } else { 10 };
+        assert_eq!(fill(bench, "frontends").capacity, rows);
+        bench.program(vec![numbered(bench, 0, 1)]);
+        assert_eq!(asked(bench, 0, 40_000), Ok(1000));
         bench.program(vec![]);
     });
 }

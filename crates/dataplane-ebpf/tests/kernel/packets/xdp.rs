@@ -1,12 +1,18 @@
 //! What XDP turns around in the driver, and what it leaves to the tc program behind it.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use aya::programs::TestRunOptions;
+use dataplane_ebpf::{EventKind, Telling};
 use model::TrafficPolicy::Cluster;
 
 use super::{
-    Answer, Bench, MASQUERADE_PORT, counters, each, hex,
+    Answer, Bench, MASQUERADE_PORT, counters, each,
+    events::{taken, telling},
+    hex,
     random::mutate::{mutate, noise},
 };
 use crate::wire::{ACK, Body, FIN, Frame, Mac, RST, SYN, leave_partial};
@@ -201,5 +207,32 @@ fn of_random_frames_only_what_tc_forwards_is_turned_around() {
             assert_eq!(hex(&answer.frame[14..]), hex(&tc.frame[14..]), "{}", hex(&frame));
         }
         assert!(changed > 50, "{changed}");
+    });
+}
+
+/// The driver tells of nothing: what is due is not steady, and goes to the program behind it.
+#[test]
+fn a_flow_that_is_due_is_told_of_by_the_tc_program_with_all_its_packets() {
+    telling(Telling::Flows { every: Duration::ZERO }, |bench, events| {
+        let Connection { client, vip, .. } = bench.established();
+        taken(events);
+        let data = Frame::tcp(client, vip, ACK).bytes();
+        let (start, mut turned) = (Instant::now(), 0);
+        loop {
+            assert!(start.elapsed() < Duration::from_secs(20), "waited in vain");
+            if bench.driver_receives(&data).verdict == TRANSMIT {
+                turned += 1;
+                assert_eq!(taken(events), []);
+            } else if turned > 0 {
+                break;
+            } else {
+                bench.wire_brings(&data);
+                taken(events);
+            }
+        }
+        bench.wire_brings(&data);
+        let [told] = taken(events)[..] else { panic!("one event") };
+        assert_eq!(told.kind, EventKind::Ongoing as u8);
+        assert!(told.packets > turned, "{} packets, {turned} by the driver", told.packets);
     });
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use dataplane::Dataplane as _;
-use dataplane_ebpf::{Config, EbpfDataplane, Refusals};
+use dataplane_ebpf::{Config, EbpfDataplane, Refusals, Telling};
 use model::{
     Changed, Frontend, FrontendAddress, FrontendKind, KnownEndpoint, Port, Protocol, ServicePort, Snapshot,
     TrafficPolicy,
@@ -30,6 +30,7 @@ pub(crate) struct Node {
     pub(crate) group: ThreadGroup,
     pub(crate) pins: PinFolder,
     pub(crate) refusals: Refusals,
+    pub(crate) telling: Telling,
     backends: Owned,
     pub(crate) snapshot: Snapshot,
     ifindex: u32,
@@ -125,8 +126,10 @@ impl Node {
         let ifindex = host.run(|| space::ifindex("tpclient")).expect("enter");
         let group = ThreadGroup::create(&space::unique("sock")).expect("threaded cgroups");
         let (pins, snapshot) = (PinFolder::new(), Snapshot::default());
-        let refusals = Refusals::Auto;
-        let mut this = Self { plane: None, host, client, group, pins, refusals, backends, snapshot, ifindex };
+        let (refusals, telling) = (Refusals::Auto, Telling::Nothing);
+        let plane = None;
+        let mut this =
+            Self { plane, host, client, group, pins, refusals, telling, backends, snapshot, ifindex };
         this.open();
         this
     }
@@ -143,6 +146,7 @@ impl Node {
             bpffs: pins.path().to_owned(),
             conntrack_entries: 1024,
             refusals: self.refusals,
+            events: self.telling,
             cgroup: sockets.then(|| self.group.path().to_owned()),
             ..Config::default()
         };

@@ -101,8 +101,9 @@ fn what_a_pod_was_told_names_its_later_flows_and_nobody_elses() {
     flows(&mut decoder, &directory, &packet(protocol::UDP, 53, true, &answer));
     let mut to_world = abi::Event { flags: 0, destination: words("192.0.2.1"), ..record() };
     let named = |record: &abi::Event, decoder: &mut Decoder| {
-        let event = decoder.decode(record, &directory, BOOT).expect("known");
-        let flow = event.flow().expect("a flow").clone();
+        let mut events = vec![];
+        decoder.decode(record, &directory, BOOT, &mut events).expect("known");
+        let flow = events[0].flow().expect("a flow").clone();
         (flow.source_names.map(|names| names.to_vec()), flow.destination_names.map(|names| names.to_vec()))
     };
     assert_eq!(named(&to_world, &mut decoder), (None, None), "nobody asked");

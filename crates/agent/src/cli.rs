@@ -221,12 +221,6 @@ struct PlaneArgs {
     network_policy: Option<Switch>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Switch {
-    On,
-    Off,
-}
-
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Xdp {
     #[default]

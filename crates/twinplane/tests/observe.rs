@@ -1,6 +1,8 @@
 //! `twinplane observe` in a lab: requests from outside, as the nodes' flows show them. Needs root.
 
 mod common;
+#[path = "observe/iptables.rs"]
+mod iptables;
 
 use std::time::{Duration, Instant};
 

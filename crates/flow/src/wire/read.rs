@@ -23,6 +23,7 @@ impl From<&flow::Flow> for Flow {
                 .map_or_else(String::new, |parent| parent.trace_id.clone()),
             ip_trace_id: wire.ip_trace_id.map_or(0, |id| id.trace_id),
             proxy_port: u16::try_from(wire.proxy_port).unwrap_or_default(),
+            ..Rare::default()
         };
         Self {
             uuid: wire.uuid.parse().unwrap_or(Uuid::nil()),
@@ -134,7 +135,9 @@ mod tests {
             destination_service: Some(Service { name: "db".into(), namespace: "shop".into() }.into()),
             destination_names: Some(vec!["db.shop".to_owned()].into()),
             interface: Some(Interface { index: 7, name: "tp0".into() }.into()),
-            rare: Some(Rare { trace_id: "ab".into(), ip_trace_id: 9, proxy_port: 10_001 }.into()),
+            rare: Some(
+                Rare { trace_id: "ab".into(), ip_trace_id: 9, proxy_port: 10_001, ..Rare::default() }.into(),
+            ),
             ..syn()
         };
         let rich = Event { time: Time(0), body: Body::Flow(rich) };

@@ -66,14 +66,15 @@ impl Input {
     /// The line is not an answer of an observer, nor a flow.
     pub fn take(&mut self, line: &str) -> Result<Option<GetFlowsResponse>, json::ParseError> {
         let mut answer = parse(line)?;
+        // A server's answer ends there.
+        if self.first == Some(0) {
+            return Ok(None);
+        }
         if let Some(ResponseTypes::Flow(flow)) = &answer.response_types {
             if !self.wants(flow) {
                 return Ok(None);
             }
             if let Some(left) = &mut self.first {
-                if *left == 0 {
-                    return Ok(None);
-                }
                 *left -= 1;
             }
             self.flows += 1;
@@ -157,6 +158,11 @@ mod tests {
         let filter = FlowFilter { source_port: vec!["3".into(), "7".into()], ..FlowFilter::default() };
         assert_eq!(ports(GetFlowsRequest { whitelist: vec![filter.clone()], ..all.clone() }), [3, 7]);
         assert_eq!(ports(GetFlowsRequest { blacklist: vec![filter], number: 3, ..all }), [6, 8, 9]);
+        let mut first =
+            Input::new(&GetFlowsRequest { number: 1, first: true, ..Default::default() }).expect("a request");
+        let lost = r#"{"lost_events":{"num_events_lost":"3"}}"#;
+        let shown = [lost, &line(1), lost].map(|line| first.take(line).expect("an answer").is_some());
+        assert_eq!(shown, [true, true, false], "nothing comes after the first ones");
         let follow = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
         assert!(matches!(Input::new(&follow), Err(InputError::Follow)));
     }

@@ -23,7 +23,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub use self::values::{Bind, SocketPath};
 use self::{
     export::ExportArgs,
-    values::{Aggregation, NodePortFilter, Period, Switch, capacity, node_ports},
+    values::{Aggregation, IDENTITY_WITHIN, NodePortFilter, Period, Switch, capacity, node_ports},
 };
 use crate::{
     client::DEFAULT_SOCKET,
@@ -337,6 +337,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         anyhow::bail!("--load-balancer-mode dsr needs a tunnel between the nodes\n\nadd --routing vxlan");
     }
     let plane = open_plane(&plane_config)?;
+    let shows_identities = plane_config.plane == Plane::Ebpf && plane_config.events != Telling::Nothing;
     let client = connect(args.kubeconfig, args.api_server).await?;
     let config = daemon::Config {
         node,
@@ -350,6 +351,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         conntrack: (plane_config.plane == Plane::Iptables).then(|| args.conntrack.into()),
         timing: Timing::default(),
         fill_every: FILL_EVERY,
+        identity_within: if shows_identities { IDENTITY_WITHIN } else { Duration::ZERO },
         observer: Observer { export: args.export.export()?, ..args.observer.into() },
     };
     let stop = async move {

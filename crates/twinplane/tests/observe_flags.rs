@@ -295,7 +295,7 @@ fn what_cannot_be_asked_is_said() {
         assert!(out.is_empty() && err.contains(said), "{flags:?}: {err}");
     }
     let nowhere = run(&["observe", "--server", "unix:///no/such.sock"]);
-    assert!(texts(&nowhere).1.contains("is an ebpf agent running here?"), "{}", texts(&nowhere).1);
+    assert!(texts(&nowhere).1.contains("is an ebpf agent running here"), "{}", texts(&nowhere).1);
 }
 
 /// What was printed or exported can be asked again, by a file or a pipe.

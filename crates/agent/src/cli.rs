@@ -1,5 +1,6 @@
 //! `twinplane agent`: arguments, signals, exit codes. Everything else is the library's.
 
+mod conntrack;
 mod export;
 mod values;
 
@@ -22,8 +23,9 @@ use tokio::signal::unix::{SignalKind, signal};
 
 pub use self::values::{Bind, SocketPath};
 use self::{
+    conntrack::ConntrackArgs,
     export::ExportArgs,
-    values::{Aggregation, NodePortFilter, Period, Switch, capacity, node_ports},
+    values::{Aggregation, IDENTITY_WITHIN, NodePortFilter, Period, Switch, capacity, node_ports},
 };
 use crate::{
     client::DEFAULT_SOCKET,
@@ -32,7 +34,6 @@ use crate::{
     memory,
     network::{self, Routing},
     plane::{Cgroup, PlaneConfig, open_plane},
-    sysctl::Conntrack,
     tunnel::Vxlan,
 };
 
@@ -123,47 +124,6 @@ struct ObserverArgs {
     /// NFLOG group of those rules; no other program of the node may use it (iptables only)
     #[arg(long, value_name = "GROUP", default_value_t = TellingConfig::DEFAULT_GROUP)]
     nflog_group: NonZeroU16,
-}
-
-/// The kernel's connection tracking, as kube-proxy's flags of these names set it. The iptables dataplane's only: the other
-/// has a table of its own. Zero leaves the kernel's value alone.
-#[derive(Clone, Debug, clap::Args)]
-struct ConntrackArgs {
-    /// Entries of connection tracking for each core; 0 leaves the limit alone
-    #[arg(long, value_name = "ENTRIES", default_value_t = Conntrack::default().max_per_core)]
-    conntrack_max_per_core: u32,
-    /// Entries of connection tracking at least
-    #[arg(long, value_name = "ENTRIES", default_value_t = Conntrack::default().min)]
-    conntrack_min: u32,
-    /// Idle time of established TCP flows, as 24h or 90s; 0s leaves it alone
-    #[arg(long, value_name = "TIME", default_value = "24h")]
-    conntrack_tcp_timeout_established: Period,
-    /// Idle time of TCP flows that one side has closed
-    #[arg(long, value_name = "TIME", default_value = "1h")]
-    conntrack_tcp_timeout_close_wait: Period,
-    /// Forward TCP packets outside the window instead of dropping them as invalid
-    #[arg(long)]
-    conntrack_tcp_be_liberal: bool,
-    /// Idle time of UDP flows that were not answered
-    #[arg(long, value_name = "TIME", default_value = "0s")]
-    conntrack_udp_timeout: Period,
-    /// Idle time of UDP flows that were answered
-    #[arg(long, value_name = "TIME", default_value = "0s")]
-    conntrack_udp_timeout_stream: Period,
-}
-
-impl From<ConntrackArgs> for Conntrack {
-    fn from(args: ConntrackArgs) -> Self {
-        Self {
-            max_per_core: args.conntrack_max_per_core,
-            min: args.conntrack_min,
-            tcp_established: args.conntrack_tcp_timeout_established.0,
-            tcp_close_wait: args.conntrack_tcp_timeout_close_wait.0,
-            tcp_be_liberal: args.conntrack_tcp_be_liberal,
-            udp: args.conntrack_udp_timeout.0,
-            udp_stream: args.conntrack_udp_timeout_stream.0,
-        }
-    }
 }
 
 impl From<ObserverArgs> for Observer {
@@ -341,6 +301,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         anyhow::bail!("--load-balancer-mode dsr needs a tunnel between the nodes\n\nadd --routing vxlan");
     }
     let plane = open_plane(&plane_config)?;
+    let shows_identities = plane_config.plane == Plane::Ebpf && plane_config.events != Telling::Nothing;
     let client = connect(args.kubeconfig, args.api_server).await?;
     let config = daemon::Config {
         node,
@@ -354,6 +315,7 @@ async fn serve(args: Args) -> anyhow::Result<()> {
         conntrack: (plane_config.plane == Plane::Iptables).then(|| args.conntrack.into()),
         timing: Timing::default(),
         fill_every: FILL_EVERY,
+        identity_within: if shows_identities { IDENTITY_WITHIN } else { Duration::ZERO },
         observer: Observer { export: args.export.export()?, ..args.observer.into() },
     };
     let stop = async move {

@@ -306,9 +306,10 @@ impl Task {
         if self.index.waiting_for().is_none() {
             // A pod whose policy is not known yet is told of later: it would be attached, and get and send nothing.
             let is_settled = |key: &Key| !matches!(key, Key::Endpoint(pod) if !self.index.is_settled(pod));
-            let (settled, waiting) = self.waiting.drain(..).partition(|(key, _)| is_settled(key));
+            let (settled, waiting): (Vec<_>, Vec<_>) =
+                self.waiting.drain(..).partition(|(key, _)| is_settled(key));
             self.waiting = waiting;
-            for (key, answer) in Vec::<(Key, _)>::from(settled) {
+            for (key, answer) in settled {
                 self.worker.wait(key, answer)?;
             }
         }

@@ -26,7 +26,7 @@ use crate::{
     netlink::{self, Netlink},
     network::{Network, Routing},
     plane::Opened,
-    pods::{self, Pods},
+    pods::{self, Identities, Pods},
     server,
     sysctl::{self, Conntrack},
     wishes,
@@ -63,6 +63,8 @@ pub struct Config {
     pub timing: Timing,
     /// How often the fill of kernel tables is looked at, for its forecast.
     pub fill_every: Duration,
+    /// How long a new pod is held back until the kernel knows its identity; zero: not at all.
+    pub identity_within: Duration,
     /// Where flows are served.
     pub observer: Observer,
 }
@@ -118,8 +120,9 @@ pub async fn run(
     // Before the first look, so that nothing changes unseen.
     let changes = netlink::changes().context("watch links, addresses and routes")?;
     let network = Network::open(netlink.clone(), controller.clone(), config.routing).await;
-    let pods =
-        Pods::open(pods::state_path(&config.socket), netlink, controller.clone(), config.routing).await?;
+    let identities = Identities { worker: worker.clone(), within: config.identity_within };
+    let state = pods::state_path(&config.socket);
+    let pods = Pods::open(state, netlink, controller.clone(), config.routing, identities).await?;
     controller.set_endpoints_known();
 
     let probe = Probe { controller: controller.clone(), worker: worker.clone() };

@@ -1,7 +1,8 @@
 //! The pods of this node: addresses, interfaces, and their life from the CNI plugin's ADD to its DEL.
 //!
 //! Invariant: ADD answers only after the dataplane has programmed the pod, so that no packet of it is ever
-//! seen before its policy. A failed ADD leaves nothing behind.
+//! seen before its policy. A failed ADD leaves nothing behind. Whose the pod's addresses are is waited for, too, but not for
+//! long: a pod without an identity is better than none.
 
 mod ipam;
 mod link;
@@ -28,6 +29,7 @@ use crate::{
     netlink::Netlink,
     network::{self, Routing},
     wire::{AddRequest, Added, AddedAddress, Attachment, CheckRequest, Failure, FailureKind},
+    worker::Worker,
 };
 
 /// How long ADD waits for the dataplane: below what runtimes give a plugin.
@@ -42,8 +44,16 @@ pub(crate) struct Pods {
     netlink: Netlink,
     controller: Controller,
     routing: Routing,
+    identities: Identities,
     /// One change at a time: addresses and the file belong together.
     state: Mutex<State>,
+}
+
+/// Where to ask whether the kernel knows a pod's identity, and how long to wait for that.
+#[derive(Debug)]
+pub(crate) struct Identities {
+    pub(crate) worker: Worker,
+    pub(crate) within: Duration,
 }
 
 impl Pods {
@@ -57,6 +67,7 @@ impl Pods {
         netlink: Netlink,
         controller: Controller,
         routing: Routing,
+        identities: Identities,
     ) -> anyhow::Result<Self> {
         let mut state = store::load(&path)?;
         let mut kept = BTreeMap::new();
@@ -77,7 +88,7 @@ impl Pods {
         state.pods = kept;
         store::save(&path, &state)?;
         tracing::info!(pods = state.pods.len(), "took over the node's pods");
-        Ok(Self { path, netlink, controller, routing, state: Mutex::new(state) })
+        Ok(Self { path, netlink, controller, routing, identities, state: Mutex::new(state) })
     }
 
     /// The pods that are attached.
@@ -116,6 +127,9 @@ impl Pods {
             return Err(failure);
         }
         tracing::info!(pod = %endpoint.pod, interface = endpoint.interface, ?addresses, "attached");
+        // Other pods need not wait for this one's.
+        drop(state);
+        self.identities.wait(&endpoint).await;
         Ok(added(endpoint, Some(mtu)))
     }
 
@@ -230,6 +244,35 @@ impl Pods {
 
     fn save(&self, state: &State) -> Result<(), Failure> {
         store::save(&self.path, state).map_err(|error| internal(&error))
+    }
+}
+
+impl Identities {
+    /// Until the pod's addresses have an identity of the cluster in the kernel, so that its first flow has it; or for long
+    /// enough.
+    async fn wait(&self, endpoint: &Endpoint) {
+        if self.within.is_zero() {
+            return;
+        }
+        let known = async {
+            let mut steps = self.worker.steps();
+            loop {
+                steps.borrow_and_update();
+                let addresses = endpoint.addresses.clone();
+                let all_known = self.worker.ask(move |reconciler| {
+                    let of = |address| reconciler.plane().identity_of(address);
+                    let mut found = addresses.into_iter().map(of);
+                    found.all(|id| matches!(id, Ok(Some(id)) if id.is_of_cluster()))
+                });
+                if !matches!(all_known.await, Ok(false)) || steps.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(self.within, known).await.is_err() {
+            let (pod, within) = (&endpoint.pod, self.within);
+            tracing::warn!(%pod, ?within, "has no identity yet: its first flows will not have it either");
+        }
     }
 }
 

@@ -48,7 +48,7 @@ enum Command {
 }
 
 /// The handle on the thread. The thread ends when the last handle is dropped.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Worker {
     commands: mpsc::Sender<Command>,
     handed: Handed,
@@ -113,6 +113,11 @@ impl Worker {
 
     pub(crate) fn progress(&self) -> Progress {
         self.progress.borrow().clone()
+    }
+
+    /// Changes whenever something was programmed.
+    pub(crate) fn steps(&self) -> watch::Receiver<Progress> {
+        self.progress.clone()
     }
 
     /// Returns when the thread has ended.

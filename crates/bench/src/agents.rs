@@ -1,7 +1,9 @@
 //! Memory of the real agent, as a process of its own, against an API server with many Services.
 
 use std::{
-    net::SocketAddr,
+    io::{self, ErrorKind},
+    net::{SocketAddr, UdpSocket},
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -10,11 +12,20 @@ use agent::client::Client;
 use anyhow::{Context as _, ensure};
 use apiserver::ApiServer;
 use axum::{Router, body::Body};
+use flow::{
+    proto::observer::{ServerStatusRequest, observer_client::ObserverClient},
+    ring::Capacity,
+};
 use http::Request;
 use http_body_util::BodyExt as _;
 use model::{Family::V4, Plane, ServicePort};
-use scenarios::{places::Node, topology::Topology};
+use observer::connect;
+use scenarios::{
+    places::{Node, Place},
+    topology::Topology,
+};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tower::ServiceExt as _;
 
@@ -31,6 +42,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Memory has settled once it has not moved by a hundredth for this long.
 const STILL: Duration = Duration::from_secs(2);
 const SETTLE: Duration = Duration::from_secs(20);
+/// Packets that are sent before it is looked how many were told of: fewer than the kernel keeps for the agent.
+const BURST: usize = 4096;
+/// The socket that an agent serves flows on, beside its own.
+const OBSERVER: &str = "observer.sock";
 
 /// A node with an API server that only its agent sees.
 struct Home {
@@ -38,6 +53,21 @@ struct Home {
     runtime: Runtime,
     router: Router,
     api: SocketAddr,
+}
+
+/// An agent that has programmed everything.
+struct Started {
+    agent: Running,
+    folder: TempDir,
+    /// Milliseconds.
+    ready: f64,
+    _pins: plane::Pins,
+}
+
+impl Started {
+    fn observer(&self) -> PathBuf {
+        self.folder.path().join(OBSERVER)
+    }
 }
 
 /// What one agent came to.
@@ -54,6 +84,11 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()>
     for kind in [Plane::Ebpf, Plane::Iptables] {
         let home = Home::new()?;
         let idle = home.agent(kind, 0)?;
+        if kind == Plane::Ebpf {
+            let words = "agent's memory, 65,535 flows kept, one service, ebpf";
+            let control = (idle.resident, "no flows");
+            report.add(("agent-rss-flows", words), (home.agent_with_flows()?, "MB"), control);
+        }
         for index in 0..services {
             home.create(&scale::filler(index))?;
         }
@@ -153,6 +188,41 @@ impl Home {
 
     /// Runs an agent until it has programmed `services` and its memory has settled.
     fn agent(&self, kind: Plane, services: usize) -> anyhow::Result<Settled> {
+        let started = self.start(kind, services, &[])?;
+        let resident = settle(started.agent.pid())?;
+        let peak = machine::memory(started.agent.pid(), "VmHWM")?;
+        Ok(Settled { resident, peak, ready: started.ready })
+    }
+
+    /// Megabytes of an agent whose ring of flows is full: of refusals, which every packet to a Service without endpoints is.
+    fn agent_with_flows(&self) -> anyhow::Result<f64> {
+        let ports = json!([{"name": "none", "protocol": "UDP", "port": 53}]);
+        let object = json!({"metadata": {"name": "none"}, "spec": {"type": "NodePort", "ports": ports}});
+        let created = self.post("/api/v1/namespaces/bench/services", &object)?;
+        let port = created["spec"]["ports"][0]["nodePort"].as_u64().context("read the node port")?;
+        let capacity = Capacity::MAX.get();
+        let started = self.start(Plane::Ebpf, 1, &["--flow-capacity", &capacity.to_string()])?;
+        let to = SocketAddr::new(Node::A.address(V4), u16::try_from(port)?);
+        let client = self.topology.place(Place::Client);
+        let deadline = Instant::now() + PATIENCE;
+        while self.kept(&started.observer())? < capacity {
+            ensure!(Instant::now() < deadline, "the ring of flows does not fill");
+            client.run(|| send(to))??;
+        }
+        settle(started.agent.pid())
+    }
+
+    /// How many flows an agent keeps.
+    fn kept(&self, observer: &Path) -> anyhow::Result<u64> {
+        let target = connect::Target { address: format!("unix://{}", observer.display()), server_name: None };
+        self.runtime.block_on(async {
+            let mut client = ObserverClient::new(connect::connect(&target, None).await?);
+            Ok(client.server_status(ServerStatusRequest {}).await?.into_inner().num_flows)
+        })
+    }
+
+    /// Runs an agent until it has programmed `services`.
+    fn start(&self, kind: Plane, services: usize, arguments: &[&str]) -> anyhow::Result<Started> {
         let folder = tempfile::tempdir()?;
         let socket = folder.path().join("agent.sock");
         let pins = plane::Pins::new(&format!("{}-{services}", self.topology.name));
@@ -160,6 +230,7 @@ impl Home {
         command.arg("--api-server").arg(format!("http://{}", self.api));
         command.arg("--dataplane").arg(kind.as_str()).arg("--bpffs").arg(pins.path());
         command.arg("--socket").arg(&socket).args(["--uplink", "eth0", "--cluster-cidr", "10.20.0.0/16"]);
+        command.arg("--observer-socket").arg(folder.path().join(OBSERVER)).args(arguments);
         command.arg("--cgroup").arg(self.topology.group(Node::A).path());
         command.args(["--healthz-bind", "none"]).env("TWINPLANE_LOG", "error");
         let start = Instant::now();
@@ -171,8 +242,7 @@ impl Home {
             thread::sleep(Duration::from_millis(20));
         }
         let ready = start.elapsed().as_secs_f64() * 1e3;
-        let resident = settle(agent.pid())?;
-        Ok(Settled { resident, peak: machine::memory(agent.pid(), "VmHWM")?, ready })
+        Ok(Started { agent, folder, ready, _pins: pins })
     }
 
     fn programmed(&self, client: &Client, services: usize) -> bool {
@@ -182,6 +252,21 @@ impl Home {
             && status.objects.pending == 0
             && status.objects.programmed >= services
     }
+}
+
+/// A burst of datagrams, none of which waits for what became of another.
+fn send(to: SocketAddr) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    for _ in 0..BURST {
+        match socket.send_to(b"?", to) {
+            // Of an earlier one, or the device is busy.
+            Err(error) if !matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::WouldBlock) => {
+                return Err(error);
+            }
+            Ok(_) | Err(_) => {}
+        }
+    }
+    Ok(())
 }
 
 /// Resident megabytes once they no longer move.

@@ -1,6 +1,6 @@
 //! Connections and streams between real sockets: through plain routing, and through each plane, at growing service counts.
 //!
-//! Three two-node clusters exist at the same time, alike but for the plane; rounds take turns between them, and a share is
+//! Four two-node clusters exist at the same time, alike but for the plane and whether it tells of flows; rounds take turns between them, and a share is
 //! the median of the rounds' own ratios, because machines drift and single runs scatter.
 
 use std::{collections::BTreeSet, net::SocketAddr, process::Command};
@@ -16,6 +16,7 @@ use scenarios::{
 use crate::{
     Effort,
     fleet::{self, Running},
+    listener::Listener,
     machine, plane,
     rows::{Report, median},
     scale,
@@ -81,6 +82,8 @@ impl Path {
 /// A cluster, and the plane of its nodes; the first has none.
 struct World {
     plane: Option<Plane>,
+    /// The plane tells of no flow, where it otherwise does.
+    silent: bool,
     // Fields drop in order: processes and planes leave before their namespaces.
     _servers: Vec<Running>,
     nodes: Vec<ProgrammedNode>,
@@ -89,6 +92,8 @@ struct World {
 
 struct ProgrammedNode {
     node: Node,
+    // Before its plane.
+    _listener: Option<Listener>,
     plane: Box<dyn Dataplane>,
     snapshot: Snapshot,
     _pins: plane::Pins,
@@ -100,8 +105,9 @@ type Rounds = Vec<Heard>;
 pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()> {
     let mut worlds = vec![];
     for plane in [None, Some(Plane::Ebpf), Some(Plane::Iptables)] {
-        worlds.push(World::new(plane)?);
+        worlds.push(World::new(plane, false)?);
     }
+    worlds.push(World::new(Some(Plane::Ebpf), true)?);
     for services in effort.sizes {
         for world in &mut worlds {
             world.grow(*services)?;
@@ -109,6 +115,9 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()>
         for path in Path::ALL {
             let rounds = rounds(&worlds, path, What::Connections, effort)?;
             tell_connections(path, *services, &worlds, &rounds, report);
+            if Some(services) == effort.sizes.last() {
+                tell_observed(path, &worlds, &rounds, report);
+            }
         }
     }
     for path in Path::ALL {
@@ -116,7 +125,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()>
         let gigabits = |rounds: &Rounds| median(rounds.iter().map(|heard| heard.per_second * 8e-9).collect());
         let control = gigabits(&rounds[0]);
         for (world, rounds) in worlds.iter().zip(&rounds) {
-            if let Some(plane) = world.plane {
+            if let Some(plane) = world.plane.filter(|_| !world.silent) {
                 let what = format!("one TCP stream, {}, {plane}", path.words());
                 let id = format!("bulk-{}-{plane}", path.id());
                 report.add((id, what), (gigabits(rounds), "Gbit/s"), (control, "plain veth"));
@@ -139,14 +148,21 @@ fn rounds(worlds: &[World], path: Path, what: What, effort: Effort) -> anyhow::R
 }
 
 impl World {
-    fn new(plane: Option<Plane>) -> anyhow::Result<Self> {
+    fn new(plane: Option<Plane>, silent: bool) -> anyhow::Result<Self> {
         let topology = Topology::new();
         topology.route_vips(Node::A);
         let mut nodes = vec![];
         for node in Node::ALL {
             let Some(kind) = plane else { continue };
             let pins = plane::Pins::new(&format!("{}-{}", topology.name, node.name()));
-            let mut opened = plane::open(kind, &topology, node, &pins)?;
+            let (mut opened, listener) = match kind {
+                Plane::Ebpf if !silent => {
+                    let opened = plane::open_telling(&topology, node, &pins, plane::BY_DEFAULT)?;
+                    let listener = Listener::start(opened.events()?);
+                    (Box::new(opened) as Box<dyn Dataplane>, Some(listener))
+                }
+                _ => (plane::open(kind, &topology, node, &pins)?, None),
+            };
             let mut snapshot = plane::bare_snapshot(&topology, node);
             for path in Path::ALL {
                 let Some((kind, frontend)) = path.frontend() else { continue };
@@ -155,7 +171,7 @@ impl World {
                 scale::put(&mut snapshot, scale::service(path.id(), &[(kind, frontend.ip())], &[backend]));
             }
             plane::apply(&mut *opened, topology.node(node), &snapshot, &Changed::all(&snapshot))?;
-            nodes.push(ProgrammedNode { node, plane: opened, snapshot, _pins: pins });
+            nodes.push(ProgrammedNode { node, _listener: listener, plane: opened, snapshot, _pins: pins });
         }
         let mut servers = vec![];
         for backend in BTreeSet::from(Path::ALL.map(Path::backend)) {
@@ -164,7 +180,7 @@ impl World {
             let command = child(&topology, place, machine::cpus() - 1, &arguments)?;
             servers.push(Running::start_until_ready(command)?);
         }
-        Ok(Self { plane, _servers: servers, nodes, topology })
+        Ok(Self { plane, silent, _servers: servers, nodes, topology })
     }
 
     fn grow(&mut self, services: u32) -> anyhow::Result<()> {
@@ -201,6 +217,22 @@ fn child(topology: &Topology, place: Place, cpu: usize, arguments: &[&str]) -> a
     Ok(command)
 }
 
+/// What it costs that flows are told of, heard and stored: the same plane with and without, round by round.
+fn tell_observed(path: Path, worlds: &[World], rounds: &[Rounds], report: &mut Report) {
+    let of = |silent| {
+        let mut found = worlds.iter().zip(rounds);
+        found.find(|(world, _)| world.plane == Some(Plane::Ebpf) && world.silent == silent)
+    };
+    let (Some((_, told)), Some((_, silent))) = (of(false), of(true)) else { return };
+    let shares = told.iter().zip(silent).map(|(told, silent)| told.per_second / silent.per_second);
+    let id = match path {
+        Path::ClusterIp => "conn-share-observed".to_owned(),
+        Path::Pod | Path::Vip => format!("conn-share-observed-{}", path.id()),
+    };
+    let what = format!("connections a second with flows told of, {}", path.words());
+    report.add((id, what), (median(shares.collect()), "share"), (1.0, "nothing told"));
+}
+
 fn tell_connections(path: Path, services: u32, worlds: &[World], rounds: &[Rounds], report: &mut Report) {
     let size = match services {
         10_000 => String::new(),
@@ -213,7 +245,7 @@ fn tell_connections(path: Path, services: u32, worlds: &[World], rounds: &[Round
     let what = format!("connections a second of the control, {}", path.words());
     report.add((format!("conn-rate-{}-plain{size}", path.id()), what), (rate, "1/s"), (rate, "itself"));
     for (world, rounds) in worlds.iter().zip(rounds) {
-        let Some(plane) = world.plane else { continue };
+        let Some(plane) = world.plane.filter(|_| !world.silent) else { continue };
         let suffix = if plane == Plane::Ebpf { String::new() } else { format!("-{plane}") };
         let words = format!("{}, {plane}, {services} services", path.words());
         let shares = rounds.iter().zip(plain).map(|(heard, plain)| heard.per_second / plain.per_second);

@@ -7,6 +7,7 @@
 mod agents;
 mod connect;
 mod fleet;
+mod listener;
 mod machine;
 mod maps;
 mod packet;
@@ -108,7 +109,10 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     for part in &cli.only {
         eprintln!("bench: {:6.1} s  {}", start.elapsed().as_secs_f64(), format!("{part:?}").to_lowercase());
         match part {
-            Part::Packets => packet::measure(effort, &mut report)?,
+            Part::Packets => {
+                packet::measure(effort, &mut report)?;
+                packet::loss::measure(effort, &mut report)?;
+            }
             Part::Programming => {
                 program::measure(effort, &mut report)?;
                 stale::measure(&mut report)?;

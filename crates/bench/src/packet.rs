@@ -5,8 +5,9 @@
 //! back costs is taken off. Rounds of all rows and all service counts take turns.
 
 mod cases;
+pub(crate) mod loss;
 
-use std::{net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, ensure};
 use aya::{
@@ -35,8 +36,7 @@ const NEW: u32 = 3_000;
 
 /// Addresses whose identity is known where flows are told of.
 const ADDRESSES: u32 = 10_000;
-/// As by default.
-const TOLD: Telling = Telling::Flows { every: Duration::from_secs(5) };
+const TOLD: Telling = plane::BY_DEFAULT;
 
 /// Words of the bench programs' template: a packet's first 56 bytes, whether to vary it, and a count.
 const TEMPLATE_WORDS: usize = 16;

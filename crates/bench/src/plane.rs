@@ -1,6 +1,6 @@
 //! The planes under measurement, opened on a node of a topology and taken down with this value.
 
-use std::{fs, io::ErrorKind, path::PathBuf};
+use std::{fs, io::ErrorKind, path::PathBuf, time::Duration};
 
 use anyhow::Context as _;
 use dataplane::Dataplane;
@@ -67,6 +67,9 @@ pub(crate) fn open_with(
     };
     topology.node(node).run(|| EbpfDataplane::open(config))?.context("open the ebpf plane")
 }
+
+/// How much the agent has told of flows by default.
+pub(crate) const BY_DEFAULT: Telling = Telling::Flows { every: Duration::from_secs(5) };
 
 /// Opens a plane by its name.
 pub(crate) fn open(

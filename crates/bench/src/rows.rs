@@ -35,7 +35,7 @@ pub(crate) struct Report {
 }
 
 /// The numbers to beat, by row.
-const TARGETS: [(&str, Target); 18] = [
+const TARGETS: [(&str, Target); 21] = [
     ("pod-clusterip-est", Target::Under(75.0)),
     ("pod-clusterip-new", Target::Under(800.0)),
     ("deliver-policy-est", Target::Under(65.0)),
@@ -47,11 +47,14 @@ const TARGETS: [(&str, Target); 18] = [
     ("no-service-xdp", Target::Under(15.0)),
     ("conn-share-clusterip", Target::Over(0.97)),
     ("conn-share-vip", Target::Over(0.97)),
+    ("conn-share-observed", Target::Over(0.97)),
+    ("flow-loss-50k", Target::Under(1.0)),
     ("program-10k-ebpf", Target::Under(1_000.0)),
     ("program-10k-iptables", Target::Under(5_000.0)),
     ("update-10k-ebpf", Target::Under(5.0)),
     ("update-10k-iptables", Target::Under(400.0)),
     ("agent-rss-10k", Target::Under(80.0)),
+    ("agent-rss-flows", Target::Under(80.0)),
     ("map-memory-2pods", Target::Under(40.0)),
     // Flat: what a repeated measurement of the same thing scatters by.
     ("growth-10-10k", Target::Under(1.1)),

@@ -12,6 +12,7 @@ use std::{
 use model::{Family, FrontendAddress, Port, Protocol, ServicePort};
 
 use crate::{
+    few::Few,
     owner::Owner,
     problem::{ObjectRef, Problem},
     program,
@@ -30,15 +31,16 @@ pub(crate) struct Claim {
 /// All claims of all owners.
 #[derive(Debug, Default)]
 pub(crate) struct Claims {
-    by_owner: BTreeMap<Owner, BTreeSet<Claim>>,
+    by_owner: BTreeMap<Owner, Few<Claim, ()>>,
     /// Claimants in order of precedence; the first is the owner.
-    claimants: HashMap<Claim, BTreeSet<Owner>>,
+    claimants: HashMap<Claim, Few<Owner, ()>>,
 }
 
 impl Claims {
     /// Replaces what `owner` claims. Returns the others for whom a place, or who has it, changes by it.
     pub(crate) fn set(&mut self, owner: &Owner, claims: BTreeSet<Claim>) -> BTreeSet<Owner> {
         let before = self.by_owner.remove(owner).unwrap_or_default();
+        let before: BTreeSet<_> = before.keys().copied().collect();
         let mut touched = BTreeSet::new();
         for claim in before.difference(&claims) {
             touched.extend(self.release(owner, claim));
@@ -51,13 +53,17 @@ impl Claims {
             touched.extend(self.by_owner.keys().filter(|other| matches!(other, Owner::Pod { .. })).cloned());
         }
         if !claims.is_empty() {
-            self.by_owner.insert(owner.clone(), claims);
+            let mut kept = Few::default();
+            for claim in claims {
+                kept.insert(claim, ());
+            }
+            self.by_owner.insert(owner.clone(), kept);
         }
         touched
     }
 
     pub(crate) fn owner(&self, claim: &Claim) -> Option<&Owner> {
-        self.claimants.get(claim).and_then(BTreeSet::first)
+        self.claimants.get(claim)?.keys().next()
     }
 
     /// Where `owner` may serve the host port that it claims, at a node with these `addresses`: an address that someone
@@ -94,9 +100,9 @@ impl Claims {
     /// The others that claim the place, where `owner` owned it: one inherits, and the rest are in the way of that one.
     fn release(&mut self, owner: &Owner, claim: &Claim) -> BTreeSet<Owner> {
         let Some(claimants) = self.claimants.get_mut(claim) else { return BTreeSet::new() };
-        let owned = claimants.first() == Some(owner);
+        let owned = claimants.keys().next() == Some(owner);
         claimants.remove(owner);
-        let others = if owned { claimants.clone() } else { BTreeSet::new() };
+        let others = if owned { claimants.keys().cloned().collect() } else { BTreeSet::new() };
         if claimants.is_empty() {
             self.claimants.remove(claim);
         }
@@ -106,9 +112,9 @@ impl Claims {
     /// The others that claim the place, where `owner` comes before them: one loses it, and the rest are in another's way.
     fn take(&mut self, owner: &Owner, claim: Claim) -> BTreeSet<Owner> {
         let claimants = self.claimants.entry(claim).or_default();
-        let others = claimants.clone();
-        claimants.insert(owner.clone());
-        if claimants.first() == Some(owner) { others } else { BTreeSet::new() }
+        let others = claimants.keys().cloned().collect();
+        claimants.insert(owner.clone(), ());
+        if claimants.keys().next() == Some(owner) { others } else { BTreeSet::new() }
     }
 }
 

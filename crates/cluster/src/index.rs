@@ -22,6 +22,7 @@ use model::{
 use crate::{
     causes::Causes,
     claims::{self, Claim, Claims},
+    few::Few,
     host_port,
     identity::Identities,
     kinds::{KINDS, Key, Kind, key_of},
@@ -57,7 +58,7 @@ pub struct Settings {
 pub struct Index {
     pub(crate) settings: Settings,
     pub(crate) services: BTreeMap<ServiceName, Service>,
-    slices: BTreeMap<ServiceName, BTreeMap<String, Slice>>,
+    slices: BTreeMap<ServiceName, Few<String, Slice>>,
     /// Which Service each slice was last seen with: its label can change.
     pub(crate) slice_owners: BTreeMap<Key, ServiceName>,
     pub(crate) nodes: BTreeMap<String, Node>,
@@ -225,7 +226,7 @@ impl Index {
     fn compile_service(&self, name: &ServiceName) -> (Vec<ServicePort>, Vec<Problem>) {
         let zone = self.nodes.get(&self.settings.node).and_then(|node| node.zone.as_deref());
         let Some(service) = self.services.get(name) else { return Default::default() };
-        let slices = self.slices.get(name).into_iter().flat_map(BTreeMap::values);
+        let slices = self.slices.get(name).into_iter().flat_map(Few::values);
         let mut ports = program::compile(service, slices, zone);
         let drop_foreign = |port| claims::drop_foreign(&self.claims, service, port);
         let conflicts = ports.iter_mut().flat_map(drop_foreign).collect();

@@ -20,6 +20,7 @@ mod address;
 mod causes;
 mod choose;
 mod claims;
+mod few;
 mod host_port;
 mod identity;
 mod index;

@@ -2,10 +2,7 @@
 //!
 //! Never looks at endpoints or at other Services.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
-};
+use std::{collections::BTreeSet, net::IpAddr};
 
 use ipnet::IpNet;
 use k8s_openapi::api::core::v1 as core;
@@ -13,6 +10,7 @@ use model::{Family, Port, Protocol, ServiceName, TrafficPolicy};
 
 use crate::{
     address::{parse_cidr, parse_ip},
+    few::Few,
     problem::{ObjectRef, Problem, Report},
 };
 
@@ -26,7 +24,7 @@ const DEFAULT_AFFINITY_SECONDS: u32 = 10_800;
 pub(crate) struct Service {
     pub(crate) name: ServiceName,
     /// Only families that the Service has a cluster IP in.
-    pub(crate) families: BTreeMap<Family, Addresses>,
+    pub(crate) families: Few<Family, Addresses>,
     /// In the object's order; no two with the same name and protocol, or the same port and protocol.
     pub(crate) ports: Vec<ServicePort>,
     pub(crate) internal_policy: TrafficPolicy,
@@ -99,16 +97,15 @@ fn families(
     spec: &core::ServiceSpec,
     cluster_ips: &[(String, &str)],
     report: &mut Report,
-) -> BTreeMap<Family, Addresses> {
-    let mut families = BTreeMap::new();
+) -> Few<Family, Addresses> {
+    let mut families = Few::default();
     for (field, text) in cluster_ips {
         let Some(cluster_ip) = report.take(|| field.clone(), parse_ip(text)) else { continue };
-        families.entry(Family::of(cluster_ip)).or_insert_with(|| Addresses {
-            cluster_ip,
-            external_ips: vec![],
-            load_balancer_ips: vec![],
-            source_ranges: vec![],
-        });
+        let family = Family::of(cluster_ip);
+        if families.get(&family).is_none() {
+            let (external_ips, load_balancer_ips, source_ranges) = (vec![], vec![], vec![]);
+            families.insert(family, Addresses { cluster_ip, external_ips, load_balancer_ips, source_ranges });
+        }
     }
     for (i, text) in spec.external_ips.iter().flatten().enumerate() {
         let Some(ip) = report.take(|| format!("spec.externalIPs[{i}]"), parse_ip(text)) else { continue };
@@ -125,7 +122,7 @@ fn families(
 fn add_load_balancer(
     object: &core::Service,
     spec: &core::ServiceSpec,
-    families: &mut BTreeMap<Family, Addresses>,
+    families: &mut Few<Family, Addresses>,
     report: &mut Report,
 ) {
     let Some(ranges) = source_ranges(spec, report) else {

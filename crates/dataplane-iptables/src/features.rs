@@ -1,11 +1,14 @@
 //! What this kernel and its iptables can do, found by trying.
 
+use std::num::NonZeroU16;
+
 use dataplane::Feature;
-use model::Family;
+use model::{Family, told::Stop};
 
 use crate::{
     kernel::{Programs, Refusal, Rules as _, account, version},
     render::INVALID_DROPPED,
+    rule::Target,
 };
 
 /// Made and deleted within one transaction.
@@ -30,6 +33,15 @@ pub(crate) fn probe() -> Result<Probed, Refusal> {
         && try_rule("nat", &format!("-m nfacct --nfacct-name {INVALID_DROPPED} -j RETURN")).is_ok();
     let random_fully = try_rule("nat", "-j MASQUERADE --random-fully").is_ok();
     Ok(Probed { version, accounting, random_fully })
+}
+
+/// Tries a rule that logs: without it, no rule of a node that tells of flows would be accepted.
+///
+/// # Errors
+/// iptables or the kernel has no NFLOG.
+pub(crate) fn probe_log(group: NonZeroU16) -> Result<(), Refusal> {
+    let target = Target::Log { group, stop: Stop::Invalid };
+    try_rule("filter", &target.to_string())
 }
 
 /// All features, for display.

@@ -58,9 +58,12 @@ impl IptablesDataplane {
     /// Looks at what iptables and the kernel can do. Writes no rules yet.
     ///
     /// # Errors
-    /// There is no iptables, or this process may not use it.
+    /// There is no iptables, or this process may not use it; flows are wanted, and there is no NFLOG.
     pub fn open(config: Config) -> Result<Self, Error> {
         let probed = features::probe().map_err(|error| Error::new("use", "iptables", error))?;
+        if let Some(telling) = config.telling {
+            features::probe_log(telling.group).map_err(|error| Error::new("use", "NFLOG", error))?;
+        }
         Ok(Self {
             config,
             probed,

@@ -42,6 +42,18 @@ pub fn parse_all<M: Message + Name + Default>(text: &str) -> Result<Vec<M>, Pars
         .collect()
 }
 
+/// A message, without the fields that it does not have here.
+pub fn parse_lenient<M: Message + Name + Default>(text: &str) -> Result<M, ParseError> {
+    let failed = |source| ParseError { message: M::full_name(), source };
+    let options = DeserializeOptions::new().deny_unknown_fields(false);
+    let descriptor = DESCRIPTORS.get_message_by_name(&M::full_name()).expect("compiled into the pool");
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let message = DynamicMessage::deserialize_with_options(descriptor, &mut deserializer, &options)
+        .and_then(|message| deserializer.end().map(|()| message))
+        .map_err(failed)?;
+    message.transcode_to::<M>().map_err(|error| failed(serde::de::Error::custom(error)))
+}
+
 fn reflect<M: Message + Name>(message: &M) -> DynamicMessage {
     let descriptor = DESCRIPTORS.get_message_by_name(&M::full_name()).expect("compiled into the pool");
     DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice())

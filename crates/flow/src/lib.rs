@@ -34,6 +34,7 @@ pub mod directory;
 pub mod event;
 pub mod feed;
 pub mod filter;
+pub mod input;
 pub mod json;
 mod l7;
 pub mod mask;

@@ -92,6 +92,11 @@ impl PolicyMatch {
     const ALL: [Self; 7] =
         [Self::None, Self::L3Only, Self::L3L4, Self::L4Only, Self::All, Self::L3Proto, Self::ProtoOnly];
 
+    /// By `policy_match_type`; one that is not known is none.
+    pub fn of(number: u32) -> Self {
+        Self::ALL.into_iter().find(|kind| *kind as u32 == number).unwrap_or_default()
+    }
+
     /// As flows print it, by `policy_match_type`; a number without a name prints as itself.
     pub fn name(number: u32) -> String {
         let name = match Self::ALL.into_iter().find(|kind| *kind as u32 == number) {

@@ -1,6 +1,8 @@
 //! Events as Hubble's messages. Derived fields (summary, event type, the deprecated copies that old clients read) are
 //! made here and nowhere else. Never invents: what a flow does not know stays unset.
 
+mod read;
+
 use crate::{
     event::{Body, Endpoint, Ethernet, Event, Flow, Ip, L4, Names, Seen, Service, TcpFlags},
     names::{EventType, trace_sub_type},

@@ -31,7 +31,7 @@ pub enum Moment {
     Answered,
     /// The first FIN came, and from whom.
     Closing { from: Option<Side> },
-    /// The second FIN came; from whom is not told.
+    /// The second FIN came, or both at once; from whom is not told.
     Closed,
     /// A RST came; from whom is not told.
     Reset,

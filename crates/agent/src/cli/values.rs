@@ -8,6 +8,9 @@ use flow::ring::Capacity;
 use ipnet::IpNet;
 use model::NodePortAddresses;
 
+/// How long a new pod waits for its identity: those take milliseconds where the API server is there, and a runtime waits for minutes.
+pub(super) const IDENTITY_WITHIN: Duration = Duration::from_secs(2);
+
 /// A time as Go's flags spell it ("1h30m", "90s").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Period(pub(super) Duration);

@@ -235,3 +235,22 @@ fn an_identity_that_nobody_used_for_long_is_removed_and_one_that_is_needed_is_ke
     assert_eq!(in_kernel(&node, &prefix), Some(id));
     drop(pod);
 }
+
+#[test]
+fn a_pod_is_held_back_until_the_kernel_knows_it_and_not_for_long() {
+    let mut node = Node::without_agent();
+    node.config.identity_within = std::time::Duration::from_secs(20);
+    node.start_agent();
+    node.create_nodes();
+    let (_pod, prefix) = attach(&node, "web-1", &json!({"app": "web"}));
+    assert!(in_kernel(&node, &prefix).is_some_and(IdentityId::is_of_cluster), "known when ADD answers");
+
+    node.stop_agent();
+    node.config.identity_within = std::time::Duration::from_millis(100);
+    node.start_agent();
+    node.until("the agent is ready", async || node.client.cni_status().await.ok());
+    let nobody = Pod::new("nobody");
+    let added = node.wait(node.client.cni_add(&nobody.request)).expect("added all the same");
+    let known = in_kernel(&node, &added.addresses[0].address.to_string());
+    assert!(!known.is_some_and(IdentityId::is_of_cluster), "there is no Pod object");
+}

@@ -106,6 +106,7 @@ impl Node {
                 repair_every: Duration::from_secs(60),
             },
             fill_every: Duration::from_millis(20),
+            identity_within: Duration::ZERO,
             observer: Observer::default(),
         };
         Self {

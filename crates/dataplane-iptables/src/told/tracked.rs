@@ -3,6 +3,9 @@
 //! An update carries the protocol's state only where the packet changed it (`ctnetlink_conntrack_event`), so that the new state
 //! says what packet it was: the rows of `tcp_conntracks` (`nf_conntrack_proto_tcp.c`) by which a state is entered. States that
 //! only an ACK leads to are no moments.
+//!
+//! Events are gathered per flow and read the state when they are sent (`nf_ct_deliver_cached_events`): of two packets that change
+//! a flow at once on two CPUs, as FINs that cross, one may be told of as the other, or not at all.
 
 use model::told::{Moment, Side, Tracked, Traffic, Transport};
 

@@ -5,10 +5,14 @@ use dataplane::Unseen;
 use crate::kernel::sysctl;
 
 /// By nature, in the order of what is missed most.
-const ALWAYS: [(&str, &str); 9] = [
+const ALWAYS: [(&str, &str); 10] = [
     (
         "packets between a flow's first, its first answer, its FINs or RST and its end",
         "connection tracking tells of changes of state only; long flows are not told of while they last",
+    ),
+    (
+        "one of two packets that change a flow at once, as FINs that cross",
+        "connection tracking tells of both as one, or of the second twice",
     ),
     ("verdicts of what got through", "no rule gives one: FORWARDED is never said"),
     ("which side closed second, or sent a RST", "the state of a TCP flow does not tell"),

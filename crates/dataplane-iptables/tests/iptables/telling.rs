@@ -174,6 +174,35 @@ fn a_tcp_flow_is_told_from_its_first_packet_to_its_end() {
     });
 }
 
+/// Refused by the backend itself, and torn down by the client.
+#[test]
+fn resets_are_told_before_and_after_an_answer() {
+    on_a_node_with("tell-rst", telling(), |plane| {
+        let node = both_families();
+        let services = PLACES.map(|place| place.service(Protocol::Tcp, &[place.backend]));
+        apply(plane, &snapshot(node, services));
+        let mut telling = open(plane);
+        for place in &PLACES {
+            assert_eq!(ask(place.web).expect_err("refused").kind(), ErrorKind::ConnectionRefused);
+            let refused = Moment::Ended { refused: true };
+            let all = hear(&mut telling, |all| moments(all, place.web).contains(&refused));
+            assert_eq!(moments(&all, place.web), [Moment::Began { syn: true }, refused]);
+            let _listens = std::net::TcpListener::bind(place.backend).expect("bind");
+            let stream = std::net::TcpStream::connect(place.web).expect("connect");
+            let at_once = libc::linger { l_onoff: 1, l_linger: 0 };
+            nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &at_once)
+                .expect("linger");
+            drop(stream);
+            let all = hear(&mut telling, |all| moments(all, place.web).contains(&Moment::Reset));
+            assert_eq!(
+                moments(&all, place.web),
+                [Moment::Began { syn: true }, Moment::Answered, Moment::Reset]
+            );
+        }
+        plane.clean_up().expect("clean up");
+    });
+}
+
 #[test]
 fn a_udp_flow_begins_is_answered_once_and_ends() {
     on_a_node_with("tell-udp", telling(), |plane| {

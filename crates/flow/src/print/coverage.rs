@@ -39,6 +39,15 @@ impl Coverage {
             ),
             None => "seen: unknown, the server does not answer".to_owned(),
         };
+        self.with(&seen)
+    }
+
+    /// Of answers that were read from so many lines.
+    pub fn of_lines(&self, lines: u64, unreadable: u64) -> String {
+        self.with(&format!("of {lines} lines, {unreadable} of which could not be read"))
+    }
+
+    fn with(&self, seen: &str) -> String {
         let total = self.lost.values().fold(0_u64, |all, lost| all.saturating_add(*lost));
         let places: Vec<String> =
             self.lost.iter().map(|(place, lost)| format!("{lost} {}", at(place))).collect();

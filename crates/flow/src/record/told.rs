@@ -136,7 +136,10 @@ impl Step {
     fn of(tracked: &Tracked) -> Self {
         let step = |flags, is_reply, reason| Self { flags, is_reply, reason, end: None };
         let none = TcpFlags::default();
+        let is_tcp = matches!(tracked.original.transport, Transport::Tcp { .. });
         match tracked.moment {
+            // Which end began it was before anyone looked.
+            Moment::Began { syn: false } if is_tcp => step(none, None, TraceReason::Established),
             Moment::Began { syn } => {
                 step(if syn { TcpFlags::SYN } else { none }, Some(false), TraceReason::New)
             }

@@ -68,6 +68,8 @@ fn spawn(shared: &Shared, namespace: &NetNs) -> io::Result<Child> {
     for node in &state.topology.nodes {
         command.args(["--peer-service", &node.observer_address().to_string()]);
     }
+    // Everything is on this machine: whoever watches an agent come back need not wait for long.
+    command.args(["--retry-timeout", "2s"]);
     command.arg("--tls-cert").arg(paths.certificate(ROLE));
     command.arg("--tls-key").arg(paths.key(ROLE));
     command.arg("--tls-ca").arg(paths.authority());

@@ -1,7 +1,7 @@
 //! `twinplane relay`: the flows of all nodes in one place, as Hubble's relay serves them. Arguments and signals; the rest is
 //! `observer`'s.
 
-use std::{future::pending, path::PathBuf, process::ExitCode, sync::Arc};
+use std::{future::pending, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 
 use agent::cli::{Bind, SocketPath};
 use anyhow::Context as _;
@@ -48,6 +48,9 @@ pub(crate) struct Args {
     /// Authority whose certificates clients and nodes have to show
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_ca: Option<PathBuf>,
+    /// The longest wait before a node or peer service that cannot be reached is tried again, as 30s or 500ms
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = lab::cli::duration)]
+    retry_timeout: Duration,
     /// Loopback address that /metrics is served on; "none" for nowhere
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9966")]
     metrics_bind: Bind,
@@ -153,7 +156,7 @@ impl Args {
             },
             peer_services: self.peer_services.iter().map(service).collect(),
             certificates,
-            retry: Retry::default(),
+            retry: Retry { longest: self.retry_timeout, ..Retry::default() },
         }
     }
 }

@@ -66,8 +66,8 @@ impl Server {
         let server_name = wants_tls.then(|| name.to_owned());
         let target = connect::Target { address: address.clone(), server_name };
         let channel = connect(&target, certificates.as_ref()).await.context(
-            "reach a server of flows\n\nis an ebpf agent running here? ask a lab's relay with --lab NAME, another agent with \
-             --socket PATH, another server with --server ADDRESS",
+            "reach a server of flows\n\nis an ebpf agent running here, or an iptables agent with --flows on? ask a lab's \
+             relay with --lab NAME, another agent with --socket PATH, another server with --server ADDRESS",
         )?;
         Ok((channel, address))
     }

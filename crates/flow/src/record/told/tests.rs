@@ -116,7 +116,9 @@ fn an_answer_comes_from_the_backend() {
 fn flags_and_direction_are_those_that_the_moment_tells() {
     let (fin, rst) = (TcpFlags::FIN, TcpFlags::RST);
     for (moment, flags, is_reply) in [
-        (Moment::Began { syn: false }, TcpFlags::default(), Some(false)),
+        (Moment::Began { syn: true }, TcpFlags::SYN, Some(false)),
+        // Began before it was tracked.
+        (Moment::Began { syn: false }, TcpFlags::default(), None),
         (Moment::Closing { from: Some(Side::Client) }, fin, Some(false)),
         (Moment::Closing { from: Some(Side::Server) }, fin, Some(true)),
         (Moment::Closing { from: None }, fin, None),
@@ -183,6 +185,7 @@ fn other_protocols_have_what_they_have() {
     assert_eq!((answered.l4, answered.destination.identity), (L4::IcmpV4 { kind: 0, code: 0 }, 1));
     let udp = Transport::Udp { source: 5000, destination: 53 };
     let back = Transport::Udp { source: 53, destination: 5000 };
+    assert_eq!(between(udp, back, Moment::Began { syn: false }).is_reply, Some(false));
     assert_eq!(between(udp, back, Moment::Answered).l4, L4::Udp { source: 53, destination: 5000 });
     let unknown = Transport::Other(47);
     assert_eq!(between(unknown, unknown, Moment::Began { syn: false }).l4, L4::Unknown);

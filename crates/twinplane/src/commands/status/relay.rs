@@ -52,7 +52,7 @@ struct NodeReport {
     lost: Option<u64>,
 }
 
-/// Exit 0 where every node is connected, 1 where one is not.
+/// Exit 0 where every node is connected, 1 where one is not, or none is known.
 ///
 /// # Errors
 /// The relay cannot be asked, or the server is none.
@@ -63,7 +63,9 @@ pub(super) fn run(server: &Server, output: Output) -> anyhow::Result<ExitCode> {
         ask(address, channel).await
     })?;
     output.write(&report, table)?;
-    let fine = report.unavailable == 0 && report.nodes.iter().all(|node| node.seen.is_some());
+    let fine = report.connected > 0
+        && report.unavailable == 0
+        && report.nodes.iter().all(|node| node.seen.is_some());
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

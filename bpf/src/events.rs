@@ -87,7 +87,9 @@ pub fn offer<F: Identities, H: Hook>(ctx: Context) {
         event.flags = role;
         event.tcp_flags = scratch.headers.flags;
         describe::<F>(event, &scratch.key, flow.as_deref());
-        if flow.is_none() && matches!(scratch.reason, Reason::DroppedPolicyEgress | Reason::DroppedPolicyIngress) {
+        if flow.is_none()
+            && matches!(scratch.reason, Reason::DroppedPolicyEgress | Reason::DroppedPolicyIngress)
+        {
             describe_denied::<F>(event, &scratch.key, &scratch.asked);
         }
         event.flags |= if scratch.noted & AUDITED != 0 { event_flags::AUDITED } else { 0 };

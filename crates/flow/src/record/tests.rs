@@ -189,8 +189,9 @@ fn a_policys_drop_is_of_the_pod_that_it_isolates_and_names_the_policy() {
         revision: 9,
         ..record()
     };
-    let event = decoder().decode(&dropped, &directory, BOOT).expect("known");
-    let flow = event.flow().expect("a flow");
+    let mut events = vec![];
+    decoder().decode(&dropped, &directory, BOOT, &mut events).expect("known");
+    let flow = events[0].flow().expect("a flow");
     assert_eq!((flow.verdict, &flow.seen), (Verdict::Dropped, &Seen::Drop(DropReason::PolicyDenied)));
     assert_eq!(
         (flow.source.identity, flow.destination.identity),
@@ -205,8 +206,8 @@ fn a_policys_drop_is_of_the_pod_that_it_isolates_and_names_the_policy() {
     );
 
     let passed = abi::Event { flags: dropped.flags | event_flags::AUDITED, rule: 7, ..record() };
-    let event = decoder().decode(&passed, &directory, BOOT).expect("known");
-    let flow = event.flow().expect("a flow");
+    decoder().decode(&passed, &directory, BOOT, &mut events).expect("known");
+    let flow = events[1].flow().expect("a flow");
     assert_eq!(flow.verdict, Verdict::Audit);
     assert_eq!(flow.rules.as_ref().expect("rules").ingress_denied.len(), 1);
 }

@@ -26,11 +26,11 @@ use crate::{
     slow::step,
 };
 
-/// Of a pod's two ends, or of the lists, the rows that are taken by default.
+/// Rows: user space may ask for others. Buckets cost 16 bytes a row, whether there is one or not (`htab_map_alloc`).
 pub const LIST_ROWS: usize = 16_384;
-pub const PEER_ROWS: usize = 524_288;
+pub const PEER_ROWS: usize = 131_072;
 pub const PORT_ROWS: usize = 65_536;
-pub const RULE_ROWS: usize = 65_536;
+pub const RULE_ROWS: usize = 16_384;
 
 #[btf_map]
 static POLICIES: HashMap<u32, PolicyRow, { 4 * ENDPOINT_ROWS }, GROWS> = HashMap::new();

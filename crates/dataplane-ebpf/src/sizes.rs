@@ -37,7 +37,7 @@ impl Default for Sizes {
             affinity: 16_384,
             lookups: 262_144,
             identities: 524_288,
-            policy_peers: 524_288,
+            policy_peers: 131_072,
             policy_ports: 65_536,
             policy_prefixes: 65_536,
         }

@@ -185,7 +185,8 @@ fn the_kernel_decides_as_the_table_does() {
             let mut new = snapshot(bench, vec![], table.0.clone());
             new.addresses.clone_from(&world.addresses);
             // Numbers keep their meaning.
-            renumber(&mut new.policy, round);
+            // The tables are both families', and what the other one had is still there.
+            renumber(&mut new.policy, if bench.plan.pod.is_ipv4() { round } else { TABLES + round });
             let changed =
                 if old == model::Snapshot::default() { Changed::all(&new) } else { new.changed_since(&old) };
             let applied = bench.plane.apply(&new, &changed).expect("apply");

@@ -32,7 +32,7 @@ pub struct PlaneConfig {
     pub events: Telling,
     /// What flows are told of with; `None`: none is; iptables only.
     pub telling: Option<TellingConfig>,
-    /// Enforce network policies; ebpf only.
+    /// Enforce network policies.
     pub network_policy: bool,
 }
 
@@ -133,17 +133,17 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
             });
             Ok(Opened { plane: Box::new(plane), events: events.map(Source::Ring), policies })
         }
-        Plane::Iptables if config.network_policy => {
-            Err(unsupported("it does not enforce network policies\n\nleave out --network-policy on".into()))
-        }
         Plane::Iptables => {
             let config = dataplane_iptables::Config {
                 telling: config.telling,
+                policy: config.network_policy,
                 ..dataplane_iptables::Config::default()
             };
+            // Nothing in the kernel has these numbers: chains and sets are named by what they hold.
+            let policies = config.policy.then(FirstNumbers::default);
             let plane = IptablesDataplane::open(config).map_err(|error| unsupported(error.into()))?;
             let events = plane.telling().map_err(|error| unsupported(error.into()))?.map(Source::Kernel);
-            Ok(Opened { plane: Box::new(plane), events, policies: None })
+            Ok(Opened { plane: Box::new(plane), events, policies })
         }
     }
 }

@@ -11,6 +11,7 @@
 //! Invariant: everything that touches the kernel is below `kernel`; all else is pure and runs on a fake.
 
 mod counts;
+mod enforcement;
 mod family;
 mod features;
 mod flows;
@@ -18,6 +19,7 @@ mod kernel;
 pub mod names;
 pub mod parse;
 mod plane;
+mod policy;
 pub mod render;
 mod rows;
 pub mod rule;

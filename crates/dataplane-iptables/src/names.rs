@@ -42,6 +42,13 @@ pub const HOST_PORTS: &str = "KUBE-HOSTPORTS";
 /// Chains that kube-proxy does not have; each is there only while something leads to it.
 const ADDED: [&str; 2] = [OUTSIDE, HOST_PORTS];
 
+/// What is to be asked of policies, in the mangle table: every packet to or from a pod comes here.
+pub const POLICY: &str = "TWINPLANE-POLICY";
+/// Stops packets of flows that policies have denied since they were opened.
+pub const POLICY_HELD: &str = "TWINPLANE-HELD";
+/// Begins the names of chains that say what policies say, each named by its contents.
+pub const POLICY_LIST: &str = "TP-POL-";
+
 const PER_SERVICE: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-HP-"];
 
 /// The name of a chain. At most 28 bytes in the kernel (`XT_EXTENSION_MAXNAMELEN`).
@@ -136,7 +143,7 @@ fn hashed_name(id: &ServicePortId) -> String {
 }
 
 /// The first 16 characters of base32 (RFC 4648) over SHA-256.
-fn hash(text: &str) -> String {
+pub(crate) fn hash(text: &str) -> String {
     const ALPHABET: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
     let digest = Sha256::digest(text.as_bytes());
     // Ten bytes are sixteen groups of five bits.

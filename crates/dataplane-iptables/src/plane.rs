@@ -6,9 +6,12 @@ use std::{
 };
 
 use dataplane::{Applied, Connection, Dataplane, Error, Key, MapFill, PlaneStatus, ServiceRow};
-use model::{Changed, Family, Masquerade, NodeConfig, Plane, ServicePortId, Snapshot, oracle::Packet};
+use model::{
+    Changed, Family, Masquerade, NodeConfig, Plane, ServicePortId, Snapshot, oracle::Packet, policy::RuleId,
+};
 
 use crate::{
+    enforcement::{self, Enforcement},
     family::FamilyRules,
     features::{self, Probed},
     flows::UdpFlows,
@@ -31,11 +34,13 @@ pub struct Config {
     pub localhost_node_ports: bool,
     /// Flows are told of, and rules log what they stop; `None`: no rule differs from kube-proxy's.
     pub telling: Option<TellingConfig>,
+    /// Network policies are enforced.
+    pub policy: bool,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { masquerade_all: false, localhost_node_ports: true, telling: None }
+        Self { masquerade_all: false, localhost_node_ports: true, telling: None, policy: false }
     }
 }
 
@@ -50,6 +55,7 @@ pub struct IptablesDataplane {
     /// Of the snapshot programmed last.
     node: NodeConfig,
     udp_flows: UdpFlows,
+    policies: Enforcement,
     /// `route_localnet` was off before this turned it on.
     set_route_localnet: bool,
 }
@@ -58,11 +64,15 @@ impl IptablesDataplane {
     /// Looks at what iptables and the kernel can do. Writes no rules yet.
     ///
     /// # Errors
-    /// There is no iptables, or this process may not use it; flows are wanted, and there is no NFLOG.
+    /// There is no iptables, or this process may not use it; flows are wanted, and there is no NFLOG; policies are, and there is no
+    /// ipset.
     pub fn open(config: Config) -> Result<Self, Error> {
         let probed = features::probe().map_err(|error| Error::new("use", "iptables", error))?;
         if let Some(telling) = config.telling {
             features::probe_log(telling.group).map_err(|error| Error::new("use", "NFLOG", error))?;
+        }
+        if config.policy {
+            enforcement::probe()?;
         }
         Ok(Self {
             config,
@@ -70,6 +80,7 @@ impl IptablesDataplane {
             families: BTreeMap::new(),
             node: NodeConfig::default(),
             udp_flows: UdpFlows::default(),
+            policies: Enforcement::default(),
             set_route_localnet: false,
         })
     }
@@ -164,6 +175,27 @@ impl IptablesDataplane {
         self.udp_flows.forget(&families, snapshot, changed);
     }
 
+    fn enforce(&mut self, snapshot: &Snapshot, changed: &Changed) -> BTreeMap<Key, Error> {
+        if !self.config.policy {
+            self.policies.leave();
+            return BTreeMap::new();
+        }
+        let families = self.families.keys().copied();
+        self.policies.apply(families, self.config.telling.map(|telling| telling.group), snapshot, changed)
+    }
+
+    fn repair_policies(&mut self, snapshot: &Snapshot) -> Result<Vec<String>, Error> {
+        if self.config.policy { self.policies.repair(snapshot) } else { Ok(vec![]) }
+    }
+
+    /// Packets and bytes that each rule of a policy has decided about since it was written: those that opened flows, or were denied.
+    ///
+    /// # Errors
+    /// The rules cannot be read.
+    pub fn rule_counts(&self) -> Result<BTreeMap<RuleId, (u64, u64)>, Error> {
+        self.policies.counts()
+    }
+
     fn enable_route_localnet(&mut self) {
         if sysctl::read(sysctl::ROUTE_LOCALNET).is_ok_and(|value| value == 0) {
             match sysctl::write(sysctl::ROUTE_LOCALNET, 1) {
@@ -183,7 +215,8 @@ impl Dataplane for IptablesDataplane {
 
     fn apply(&mut self, snapshot: &Snapshot, changed: &Changed) -> Result<Applied, Error> {
         self.prepare(&snapshot.node);
-        let mut applied = Applied::default();
+        // Who may talk to whom before where there is somebody.
+        let mut applied = Applied { failed: self.enforce(snapshot, changed), ..Applied::default() };
         for id in changed.services.iter().filter(|id| snapshot.services.contains_key(*id)) {
             if !self.families.contains_key(&id.family) {
                 let error =
@@ -219,7 +252,7 @@ impl Dataplane for IptablesDataplane {
     fn repair(&mut self, snapshot: &Snapshot) -> Result<Vec<String>, Error> {
         self.prepare(&snapshot.node);
         self.forget_stale_flows(snapshot, &Changed::default());
-        let mut repaired = Vec::new();
+        let mut repaired = self.repair_policies(snapshot)?;
         for (family, rules) in &mut self.families {
             let (_, differences) =
                 rules.converge(snapshot).map_err(|error| cannot("repair", *family, error))?;
@@ -267,7 +300,7 @@ impl Dataplane for IptablesDataplane {
     }
 
     fn clean_up(&mut self) -> Result<(), Error> {
-        let mut problems = Vec::new();
+        let mut problems = self.policies.clean_up();
         for family in Family::ALL {
             // Without the family's programs nothing can have been put there.
             if !self.families.contains_key(&family) && version(family).is_err() {
@@ -299,7 +332,7 @@ impl Dataplane for IptablesDataplane {
     }
 }
 
-fn cannot(operation: &'static str, family: Family, error: Refusal) -> Error {
+pub(crate) fn cannot(operation: &'static str, family: Family, error: Refusal) -> Error {
     let object = match family {
         Family::V4 => "IPv4 rules",
         Family::V6 => "IPv6 rules",

@@ -303,7 +303,7 @@ impl fmt::Display for Target {
 }
 
 /// Text as `iptables-save` quotes it (`xtables_save_string`).
-struct Quoted<'a>(&'a str);
+pub(crate) struct Quoted<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -110,11 +110,19 @@ pub enum Stop {
     Invalid,
     /// From outside to 127.0.0.0/8.
     MartianLoopback,
+    /// A network policy denies it.
+    Policy,
 }
 
 impl Stop {
-    pub const ALL: [Self; 5] =
-        [Self::NoEndpoints, Self::NoLocalEndpoints, Self::SourceRange, Self::Invalid, Self::MartianLoopback];
+    pub const ALL: [Self; 6] = [
+        Self::NoEndpoints,
+        Self::NoLocalEndpoints,
+        Self::SourceRange,
+        Self::Invalid,
+        Self::MartianLoopback,
+        Self::Policy,
+    ];
 
     /// The word for it in counters and logs.
     pub const fn name(self) -> &'static str {
@@ -124,6 +132,7 @@ impl Stop {
             Self::SourceRange => "dropped_source_range",
             Self::Invalid => "dropped_invalid",
             Self::MartianLoopback => "dropped_martian_loopback",
+            Self::Policy => "dropped_policy",
         }
     }
 

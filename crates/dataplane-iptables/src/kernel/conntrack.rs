@@ -2,12 +2,13 @@
 
 use std::{io, net::SocketAddr};
 
-use model::{Family, Protocol};
+use model::{Family, Protocol, told::Tuple};
 
 use super::netlink::{ACK, DUMP, Dump, NESTED, Netfilter, Request, attribute, attributes, find, number};
 use crate::told::tuple;
 
-/// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_{GET,DELETE,GET_STATS_CPU}`.
+/// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_{NEW,GET,DELETE,GET_STATS_CPU}`.
+const CHANGE: u16 = 1 << 8;
 const GET: u16 = 1 << 8 | 1;
 const DELETE: u16 = 1 << 8 | 2;
 const GET_STATISTICS: u16 = 1 << 8 | 4;
@@ -17,10 +18,12 @@ const ORIGINAL: u16 = 1;
 const REPLY: u16 = 2;
 const PROTOCOL_INFO: u16 = 4;
 const TIMEOUT: u16 = 7;
+const MARK: u16 = 8;
 const COUNTERS_ORIGINAL: u16 = 9;
 const COUNTERS_REPLY: u16 = 10;
 const ID: u16 = 12;
 const ZONE: u16 = 18;
+const MARK_MASK: u16 = 21;
 /// `CTA_PROTOINFO_TCP` and `CTA_PROTOINFO_TCP_STATE`.
 const TCP_INFO: u16 = 1;
 const TCP_STATE: u16 = 1;
@@ -77,6 +80,63 @@ pub(crate) fn entries(family: Family, limit: usize, want: impl Fn(&Entry) -> boo
         })?;
         Ok((found, dump))
     })
+}
+
+/// A flow of any protocol, with its mark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Marked {
+    /// As the client sent.
+    pub original: Tuple,
+    /// As the answer is sent.
+    pub reply: Tuple,
+    pub mark: u32,
+    key: Vec<u8>,
+}
+
+/// The flows that `want` accepts, by one dump of the table.
+///
+/// # Errors
+/// The kernel has no connection tracking, or refuses.
+pub(crate) fn marked(
+    family: Family,
+    want: impl Fn(&Tuple, &Tuple, u32) -> bool,
+) -> io::Result<Vec<Marked>> {
+    until_whole(|| {
+        let mut found = Vec::new();
+        let request =
+            Request { kind: GET, flags: DUMP, family: address_family(family), ..Request::default() };
+        let dump = Netfilter::open()?.request(request, &[], |answer| {
+            let tuples = || Some((tuple::read(find(answer, ORIGINAL)?)?, tuple::read(find(answer, REPLY)?)?));
+            if let Some((original, reply)) = tuples() {
+                let mark = find(answer, MARK).map_or(0, number) as u32;
+                if want(&original, &reply, mark) {
+                    found.push(Marked { original, reply, mark, key: key(answer) });
+                }
+            }
+            true
+        })?;
+        Ok((found, dump))
+    })
+}
+
+/// Sets the bits of `mask` in the mark of each flow that is there still to those of `value`; returns how many there were.
+///
+/// # Errors
+/// The kernel's refusal; flows before it are marked.
+pub(crate) fn mark(family: Family, flows: &[Marked], value: u32, mask: u32) -> io::Result<usize> {
+    let mut netfilter = Netfilter::open()?;
+    let mark = [attribute(MARK, &value.to_be_bytes()), attribute(MARK_MASK, &mask.to_be_bytes())].concat();
+    let mut marked = 0;
+    for flow in flows {
+        let request =
+            Request { kind: CHANGE, flags: ACK, family: address_family(family), ..Request::default() };
+        match netfilter.request(request, &[&flow.key[..], &mark].concat(), |_| true) {
+            Ok(_) => marked += 1,
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(marked)
 }
 
 /// Starts a dump over while the table changes under it; what the last attempt saw is used all the same.

@@ -4,6 +4,7 @@
 
 pub(crate) mod account;
 pub(crate) mod conntrack;
+pub(crate) mod ipset;
 pub(crate) mod listen;
 pub(crate) mod netlink;
 mod program;

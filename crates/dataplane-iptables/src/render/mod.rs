@@ -185,9 +185,11 @@ impl<'a> Renderer<'a> {
         });
         let target = match stop {
             Stop::NoEndpoints => Target::Reject,
-            Stop::NoLocalEndpoints | Stop::SourceRange | Stop::Invalid | Stop::MartianLoopback => {
-                Target::Drop
-            }
+            Stop::NoLocalEndpoints
+            | Stop::SourceRange
+            | Stop::Invalid
+            | Stop::MartianLoopback
+            | Stop::Policy => Target::Drop,
         };
         log.into_iter().chain([rule.then(target)])
     }

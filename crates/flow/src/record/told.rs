@@ -189,6 +189,7 @@ fn drop_reason(stop: Stop) -> DropReason {
         Stop::SourceRange => DropReason::DeniedByLbSrcRangeCheck,
         Stop::Invalid => DropReason::UnknownConnectionTrackingState,
         Stop::MartianLoopback => DropReason::InvalidSourceIp,
+        Stop::Policy => DropReason::PolicyDenied,
     }
 }
 

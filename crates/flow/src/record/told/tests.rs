@@ -213,6 +213,7 @@ fn what_a_rule_stopped_is_dropped_for_its_reason() {
         (Stop::SourceRange, DropReason::DeniedByLbSrcRangeCheck),
         (Stop::Invalid, DropReason::UnknownConnectionTrackingState),
         (Stop::MartianLoopback, DropReason::InvalidSourceIp),
+        (Stop::Policy, DropReason::PolicyDenied),
     ] {
         let asked = tuple("10.20.0.2", "10.24.0.9", tcp(40_000, 80));
         let stopped = Stopped { why, tuple: Some(asked), tcp_flags: 2, device: Some(3) };

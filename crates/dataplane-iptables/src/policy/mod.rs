@@ -1,0 +1,239 @@
+//! Who may talk to whom, in this plane: chains in the mangle table, sets of addresses, marks of tracked flows.
+//!
+//! ```text
+//! Snapshot ── render ──► chains, sets ── write what differs ──► ipset restore, iptables-restore, ipset restore
+//!     └────── flows ───► which tracked flows are denied now ──► their connection marks
+//! ```
+//! One change is one transaction of rules: members of sets come before it and go after it, so that what the old and the new
+//! table allow is never stopped. Flows are judged again once the new rules are there.
+//!
+//! Never decides: that is [`model::PolicyTable::decide`].
+
+pub(crate) mod flows;
+mod render;
+pub(crate) mod sets;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    num::NonZeroU16,
+};
+
+use model::{Family, Snapshot, policy::RuleId};
+
+use self::{
+    flows::{DENIED, Judge},
+    render::{Line, Rendered},
+    sets::{Members, SetName},
+};
+use crate::{
+    kernel::{Refusal, Rules, conntrack, ipset::Sets},
+    names::{self, ChainName},
+    parse::Saved,
+    ruleset::Table,
+};
+
+/// The policies of one family in one namespace.
+#[derive(Debug)]
+pub(crate) struct Policies<R, S> {
+    family: Family,
+    rules: R,
+    sets: S,
+    log: Option<NonZeroU16>,
+    /// What the kernel has; `None`: not known, as after a start or a refusal.
+    known: Option<Known>,
+    /// Flows have not been judged by what is written.
+    unjudged: bool,
+}
+
+/// What was found in the kernel, or written to it.
+#[derive(Debug, Default)]
+struct Known {
+    /// With the number of their rules.
+    lists: BTreeMap<ChainName, usize>,
+    /// `None`: not as anything was rendered.
+    fixed: Option<(Vec<Line>, Vec<Line>)>,
+    jumps: BTreeSet<&'static str>,
+    sets: BTreeMap<SetName, Members>,
+    /// By rules that are there.
+    used: BTreeSet<SetName>,
+    /// What is written, for its counters.
+    written: BTreeMap<ChainName, Vec<Line>>,
+}
+
+impl<R: Rules, S: Sets> Policies<R, S> {
+    pub(crate) fn new(family: Family, rules: R, sets: S, log: Option<NonZeroU16>) -> Self {
+        Self { family, rules, sets, log, known: None, unjudged: true }
+    }
+
+    /// Writes what differs from what is known to be there; says whether that was anything.
+    ///
+    /// # Errors
+    /// The kernel's refusal: no rule differs from before, or all are as they are to be and something of before is left over.
+    pub(crate) fn apply(&mut self, snapshot: &Snapshot) -> Result<bool, Refusal> {
+        let known = match self.known.take() {
+            Some(known) => known,
+            None => self.observe()?,
+        };
+        let mut wanted = render::render(snapshot, self.family, self.log);
+        if snapshot.addresses.is_empty() {
+            // Nothing is known of addresses yet, which is no reason to forget whose they were.
+            for (name, members) in wanted.sets.iter_mut().filter(|(name, _)| name.is_of_addresses()) {
+                if let Some(old) = known.sets.get(name) {
+                    members.clone_from(old);
+                }
+            }
+        }
+        let (next, changed) = self.write(known, wanted)?;
+        self.known = Some(next);
+        self.unjudged |= changed;
+        Ok(changed)
+    }
+
+    fn write(&mut self, known: Known, wanted: Rendered) -> Result<(Known, bool), Refusal> {
+        let additions = sets::additions(&known.sets, &wanted.sets, self.family);
+        if !additions.is_empty() {
+            self.sets.restore(&additions)?;
+        }
+        let rules = text::transaction(&known, &wanted);
+        if let Some(text) = &rules {
+            self.rules.restore(text)?;
+        }
+        let removals = sets::removals(&known.sets, &wanted.sets);
+        if !removals.is_empty() {
+            self.sets.restore(&removals)?;
+        }
+        let changed = rules.is_some() || !additions.is_empty() || !removals.is_empty();
+        let mut next = Known {
+            lists: wanted.lists.iter().map(|(name, lines)| (name.clone(), lines.len())).collect(),
+            fixed: Some((wanted.entry, wanted.held)),
+            jumps: text::JUMPS.iter().map(|(from, _)| *from).collect(),
+            used: wanted.sets.keys().cloned().collect(),
+            sets: wanted.sets,
+            written: wanted.lists,
+        };
+        self.destroy(known, &mut next);
+        Ok((next, changed))
+    }
+
+    /// Removes sets that no rule needs. The kernel lets go of those that rules needed until now a moment later
+    /// (`nf_tables_commit_release`): they go with the next change.
+    fn destroy(&mut self, known: Known, next: &mut Known) {
+        let idle = known.sets.into_iter().filter(|(name, _)| !next.used.contains(name));
+        let (waiting, due): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            idle.partition(|(name, _)| known.used.contains(name));
+        next.sets.extend(waiting);
+        if due.is_empty() {
+            return;
+        }
+        if let Err(error) = self.sets.restore(&sets::destruction(&due.keys().cloned().collect())) {
+            tracing::debug!(%error, "cannot remove sets yet");
+            next.sets.extend(due);
+        }
+    }
+
+    /// What a former agent, or this one, left in the kernel.
+    fn observe(&self) -> Result<Known, Refusal> {
+        let saved = self.rules.save(Some(Table::Mangle))?;
+        let sets = self.sets.save()?;
+        let lists = text::lists(&saved).map(|(name, rules)| (name.clone(), rules.len())).collect();
+        // Whatever rules may need is left for the change after this one.
+        let used = sets.keys().cloned().collect();
+        Ok(Known { lists, fixed: None, jumps: text::jumps(&saved), sets, used, written: BTreeMap::new() })
+    }
+
+    /// Looks at what the kernel has, and writes it anew where that differs; returns what did.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub(crate) fn repair(&mut self, snapshot: &Snapshot) -> Result<Vec<String>, Refusal> {
+        let found = self.observe()?;
+        let mut differences = vec![];
+        if let Some(known) = self.known.take() {
+            if found.jumps != known.jumps {
+                differences.push("jumps to policies".to_owned());
+            }
+            if found.lists != known.lists {
+                differences.push("chains of policies".to_owned());
+            }
+            let missing = known.used.iter().filter(|name| found.sets.get(*name) != known.sets.get(*name));
+            differences.extend(missing.map(|name| format!("set {name}")));
+        }
+        if differences.is_empty() {
+            // Compared with the rendered state all the same: the entry chain is written in any case.
+            self.known = Some(found);
+        } else {
+            self.unjudged = true;
+            self.known = Some(Known { lists: BTreeMap::new(), ..found });
+        }
+        self.apply(snapshot)?;
+        Ok(differences)
+    }
+
+    /// Judges tracked flows by `snapshot`, where something changed since: marks those that are denied now, and takes the mark off
+    /// those that are not any more. Returns how many changed.
+    ///
+    /// # Errors
+    /// The kernel's refusal; the rest is for the next call.
+    pub(crate) fn judge(&mut self, snapshot: &Snapshot) -> io::Result<usize> {
+        if !self.unjudged || snapshot.addresses.is_empty() {
+            return Ok(0);
+        }
+        let judge = Judge::new(snapshot);
+        let moved = conntrack::marked(self.family, |original, reply, mark| {
+            judge.denies(original, reply) != (mark & DENIED != 0)
+        })?;
+        let (freed, held): (Vec<_>, Vec<_>) = moved.into_iter().partition(|flow| flow.mark & DENIED != 0);
+        let count = conntrack::mark(self.family, &held, DENIED, DENIED)?
+            + conntrack::mark(self.family, &freed, 0, DENIED)?;
+        self.unjudged = false;
+        Ok(count)
+    }
+
+    /// Packets and bytes by rule: those that opened flows, or were denied.
+    ///
+    /// # Errors
+    /// The rules cannot be read.
+    pub(crate) fn counts(&self) -> Result<BTreeMap<RuleId, (u64, u64)>, Refusal> {
+        let mut counts: BTreeMap<RuleId, (u64, u64)> = BTreeMap::new();
+        let Some(known) = &self.known else { return Ok(counts) };
+        let saved = self.rules.save(Some(Table::Mangle))?;
+        for (name, lines) in &known.written {
+            let rules = saved.chain(Table::Mangle, name.as_str()).unwrap_or_default();
+            for (line, rule) in lines.iter().zip(rules) {
+                if let Some(id) = line.rule {
+                    let (packets, bytes) = counts.entry(id).or_default();
+                    *packets += rule.packets;
+                    *bytes += rule.bytes;
+                }
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Removes everything, and lets every flow go.
+    ///
+    /// # Errors
+    /// The kernel's refusal; what came before it is gone.
+    pub(crate) fn clean_up(&mut self) -> Result<(), Refusal> {
+        self.known = None;
+        let saved = self.rules.save(Some(Table::Mangle))?;
+        if let Some(text) = text::removal(&saved) {
+            self.rules.restore(&text)?;
+        }
+        let held = conntrack::marked(self.family, |_, _, mark| mark & DENIED != 0);
+        if let Err(error) = held.and_then(|held| conntrack::mark(self.family, &held, 0, DENIED)) {
+            tracing::warn!(%error, "cannot take the marks off denied flows");
+        }
+        let left: BTreeSet<_> = self.sets.save()?.into_keys().collect();
+        if left.is_empty() { Ok(()) } else { self.sets.restore(&sets::destruction(&left)) }
+    }
+
+    /// Whether a former agent left something to [`Self::clean_up`].
+    pub(crate) fn is_there(saved: &Saved) -> bool {
+        !text::jumps(saved).is_empty() || saved.chain(Table::Mangle, names::POLICY).is_some()
+    }
+}

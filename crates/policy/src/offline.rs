@@ -78,6 +78,11 @@ impl Offline {
         self.compiler.table()
     }
 
+    /// Of every pod that policies may be about.
+    pub fn identities(&self) -> &BTreeMap<PodName, IdentityId> {
+        &self.identities
+    }
+
     /// What is wrong with the policies.
     pub fn problems(&self) -> &[Problem] {
         &self.problems

@@ -20,6 +20,8 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     num::NonZeroU16,
+    thread,
+    time::{Duration, Instant},
 };
 
 use model::{Family, Snapshot, policy::RuleId};
@@ -35,6 +37,9 @@ use crate::{
     parse::Saved,
     ruleset::Table,
 };
+
+/// How long the kernel may hold sets of rules that are gone.
+const LETS_GO: Duration = Duration::from_secs(2);
 
 /// The policies of one family in one namespace.
 #[derive(Debug)]
@@ -54,8 +59,10 @@ pub(crate) struct Policies<R, S> {
 struct Known {
     /// With the number of their rules.
     lists: BTreeMap<ChainName, usize>,
-    /// `None`: not as anything was rendered.
+    /// Entry and held; `None`: not as anything was rendered.
     fixed: Option<(Vec<Line>, Vec<Line>)>,
+    /// The number of their rules.
+    fixed_rules: [usize; 2],
     jumps: BTreeSet<&'static str>,
     sets: BTreeMap<SetName, Members>,
     /// By rules that are there.
@@ -109,6 +116,7 @@ impl<R: Rules, S: Sets> Policies<R, S> {
         let changed = rules.is_some() || !additions.is_empty() || !removals.is_empty();
         let mut next = Known {
             lists: wanted.lists.iter().map(|(name, lines)| (name.clone(), lines.len())).collect(),
+            fixed_rules: [wanted.entry.len(), wanted.held.len()],
             fixed: Some((wanted.entry, wanted.held)),
             jumps: text::JUMPS.iter().map(|(from, _)| *from).collect(),
             used: wanted.sets.keys().cloned().collect(),
@@ -142,7 +150,10 @@ impl<R: Rules, S: Sets> Policies<R, S> {
         let lists = text::lists(&saved).map(|(name, rules)| (name.clone(), rules.len())).collect();
         // Whatever rules may need is left for the change after this one.
         let used = sets.keys().cloned().collect();
-        Ok(Known { lists, fixed: None, jumps: text::jumps(&saved), sets, used, written: BTreeMap::new() })
+        let fixed_rules = [names::POLICY, names::POLICY_HELD]
+            .map(|name| saved.chain(Table::Mangle, name).map_or(0, <[_]>::len));
+        let jumps = text::jumps(&saved);
+        Ok(Known { lists, fixed: None, fixed_rules, jumps, sets, used, written: BTreeMap::new() })
     }
 
     /// Looks at what the kernel has, and writes it anew where that differs; returns what did.
@@ -151,23 +162,25 @@ impl<R: Rules, S: Sets> Policies<R, S> {
     /// The kernel's refusal.
     pub(crate) fn repair(&mut self, snapshot: &Snapshot) -> Result<Vec<String>, Refusal> {
         let found = self.observe()?;
+        let Some(known) = self.known.take() else {
+            self.apply(snapshot)?;
+            return Ok(vec![]);
+        };
         let mut differences = vec![];
-        if let Some(known) = self.known.take() {
-            if found.jumps != known.jumps {
-                differences.push("jumps to policies".to_owned());
-            }
-            if found.lists != known.lists {
-                differences.push("chains of policies".to_owned());
-            }
-            let missing = known.used.iter().filter(|name| found.sets.get(*name) != known.sets.get(*name));
-            differences.extend(missing.map(|name| format!("set {name}")));
+        if found.jumps != known.jumps {
+            differences.push("jumps to policies".to_owned());
         }
+        if (&found.lists, found.fixed_rules) != (&known.lists, known.fixed_rules) {
+            differences.push("chains of policies".to_owned());
+        }
+        let other = known.used.iter().filter(|name| found.sets.get(*name) != known.sets.get(*name));
+        differences.extend(other.map(|name| format!("set {name}")));
         if differences.is_empty() {
-            // Compared with the rendered state all the same: the entry chain is written in any case.
-            self.known = Some(found);
+            self.known = Some(known);
         } else {
-            self.unjudged = true;
-            self.known = Some(Known { lists: BTreeMap::new(), ..found });
+            // Other rules of the same number are none of ours either: all are written.
+            let lists = found.lists.into_keys().map(|name| (name, usize::MAX)).collect();
+            self.known = Some(Known { lists, ..found });
         }
         self.apply(snapshot)?;
         Ok(differences)
@@ -228,8 +241,22 @@ impl<R: Rules, S: Sets> Policies<R, S> {
         if let Err(error) = held.and_then(|held| conntrack::mark(self.family, &held, 0, DENIED)) {
             tracing::warn!(%error, "cannot take the marks off denied flows");
         }
-        let left: BTreeSet<_> = self.sets.save()?.into_keys().collect();
-        if left.is_empty() { Ok(()) } else { self.sets.restore(&sets::destruction(&left)) }
+        self.destroy_all()
+    }
+
+    /// The kernel lets go of sets a moment after their rules are gone (`nf_tables_commit_release`).
+    fn destroy_all(&mut self) -> Result<(), Refusal> {
+        let deadline = Instant::now() + LETS_GO;
+        loop {
+            let left: BTreeSet<_> = self.sets.save()?.into_keys().collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            match self.sets.restore(&sets::destruction(&left)) {
+                Err(_) if Instant::now() < deadline => thread::sleep(Duration::from_millis(10)),
+                done => return done,
+            }
+        }
     }
 
     /// Whether a former agent left something to [`Self::clean_up`].

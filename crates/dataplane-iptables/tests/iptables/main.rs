@@ -2,6 +2,7 @@
 
 mod addresses;
 mod common;
+mod enforced;
 mod equivalence;
 mod flows;
 mod golden;

@@ -85,6 +85,11 @@ impl<R: Rules, S: Sets> Policies<R, S> {
             Some(known) => known,
             None => self.observe()?,
         };
+        if snapshot.policy.endpoints.is_empty() && known.fixed.is_none() && !known.jumps.is_empty() {
+            // No policy is known yet, which is no reason to forget what a former agent knew.
+            self.known = Some(known);
+            return Ok(false);
+        }
         let mut wanted = render::render(snapshot, self.family, self.log);
         if snapshot.addresses.is_empty() {
             // Nothing is known of addresses yet, which is no reason to forget whose they were.
@@ -192,7 +197,7 @@ impl<R: Rules, S: Sets> Policies<R, S> {
     /// # Errors
     /// The kernel's refusal; the rest is for the next call.
     pub(crate) fn judge(&mut self, snapshot: &Snapshot) -> io::Result<usize> {
-        if !self.unjudged || snapshot.addresses.is_empty() {
+        if !self.unjudged || snapshot.addresses.is_empty() || snapshot.policy.endpoints.is_empty() {
             return Ok(0);
         }
         let judge = Judge::new(snapshot);

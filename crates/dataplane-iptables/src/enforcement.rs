@@ -51,13 +51,15 @@ impl Enforcement {
                 Policies::new(family, Programs::new(family), Ipset { family }, log)
             });
         }
-        let moved = !changed.policy.is_empty() || !changed.addresses.is_empty() || !changed.endpoints.is_empty();
+        let moved =
+            !changed.policy.is_empty() || !changed.addresses.is_empty() || !changed.endpoints.is_empty();
         let mut failed = BTreeMap::new();
         if !(new || moved || changed.node) {
             return failed;
         }
         for (family, policies) in &mut self.families {
-            let applied = policies.apply(snapshot).map_err(|error| cannot("enforce policies by", *family, error));
+            let applied =
+                policies.apply(snapshot).map_err(|error| cannot("enforce policies by", *family, error));
             let judged = applied.and_then(|_| judge(policies, *family, snapshot));
             if let Err(error) = judged {
                 failed.insert(Key::Policy, error);
@@ -84,7 +86,7 @@ impl Enforcement {
         for family in Family::ALL {
             let saved = Programs::new(family).save(Some(Table::Mangle));
             if saved.is_ok_and(|saved| Kernel::is_there(&saved)) {
-                for problem in clean_up(family) {
+                if let Some(problem) = clean_up(family) {
                     tracing::warn!(problem, "cannot remove policies of an earlier agent");
                 }
             }

@@ -97,10 +97,7 @@ pub(crate) struct Marked {
 ///
 /// # Errors
 /// The kernel has no connection tracking, or refuses.
-pub(crate) fn marked(
-    family: Family,
-    want: impl Fn(&Tuple, &Tuple, u32) -> bool,
-) -> io::Result<Vec<Marked>> {
+pub(crate) fn marked(family: Family, want: impl Fn(&Tuple, &Tuple, u32) -> bool) -> io::Result<Vec<Marked>> {
     until_whole(|| {
         let mut found = Vec::new();
         let request =

@@ -65,10 +65,7 @@ impl Sets for Ipset {
 pub(crate) fn probe() -> Result<(), Refusal> {
     let name = SetName::probe();
     let prefix = IpNet::from(std::net::IpAddr::from([192, 0, 2, 0]));
-    let text = format!(
-        "{}add {name} {prefix} nomatch\ndestroy {name}\n",
-        sets::create(&name, Family::V4)
-    );
+    let text = format!("{}add {name} {prefix} nomatch\ndestroy {name}\n", sets::create(&name, Family::V4));
     Ipset { family: Family::V4 }.restore(&text)
 }
 

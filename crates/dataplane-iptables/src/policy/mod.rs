@@ -85,8 +85,8 @@ impl<R: Rules, S: Sets> Policies<R, S> {
             Some(known) => known,
             None => self.observe()?,
         };
-        if snapshot.policy.endpoints.is_empty() && known.fixed.is_none() && !known.jumps.is_empty() {
-            // No policy is known yet, which is no reason to forget what a former agent knew.
+        if snapshot.policy.endpoints.is_empty() && known.fixed.is_none() {
+            // No policy is known yet: what a former agent knew is not forgotten, and without one nothing is denied.
             self.known = Some(known);
             return Ok(false);
         }

@@ -139,7 +139,8 @@ impl Renderer<'_> {
 
     /// The chain that asks what is left to ask; `None`: nothing is, and everything is allowed.
     fn walk(&mut self, walk: Walk) -> Option<ChainName> {
-        let (tier, list) = Tier::ALL.into_iter().zip(walk.lists).find_map(|(tier, list)| Some((tier, list?)))?;
+        let (tier, list) =
+            Tier::ALL.into_iter().zip(walk.lists).find_map(|(tier, list)| Some((tier, list?)))?;
         if let Some(known) = self.walks.get(&walk) {
             return Some(known.clone());
         }

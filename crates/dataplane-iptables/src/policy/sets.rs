@@ -71,7 +71,10 @@ impl fmt::Display for SetName {
 }
 
 /// The prefixes of a family by whose they are.
-pub(crate) fn owners(known: &BTreeMap<IpNet, IdentityId>, family: Family) -> BTreeMap<IdentityId, Vec<IpNet>> {
+pub(crate) fn owners(
+    known: &BTreeMap<IpNet, IdentityId>,
+    family: Family,
+) -> BTreeMap<IdentityId, Vec<IpNet>> {
     let mut owners: BTreeMap<IdentityId, Vec<IpNet>> = BTreeMap::new();
     for (net, id) in known.iter().filter(|(net, _)| Family::of(net.addr()) == family) {
         owners.entry(*id).or_default().push(*net);
@@ -114,7 +117,9 @@ fn within(known: &BTreeMap<IpNet, IdentityId>, net: IpNet) -> impl Iterator<Item
 pub(crate) fn longest(known: &BTreeMap<IpNet, IdentityId>, address: IpAddr) -> Option<IdentityId> {
     let whole = IpNet::from(address);
     let lengths = (0..=whole.max_prefix_len()).rev();
-    lengths.filter_map(|length| IpNet::new(address, length).ok()).find_map(|net| known.get(&net.trunc()).copied())
+    lengths
+        .filter_map(|length| IpNet::new(address, length).ok())
+        .find_map(|net| known.get(&net.trunc()).copied())
 }
 
 /// The line that makes a set, for as many members as there may be addresses.
@@ -140,7 +145,8 @@ pub(crate) fn additions(
         }
         let new = members.iter().filter(|(net, member)| old.and_then(|old| old.get(*net)) != Some(*member));
         for (net, member) in new {
-            let _infallible = writeln!(text, "add {name} {net}{}", if *member == Member::Hole { " nomatch" } else { "" });
+            let _infallible =
+                writeln!(text, "add {name} {net}{}", if *member == Member::Hole { " nomatch" } else { "" });
         }
     }
     text
@@ -201,7 +207,13 @@ mod tests {
 
     #[test]
     fn an_address_belongs_to_the_longest_prefix() {
-        let known = known(&[("10.0.0.0/8", 1), ("10.1.0.0/16", 2), ("10.1.2.0/24", 1), ("10.1.2.3/32", 3), ("11.0.0.0/8", 2)]);
+        let known = known(&[
+            ("10.0.0.0/8", 1),
+            ("10.1.0.0/16", 2),
+            ("10.1.2.0/24", 1),
+            ("10.1.2.3/32", 3),
+            ("11.0.0.0/8", 2),
+        ]);
         assert_eq!(
             of(&known, 1),
             "add tp4-x 10.0.0.0/8\nadd tp4-x 10.1.0.0/16 nomatch\nadd tp4-x 10.1.2.0/24\nadd tp4-x 10.1.2.3/32 nomatch\n"
@@ -224,7 +236,8 @@ mod tests {
                        create tp6-pods hash:net family inet6\n";
         let sets = parse(printed, Family::V4);
         let want = [("10.0.0.1/32", Member::Match), ("10.1.0.0/16", Member::Hole)];
-        let want: Members = want.into_iter().map(|(net, member)| (net.parse().expect("prefix"), member)).collect();
+        let want: Members =
+            want.into_iter().map(|(net, member)| (net.parse().expect("prefix"), member)).collect();
         assert_eq!(sets, [(SetName::identity(Family::V4, IdentityId::from_raw(300)), want)].into());
     }
 

@@ -6,7 +6,7 @@ use model::{
     Endpoint, IdentityId, MacAddress, PodName, Protocol,
     policy::{
         Action, Direction, EndpointPolicy, L4Match, ListId, Mode, Peer, PeerKey, PolicyKind, PolicyName,
-        PortAction, PortMap, PortPrefix, PortsId, Rank, RuleRef, RuleList, Tier,
+        PortAction, PortMap, PortPrefix, PortsId, Rank, RuleList, RuleRef, Tier,
     },
 };
 
@@ -41,7 +41,8 @@ fn snapshot() -> Snapshot {
     let mut snapshot = Snapshot::default();
     snapshot.endpoints.insert(pod(), Arc::new(endpoint));
     snapshot.policy.endpoints.insert(pod(), EndpointPolicy::default());
-    for (net, id) in [("10.20.0.2/32", 301), ("10.20.1.2/32", 300), ("fd00::2/128", 300), ("10.9.0.1/32", 1)] {
+    for (net, id) in [("10.20.0.2/32", 301), ("10.20.1.2/32", 300), ("fd00::2/128", 300), ("10.9.0.1/32", 1)]
+    {
         snapshot.addresses.insert(net.parse().expect("prefix"), IdentityId::from_raw(id));
     }
     snapshot
@@ -132,7 +133,12 @@ fn tiers_follow_each_other_and_rows_their_ranks() {
         (Peer::Identity(FRIEND), vec![(tcp(80, 80)[0], said(2, Action::Pass, 4))]),
     ];
     list(&mut snapshot, Direction::Egress, Tier::Admin, &admin);
-    list(&mut snapshot, Direction::Egress, Tier::Baseline, &[(Peer::Pods, vec![(L4Match::Any, said(1, Action::Deny, 5))])]);
+    list(
+        &mut snapshot,
+        Direction::Egress,
+        Tier::Baseline,
+        &[(Peer::Pods, vec![(L4Match::Any, said(1, Action::Deny, 5))])],
+    );
     let text = shown(&snapshot, Family::V6, None);
     assert_eq!(
         text.split_once("TWINPLANE-HELD -m").expect("held").0,
@@ -154,7 +160,10 @@ fn a_pod_of_which_nothing_is_known_gets_and_sends_nothing() {
     let mut snapshot = snapshot();
     snapshot.policy.endpoints.clear();
     let text = shown(&snapshot, Family::V4, None);
-    assert!(text.contains("TWINPLANE-POLICY -i tpweb -j DROP\nTWINPLANE-POLICY -o tpweb -j DROP\n"), "{text}");
+    assert!(
+        text.contains("TWINPLANE-POLICY -i tpweb -j DROP\nTWINPLANE-POLICY -o tpweb -j DROP\n"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -193,7 +202,12 @@ fn a_flow_is_denied_by_the_table_whatever_it_was_addressed_to() {
     };
     let mut snapshot = snapshot();
     let allow = said(0, Action::Allow, 2);
-    list(&mut snapshot, Direction::Ingress, Tier::NetworkPolicy, &[(Peer::Identity(FRIEND), vec![(tcp(8080, 8080)[0], allow)])]);
+    list(
+        &mut snapshot,
+        Direction::Ingress,
+        Tier::NetworkPolicy,
+        &[(Peer::Identity(FRIEND), vec![(tcp(8080, 8080)[0], allow)])],
+    );
     let denies = |client: [u8; 4], port| {
         let original = tuple(client, [10, 24, 0, 1], 40_000, 80);
         let reply = tuple([10, 20, 0, 2], client, port, 40_000);

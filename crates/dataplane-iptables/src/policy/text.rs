@@ -18,7 +18,8 @@ pub(super) fn transaction(known: &Known, wanted: &Rendered) -> Option<String> {
     let differing = |(name, lines): &(&ChainName, &Vec<Line>)| known.lists.get(*name) != Some(&lines.len());
     let new: Vec<_> = wanted.lists.iter().filter(differing).collect();
     let stale: Vec<_> = known.lists.keys().filter(|name| !wanted.lists.contains_key(*name)).collect();
-    let same = known.fixed.as_ref().is_some_and(|(entry, held)| (entry, held) == (&wanted.entry, &wanted.held));
+    let same =
+        known.fixed.as_ref().is_some_and(|(entry, held)| (entry, held) == (&wanted.entry, &wanted.held));
     let missing: Vec<_> = JUMPS.iter().filter(|(from, _)| !known.jumps.contains(from)).collect();
     if new.is_empty() && stale.is_empty() && same && missing.is_empty() {
         return None;

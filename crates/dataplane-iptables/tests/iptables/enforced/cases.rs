@@ -95,7 +95,9 @@ fn run(case: &Value) -> usize {
         for (l4, tables) in step["expected"].as_object().expect("expected") {
             let Some((protocol, port)) = asked(l4) else { continue };
             for (row, from) in tables["combined"].as_array().expect("rows").iter().zip(&order) {
-                for (wanted, to) in row.as_str().expect("row").chars().zip(&order).filter(|(c, _)| ".X".contains(*c)) {
+                for (wanted, to) in
+                    row.as_str().expect("row").chars().zip(&order).filter(|(c, _)| ".X".contains(*c))
+                {
                     for by_service in [false, true] {
                         let at = SocketAddr::new(star.address(to, Family::V4, by_service), port);
                         questions.push((from, at, protocol, wanted == '.'));

@@ -13,8 +13,8 @@ use dataplane::Dataplane as _;
 use dataplane_iptables::{Config, IptablesDataplane};
 use ipnet::IpNet;
 use model::{
-    Backend, Changed, Endpoint, Family, FrontendKind, L7Visibility, MacAddress, NodeConfig, PodName, Protocol,
-    Reserved, ServicePort, Snapshot,
+    Backend, Changed, Endpoint, Family, FrontendKind, L7Visibility, MacAddress, NodeConfig, PodName,
+    Protocol, Reserved, ServicePort, Snapshot,
 };
 use netns::Owned;
 use policy::{offline::Offline, world::World};
@@ -48,7 +48,14 @@ impl Star {
         let node = namespace(tag);
         ip(&node, "link set lo up\nlink add uplink type dummy\nlink set uplink up\n");
         for address in NODE {
-            ip(&node, &format!("addr add {address}/{} dev uplink{}\n", IpNet::from(address).max_prefix_len(), nodad(address)));
+            ip(
+                &node,
+                &format!(
+                    "addr add {address}/{} dev uplink{}\n",
+                    IpNet::from(address).max_prefix_len(),
+                    nodad(address)
+                ),
+            );
         }
         let forward = || {
             for name in ["ipv4/ip_forward", "ipv6/conf/all/forwarding"] {
@@ -83,7 +90,8 @@ impl Star {
         let addresses = self.world.pods[name].addresses.clone();
         let pod = namespace(&format!("pod{number}"));
         let interface = format!("tp{number}");
-        let (mac, host_mac) = (MacAddress([2, 0, 0, 0, 0, number as u8]), MacAddress([6, 0, 0, 0, 0, number as u8]));
+        let (mac, host_mac) =
+            (MacAddress([2, 0, 0, 0, 0, number as u8]), MacAddress([6, 0, 0, 0, 0, number as u8]));
         ip(
             &self.node,
             &format!(
@@ -95,7 +103,12 @@ impl Star {
         ip(&pod, "link set lo up\nlink set eth0 up\n");
         for address in &addresses {
             let whole = IpNet::from(*address);
-            ip(&self.node, &format!("route add {whole} dev {interface}\nneigh add {address} lladdr {mac} dev {interface} nud permanent\n"));
+            ip(
+                &self.node,
+                &format!(
+                    "route add {whole} dev {interface}\nneigh add {address} lladdr {mac} dev {interface} nud permanent\n"
+                ),
+            );
             let gateway = if address.is_ipv4() { "169.254.1.1" } else { "fe80::1" };
             ip(
                 &pod,
@@ -153,7 +166,8 @@ impl Star {
                 self.snapshot.services.insert(service.id.clone(), Arc::new(service));
             }
         }
-        let changed = Changed { services: self.snapshot.services.keys().cloned().collect(), ..Changed::default() };
+        let changed =
+            Changed { services: self.snapshot.services.keys().cloned().collect(), ..Changed::default() };
         let Self { node, plane, snapshot, .. } = self;
         let applied = node.run(|| plane.apply(snapshot, &changed)).expect("enter namespace").expect("apply");
         assert!(applied.failed.is_empty(), "{:?}", applied.failed);
@@ -184,7 +198,10 @@ impl Star {
         self.pods[from].run(connect).expect("enter namespace")
     }
 
-    pub(super) fn on_node<T: Send>(&mut self, work: impl FnOnce(&mut IptablesDataplane, &Snapshot) -> T + Send) -> T {
+    pub(super) fn on_node<T: Send>(
+        &mut self,
+        work: impl FnOnce(&mut IptablesDataplane, &Snapshot) -> T + Send,
+    ) -> T {
         let Self { node, plane, snapshot, .. } = self;
         node.run(|| work(plane, snapshot)).expect("enter namespace")
     }
@@ -210,10 +227,13 @@ fn service_address(number: usize) -> IpAddr {
 fn cluster_ip(number: usize, pod: IpAddr, (protocol, port): Listens) -> ServicePort {
     let name = format!("s{number}");
     let at = service_address(number).to_string();
-    let backend =
-        Backend { address: SocketAddr::new(pod, port), local: true, terminating: false };
+    let backend = Backend { address: SocketAddr::new(pod, port), local: true, terminating: false };
     let port_name = format!("p{port}");
-    service(id("t", &name, &port_name, protocol), vec![frontend(FrontendKind::ClusterIp, &at, port)], vec![backend])
+    service(
+        id("t", &name, &port_name, protocol),
+        vec![frontend(FrontendKind::ClusterIp, &at, port)],
+        vec![backend],
+    )
 }
 
 /// Answers whatever comes.
@@ -232,7 +252,9 @@ fn listen(protocol: Protocol, port: u16) {
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             std::thread::spawn(move || {
-                while stream.read(&mut [0; 64]).is_ok_and(|length| length > 0) && stream.write_all(b"!").is_ok() {}
+                while stream.read(&mut [0; 64]).is_ok_and(|length| length > 0)
+                    && stream.write_all(b"!").is_ok()
+                {}
             });
         }
     });

@@ -46,7 +46,7 @@ impl Star {
     /// Every pod of `world` listens on every port.
     pub(super) fn new(tag: &str, world: World, ports: &[Listens]) -> Self {
         let node = namespace(tag);
-        ip(&node, "link set lo up\nlink add uplink type dummy\nlink set uplink up\n");
+        ip(&node, "link set lo up\nlink add uplink type bridge\nlink set uplink up\n");
         for address in NODE {
             ip(
                 &node,

@@ -85,10 +85,9 @@ impl Enforcement {
         }
         for family in Family::ALL {
             let saved = Programs::new(family).save(Some(Table::Mangle));
-            if saved.is_ok_and(|saved| Kernel::is_there(&saved)) {
-                if let Some(problem) = clean_up(family) {
-                    tracing::warn!(problem, "cannot remove policies of an earlier agent");
-                }
+            let there = saved.is_ok_and(|saved| Kernel::is_there(&saved));
+            if let Some(problem) = there.then(|| clean_up(family)).flatten() {
+                tracing::warn!(problem, "cannot remove policies of an earlier agent");
             }
         }
     }

@@ -8,7 +8,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use model::{
-    IdentityId, PodName, Protocol, Snapshot,
+    PodName, Protocol, Snapshot,
     policy::{Direction, L4, Mode, PeerAddress, Question, Verdict},
     told::{Transport, Tuple},
 };
@@ -49,7 +49,7 @@ impl<'a> Judge<'a> {
         if table.endpoints.get(endpoint).is_some_and(|policy| policy.mode == Mode::Audit) {
             return false;
         }
-        let identity = longest(&self.snapshot.addresses, peer).unwrap_or(IdentityId::default());
+        let identity = longest(&self.snapshot.addresses, peer).unwrap_or_default();
         let peer = PeerAddress { identity, prefix: longest(&table.prefixes, peer) };
         table.decide(&Question { endpoint, direction, peer, l4, loopback }).verdict == Verdict::Deny
     }

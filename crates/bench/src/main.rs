@@ -111,6 +111,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         match part {
             Part::Packets => {
                 packet::measure(effort, &mut report)?;
+                packet::policy::measure(effort, &mut report)?;
                 packet::loss::measure(effort, &mut report)?;
             }
             Part::Programming => {

@@ -6,6 +6,7 @@
 
 mod cases;
 pub(crate) mod loss;
+pub(crate) mod policy;
 
 use std::net::SocketAddr;
 
@@ -15,7 +16,7 @@ use aya::{
     maps::Array,
     programs::{Program, TestRun as _, TestRunOptions},
 };
-use dataplane_ebpf::{EbpfDataplane, Events, Telling};
+use dataplane_ebpf::{Config, EbpfDataplane, Events, Telling};
 use ipnet::IpNet;
 use model::{Changed, Family::V4, FrontendKind, IdentityId, Protocol, Snapshot};
 use scenarios::{
@@ -43,9 +44,9 @@ const TEMPLATE_WORDS: usize = 16;
 const VARY: usize = 14;
 const COUNT: usize = 15;
 
-/// One plane with its number of services.
+/// One plane with so many services, or entries of a policy.
 struct Bench {
-    services: u32,
+    size: u32,
     ebpf: Ebpf,
     /// Where flows are told of: read between two measurements, so that there is room.
     events: Option<Events>,
@@ -92,28 +93,45 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()>
 
 impl Bench {
     fn open(topology: &Topology, services: u32, told: Telling) -> anyhow::Result<Self> {
+        let config = Config { events: told, ..Config::default() };
+        let tag = format!("{services}-{}", u8::from(told != Telling::Nothing));
+        Self::open_with(topology, &tag, config, |snapshot| {
+            let backend = (SocketAddr::new(Pod::B1.address(V4), 8080), false);
+            let web =
+                [(FrontendKind::ClusterIp, at(CLUSTER_IP).ip()), (FrontendKind::LoadBalancer, VIP.of(V4))];
+            let none = [(FrontendKind::ClusterIp, at(REFUSED).ip())];
+            let web = scale::service("web", &web, &[backend]);
+            let mut udp = web.clone();
+            udp.id.protocol = Protocol::Udp;
+            for service in [web, udp, scale::service("none", &none, &[])] {
+                scale::put(snapshot, service);
+            }
+            scale::fill(snapshot, services);
+            if told != Telling::Nothing {
+                identify(snapshot);
+            }
+            services
+        })
+    }
+
+    /// A plane of its own over what `fill` puts into the snapshot; `tag` is one that no other plane of this topology has. What
+    /// `fill` returns is the size that rows are named by.
+    fn open_with(
+        topology: &Topology,
+        tag: &str,
+        config: Config,
+        fill: impl FnOnce(&mut Snapshot) -> u32,
+    ) -> anyhow::Result<Self> {
         let node = topology.node(Node::A);
-        let pins =
-            plane::Pins::new(&format!("{}-{services}-{}", topology.name, u8::from(told != Telling::Nothing)));
-        let mut plane = plane::open_telling(topology, Node::A, &pins, told)?;
+        let pins = plane::Pins::new(&format!("{}-{tag}", topology.name));
+        let tells = config.events != Telling::Nothing;
+        let mut plane = plane::open_with(config, topology, Node::A, &pins)?;
         let mut snapshot = plane::bare_snapshot(topology, Node::A);
-        let backend = (SocketAddr::new(Pod::B1.address(V4), 8080), false);
-        let web = [(FrontendKind::ClusterIp, at(CLUSTER_IP).ip()), (FrontendKind::LoadBalancer, VIP.of(V4))];
-        let none = [(FrontendKind::ClusterIp, at(REFUSED).ip())];
-        let web = scale::service("web", &web, &[backend]);
-        let mut udp = web.clone();
-        udp.id.protocol = Protocol::Udp;
-        for service in [web, udp, scale::service("none", &none, &[])] {
-            scale::put(&mut snapshot, service);
-        }
-        scale::fill(&mut snapshot, services);
-        if told != Telling::Nothing {
-            identify(&mut snapshot);
-        }
+        let size = fill(&mut snapshot);
         plane::apply(&mut plane, node, &snapshot, &Changed::all(&snapshot))?;
         let ebpf = plane.load_bench()?;
-        let events = (told != Telling::Nothing).then(|| plane.events()).transpose()?;
-        Ok(Self { services, ebpf, events, _plane: plane, _pins: pins, empty: vec![], net: vec![] })
+        let events = tells.then(|| plane.events()).transpose()?;
+        Ok(Self { size, ebpf, events, _plane: plane, _pins: pins, empty: vec![], net: vec![] })
     }
 
     /// Handshakes, so that what follows is established.
@@ -267,7 +285,7 @@ fn tell(cases: &[Case], benches: &[Bench], report: &mut Report) {
     for bench in benches.iter().rev() {
         let empty = [0, 1].map(|hook| median(bench.empty.iter().map(|round| round[hook]).collect()));
         for (index, case) in cases.iter().enumerate() {
-            let (id, what) = match bench.services {
+            let (id, what) = match bench.size {
                 10_000 => (case.id.to_owned(), case.what.to_owned()),
                 1_000 => (format!("{}-1k", case.id), format!("{}, 1,000 services", case.what)),
                 few => (format!("{}-{few}", case.id), format!("{}, {few} services", case.what)),

@@ -10,8 +10,9 @@ use crate::{
     wire::{ACK, Frame, SYN},
 };
 
-/// What a program answers (`TCX_NEXT`, `TCX_REDIRECT`, `XDP_PASS`, `XDP_TX`).
+/// What a program answers (`TCX_NEXT`, `TCX_DROP`, `TCX_REDIRECT`, `XDP_PASS`, `XDP_TX`).
 pub(super) const NEXT: i32 = -1;
+pub(super) const DROP: i32 = 2;
 pub(super) const REDIRECT: i32 = 7;
 pub(super) const PASS: i32 = 2;
 pub(super) const TRANSMIT: i32 = 3;
@@ -44,7 +45,7 @@ pub(super) enum Room {
 impl Case {
     /// Every packet of it is an event.
     pub(super) fn is_told(&self) -> bool {
-        self.new.is_some() || self.id == "refused-rst"
+        self.new.is_some() || self.answer == DROP || self.id == "refused-rst"
     }
 
     pub(super) fn is_xdp(&self) -> bool {

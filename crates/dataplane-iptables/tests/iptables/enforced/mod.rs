@@ -121,3 +121,24 @@ fn what_others_do_to_rules_is_repaired_and_nothing_is_left_behind() {
     });
     assert!(star.ask(&name("other"), web, Protocol::Tcp, true));
 }
+
+/// What passes an admin's rule is left to the tiers behind it; what the admin denies no NetworkPolicy allows.
+#[test]
+fn tiers_are_asked_in_turn() {
+    let mut world = world();
+    policy(&mut world, "web", json!({"podSelector": {"matchLabels": {"app": "web"}}, "ingress": [{}]}));
+    let pods = |app: &str| json!([{"pods": {"namespaceSelector": {}, "podSelector": {"matchLabels": {"app": app}}}}]);
+    let object = json!({"metadata": {"name": "admin"}, "spec": {"tier": "Admin", "priority": 1,
+        "subject": {"namespaces": {}},
+        "ingress": [
+            {"name": "friends", "action": "Pass", "from": pods("friend")},
+            {"name": "all", "action": "Deny", "from": [{"namespaces": {}}]}]}});
+    world.set_cluster_network_policy(serde_json::from_value(object).expect("ClusterNetworkPolicy"), None);
+    let star = Star::new("tiers", world, TCP);
+    for family in Family::ALL {
+        let web = SocketAddr::new(star.address(&name("web"), family, false), WEB);
+        assert!(star.ask(&name("friend"), web, Protocol::Tcp, true), "{family:?}");
+        assert!(!star.ask(&name("other"), web, Protocol::Tcp, false), "{family:?}");
+        assert!(star.ask_from_node(web), "{family:?}");
+    }
+}

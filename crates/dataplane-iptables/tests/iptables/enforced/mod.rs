@@ -3,9 +3,17 @@
 mod cases;
 mod star;
 
-use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
-use model::{Family, PodName, Protocol};
+use dataplane_iptables::{Config, Heard, TellingConfig};
+use model::{
+    Family, PodName, Protocol,
+    told::{Stop, Told},
+};
 use policy::{compile::ContainerPorts, read::PodReading, world::World};
 use serde_json::{Value, json};
 
@@ -140,5 +148,34 @@ fn tiers_are_asked_in_turn() {
         assert!(star.ask(&name("friend"), web, Protocol::Tcp, true), "{family:?}");
         assert!(!star.ask(&name("other"), web, Protocol::Tcp, false), "{family:?}");
         assert!(star.ask_from_node(web), "{family:?}");
+    }
+}
+
+#[test]
+fn what_is_denied_is_told_of_where_flows_are() {
+    let mut world = world();
+    policy(&mut world, "web", from_friends());
+    let config = Config { telling: Some(TellingConfig::default()), ..Config::default() };
+    let mut star = Star::with("told", world, TCP, config);
+    let mut telling = star.on_node(|plane, _| plane.telling().expect("the kernel tells").expect("wanted"));
+    let web = SocketAddr::new(star.address(&name("web"), Family::V4, false), WEB);
+    assert!(star.ask(&name("friend"), web, Protocol::Tcp, true));
+    assert!(!star.ask(&name("other"), web, Protocol::Tcp, false));
+    let deadline = Instant::now() + SOON;
+    loop {
+        match telling.take().expect("a socket") {
+            Some(Heard::Told(Told::Stopped(stopped))) => {
+                assert_eq!(stopped.why, Stop::Policy);
+                let tuple = stopped.tuple.expect("headers");
+                let other = star.address(&name("other"), Family::V4, false);
+                assert_eq!((tuple.source, tuple.destination), (other, web.ip()));
+                break;
+            }
+            Some(_) => {}
+            None => {
+                assert!(Instant::now() < deadline, "not told");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
     }
 }

@@ -45,6 +45,10 @@ pub(super) type Listens = (Protocol, u16);
 impl Star {
     /// Every pod of `world` listens on every port.
     pub(super) fn new(tag: &str, world: World, ports: &[Listens]) -> Self {
+        Self::with(tag, world, ports, Config::default())
+    }
+
+    pub(super) fn with(tag: &str, world: World, ports: &[Listens], config: Config) -> Self {
         let node = namespace(tag);
         ip(&node, "link set lo up\nlink add uplink type bridge\nlink set uplink up\n");
         for address in NODE {
@@ -63,7 +67,7 @@ impl Star {
             }
         };
         node.run(forward).expect("enter namespace");
-        let open = || IptablesDataplane::open(Config { policy: true, ..Config::default() }).expect("open");
+        let open = || IptablesDataplane::open(Config { policy: true, ..config }).expect("open");
         let plane = node.run(open).expect("enter namespace");
         let mut star = Self {
             node,

@@ -11,13 +11,13 @@ use dataplane::{Connection, ObjectStatus, ServiceRow};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, body::Bytes};
 use hyper_util::rt::TokioIo;
-use model::{Endpoint, IdentityId};
+use model::{Endpoint, IdentityId, PodName};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::net::UnixStream;
 
 use crate::wire::{
     AddRequest, Added, AddressIdentity, AgentStatus, Attachment, CheckRequest, CollectRequest, Failure,
-    FailureKind, SnapshotView,
+    FailureKind, PolicyDecision, PolicyQuestion, PolicyView, SnapshotView,
 };
 
 /// Where an agent listens unless it is told otherwise.
@@ -157,6 +157,23 @@ impl Client {
         let found: Vec<AddressIdentity> =
             self.get("ask for the identity of an address", &format!("/v1/addresses?of={address}")).await?;
         Ok(found.first().map(|row| row.identity))
+    }
+
+    /// What the kernel enforces at a pod of this node.
+    ///
+    /// # Errors
+    /// See [`Self::status`]; the node does not have the pod, or enforces no policies.
+    pub async fn policy(&self, pod: &PodName) -> Result<PolicyView, Error> {
+        let PodName { namespace, name } = pod;
+        self.get("ask for the policy of a pod", &format!("/v1/policy?namespace={namespace}&pod={name}")).await
+    }
+
+    /// What the kernel's tables say of the first packet of a flow.
+    ///
+    /// # Errors
+    /// See [`Self::policy`].
+    pub async fn policy_decision(&self, question: &PolicyQuestion) -> Result<PolicyDecision, Error> {
+        self.post("ask what the kernel decides", "/v1/policy/decision", question).await
     }
 
     /// What the dataplane was asked for.

@@ -1,5 +1,7 @@
 //! The local API: HTTP over a unix socket. Whoever may open the socket may use all of it.
 
+mod policy;
+
 use std::{fs, io, net::IpAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc};
 
 use axum::{
@@ -74,6 +76,8 @@ pub(crate) fn router(context: Context) -> Router {
         .route("/v1/cluster/endpoints", get(cluster_endpoints))
         .route("/v1/identities", get(identities))
         .route("/v1/addresses", get(addresses))
+        .route("/v1/policy", get(policy::get))
+        .route("/v1/policy/decision", post(policy::decide))
         .route("/v1/snapshot", get(snapshot))
         .route("/v1/cni/add", post(cni_add))
         .route("/v1/cni/del", post(cni_del))

@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use dataplane::{ObjectStatus, PlaneStatus};
 use ipnet::IpNet;
-use model::{Endpoint, Generation, IdentityId, NodeConfig, Peer, Plane, PodName, ServicePort};
+use model::{
+    Endpoint, Generation, IdentityId, NodeConfig, Peer, Plane, PodName, Protocol, ServicePort,
+    policy::{self, Action, Decision, Direction, Mode, RuleRef, Tier},
+};
 use serde::{Deserialize, Serialize};
 
 /// `GET /v1/status`.
@@ -69,6 +72,68 @@ pub struct SnapshotView {
 pub struct AddressIdentity {
     pub prefix: IpNet,
     pub identity: IdentityId,
+}
+
+/// `GET /v1/policy?namespace=N&pod=P`: what the kernel has for a pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyView {
+    pub pod: PodName,
+    /// `None`: the kernel has nothing for the pod, which gets and sends nothing.
+    pub mode: Option<Mode>,
+    /// In order of evaluation; what is denied because nothing allows it comes last in its direction.
+    pub rows: Vec<PolicyRow>,
+}
+
+/// One thing that the kernel allows, denies or passes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyRow {
+    pub action: Action,
+    pub direction: Direction,
+    pub tier: Tier,
+    pub peer: policy::Peer,
+    /// Of the peer's identity, or its prefixes as `cidr:PREFIX`; none for all pods and for anyone.
+    pub labels: Vec<String>,
+    /// `None`: any, ICMP among them.
+    pub protocol: Option<Protocol>,
+    /// The first and the last, in host order.
+    pub ports: [u16; 2],
+    /// Of the rule, which other rows may share: first packets of flows, first packets after a change, drops.
+    pub packets: u64,
+    pub bytes: u64,
+    /// `None` where the agent does not know what the kernel's number stands for.
+    pub rule: Option<RuleRef>,
+}
+
+/// Answer to [`PolicyQuestion`]: what the kernel's tables say of the first packet of a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyDecision {
+    pub decision: Decision,
+    /// Of the decision, where a rule decided.
+    pub rule: Option<RuleRef>,
+    /// What the kernel takes the other end for.
+    pub identity: IdentityId,
+}
+
+/// `POST /v1/policy/decision`: the first packet of a flow.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyQuestion {
+    pub namespace: String,
+    pub pod: String,
+    pub direction: Direction,
+    /// The other end.
+    pub peer: std::net::IpAddr,
+    /// `None`: a packet without ports.
+    pub protocol: Option<Protocol>,
+    /// In host order.
+    #[serde(default)]
+    pub port: u16,
+    /// The pod talks to itself.
+    #[serde(default)]
+    pub loopback: bool,
 }
 
 /// One interface of one container, as the container runtime names it.

@@ -16,9 +16,9 @@ use std::{
 
 use aya::Ebpf;
 use dataplane::{
-    Applied, Connection, Counter, Dataplane, Error, Feature, Key, MapFill, PlaneStatus, ServiceRow,
+    Applied, Connection, Counter, Dataplane, Enforced, Error, Feature, Key, MapFill, PlaneStatus, ServiceRow,
 };
-use model::{Changed, Endpoint, Family, IdentityId, Plane, PodName, ServicePortId, Snapshot};
+use model::{Changed, Endpoint, Family, IdentityId, Plane, PodName, PolicyTable, ServicePortId, Snapshot};
 
 use crate::{
     bpffs::Pins,
@@ -341,6 +341,10 @@ impl Dataplane for EbpfDataplane {
 
     fn identity_of(&self, address: IpAddr) -> Result<Option<IdentityId>, Error> {
         self.kernel_identity(address)
+    }
+
+    fn enforced(&self, endpoint: &PodName, wanted: &PolicyTable) -> Result<Option<Enforced>, Error> {
+        self.kernel_policy(endpoint, wanted)
     }
 
     fn maps(&self) -> Vec<MapFill> {

@@ -5,6 +5,7 @@
 //!
 //! Never decides: the table is [`model::PolicyTable`], row by row.
 
+mod back;
 mod rows;
 mod rules;
 

@@ -3,6 +3,7 @@
 //! Never knows Kubernetes. The agent owns one `Dataplane` and drives it from one thread.
 
 pub mod fake;
+mod policy;
 mod reconcile;
 mod report;
 mod retry;
@@ -14,8 +15,9 @@ use std::{
 };
 
 use ipnet::IpNet;
-use model::{Changed, Family, IdentityId, Plane, PodName, ServicePortId, Snapshot};
+use model::{Changed, Family, IdentityId, Plane, PodName, PolicyTable, ServicePortId, Snapshot};
 
+pub use policy::{Enforced, RuleTraffic};
 pub use reconcile::{Reconciler, Step, Timing};
 pub use report::{
     BackendRow, BackendState, Connection, Counter, Feature, MapFill, PlaneStatus, ServiceRow, Unseen,
@@ -52,6 +54,16 @@ pub trait Dataplane: Send {
     /// Whose `address` is, as the kernel has it now; `None` where it has nothing, or the plane keeps no identities.
     fn identity_of(&self, address: IpAddr) -> Result<Option<IdentityId>, Error> {
         let _ = address;
+        Ok(None)
+    }
+
+    /// What is enforced at `endpoint`, read from the kernel, with the names of rules that `wanted` has; `None` where the plane
+    /// enforces no policies, or cannot read them back.
+    ///
+    /// # Errors
+    /// A table cannot be read, or holds what no agent writes.
+    fn enforced(&self, endpoint: &PodName, wanted: &PolicyTable) -> Result<Option<Enforced>, Error> {
+        let _ = (endpoint, wanted);
         Ok(None)
     }
 

@@ -17,7 +17,7 @@ use crate::{
 const NEAREST: usize = 3;
 
 /// The answer to "why".
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Explanation {
     pub connection: Connection,
     pub judgement: Judgement,
@@ -132,7 +132,8 @@ impl fmt::Display for Walk {
     }
 }
 
-const fn said(verdict: Verdict) -> &'static str {
+/// A verdict in words.
+pub const fn said(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Allow => "allowed",
         Verdict::Deny => "denied",

@@ -6,6 +6,7 @@ use model::{
     Family, PodName, Protocol,
     policy::{Direction, L4, PolicyKind, PolicyName, Tier, Verdict},
 };
+use serde::Serialize;
 
 use crate::{
     PeerMatch, Peers, PodSelector, Policy, PortMatch, Ports, Rule,
@@ -16,7 +17,7 @@ use crate::{
 };
 
 /// What may be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Lint {
     /// A part that is not understood or not supported, and closed.
     Invalid,
@@ -34,7 +35,7 @@ pub enum Lint {
     NodeLocalDnsBlocked,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
     pub policy: PolicyName,
     pub lint: Lint,

@@ -6,6 +6,7 @@ use model::{
     Family, PodName,
     policy::{L4, Verdict},
 };
+use serde::Serialize;
 
 use crate::{
     offline::Offline,
@@ -13,7 +14,7 @@ use crate::{
 };
 
 /// Rows send, columns receive.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Matrix {
     pub l4: L4,
     pub pods: Vec<PodName>,

@@ -6,6 +6,7 @@ use model::{
     Family, PodName, Protocol,
     policy::{L4, Verdict},
 };
+use serde::Serialize;
 
 use crate::{
     offline::{Offline, readings},
@@ -30,7 +31,7 @@ impl From<Connection> for Recorded {
 }
 
 /// A connection that is judged otherwise.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Moved {
     pub connection: Connection,
     pub before: Judgement,
@@ -67,18 +68,23 @@ pub fn recorded(before: &World, after: &World, all: &[Recorded]) -> Simulation {
     let (mut before, mut after) = (before.clone(), after.clone());
     for recorded in all {
         let connection = &recorded.connection;
-        let judge = |world: &mut World| {
-            let undo = as_it_was(world, recorded);
-            let judged = oracle::judge(world, connection);
-            undo.restore(world);
-            judged
-        };
-        match (judge(&mut before), judge(&mut after)) {
+        match (judge(&mut before, recorded), judge(&mut after, recorded)) {
             (Ok(before), Ok(after)) => simulation.take(connection, before, after),
             (Err(why), _) | (_, Err(why)) => simulation.undecided.push((connection.clone(), why)),
         }
     }
     simulation
+}
+
+/// Judges a recorded connection with the labels of then; `world` is left as it was.
+///
+/// # Errors
+/// See [`Undecidable`].
+pub fn judge(world: &mut World, recorded: &Recorded) -> Result<Judgement, Undecidable> {
+    let undo = as_it_was(world, recorded);
+    let judged = oracle::judge(world, &recorded.connection);
+    undo.restore(world);
+    judged
 }
 
 /// What of everything that there can be between pods, nodes and a few addresses outside is judged otherwise.

@@ -3,7 +3,11 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::api::{core::v1 as core, networking::v1::NetworkPolicy};
-use model::{Family, PodName, policy::L4};
+use model::{
+    Family, PodName,
+    policy::{L4, PolicyKind, PolicyName},
+};
+use serde::Serialize;
 
 use crate::{
     read::{self, Lines, PodReading},
@@ -34,7 +38,7 @@ pub struct Written<T> {
 }
 
 /// Whose an address is.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub enum Owner {
     Pod(PodName),
     /// A node, or a pod in its network.
@@ -44,14 +48,14 @@ pub enum Owner {
 }
 
 /// One end of a connection.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Party {
     pub owner: Owner,
     pub address: IpAddr,
 }
 
 /// What somebody wants to send where, as it arrives: after service translation.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Connection {
     pub source: Party,
     pub destination: Party,
@@ -90,6 +94,12 @@ impl World {
         self.pods.insert(name, read::pod(object));
     }
 
+    pub fn set_node(&mut self, object: &core::Node) {
+        let addresses = object.status.as_ref().and_then(|status| status.addresses.as_ref());
+        let addresses = addresses.into_iter().flatten().filter_map(|a| a.address.parse().ok()).collect();
+        self.nodes.insert(object.metadata.name.clone().unwrap_or_default(), addresses);
+    }
+
     pub fn set_network_policy(&mut self, object: NetworkPolicy, lines: Option<Lines>) {
         let name = PodName {
             namespace: object.metadata.namespace.clone().unwrap_or_else(|| "default".into()),
@@ -101,6 +111,39 @@ impl World {
     pub fn set_cluster_network_policy(&mut self, object: ClusterNetworkPolicy, lines: Option<Lines>) {
         let name = object.metadata.name.clone().unwrap_or_default();
         self.cluster_network_policies.insert(name, Written { object, lines });
+    }
+
+    /// Gives policies that are the same in `other` the lines that they have there; returns those of `other` that are not the
+    /// same here, or not here at all.
+    pub fn take_lines(&mut self, other: &Self) -> Vec<PolicyName> {
+        let mut without = vec![];
+        for (name, written) in &other.network_policies {
+            match self.network_policies.get_mut(name) {
+                Some(own) if own.object.spec == written.object.spec => own.lines.clone_from(&written.lines),
+                _ => without.push(PolicyName {
+                    kind: PolicyKind::NetworkPolicy,
+                    namespace: name.namespace.clone(),
+                    name: name.name.clone(),
+                }),
+            }
+        }
+        for (name, written) in &other.cluster_network_policies {
+            match self.cluster_network_policies.get_mut(name) {
+                Some(own) if own.object.spec == written.object.spec => own.lines.clone_from(&written.lines),
+                _ => without.push(PolicyName {
+                    kind: PolicyKind::ClusterNetworkPolicy,
+                    namespace: String::new(),
+                    name: name.clone(),
+                }),
+            }
+        }
+        without
+    }
+
+    /// As a cluster has it, which knows no files.
+    pub fn drop_lines(&mut self) {
+        self.network_policies.values_mut().for_each(|written| written.lines = None);
+        self.cluster_network_policies.values_mut().for_each(|written| written.lines = None);
     }
 
     /// Pods that have a network of their own and are not finished: those that policies are about.

@@ -5,6 +5,7 @@ pub(crate) mod endpoint;
 pub(crate) mod identity;
 pub(crate) mod observe;
 mod output;
+pub(crate) mod policy;
 pub(crate) mod relay;
 mod server;
 pub(crate) mod service;

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
-use crate::commands::{conntrack, endpoint, identity, observe, relay, service, status};
+use crate::commands::{conntrack, endpoint, identity, observe, policy, relay, service, status};
 
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
@@ -40,6 +40,8 @@ enum Command {
     Conntrack(conntrack::Args),
     /// Flows that a node sees, with identities and verdicts
     Observe(Box<observe::Args>),
+    /// Who may talk to whom: enforced, explained, simulated, suggested
+    Policy(Box<policy::Args>),
     /// What a node has programmed, and how its kernel is
     Status(status::Args),
 }
@@ -63,6 +65,7 @@ fn main() -> ExitCode {
         Command::Identity(args) => identity::run(args),
         Command::Conntrack(args) => conntrack::run(args),
         Command::Observe(args) => observe::run(*args),
+        Command::Policy(args) => policy::run(*args),
         Command::Status(args) => status::run(args),
     };
     result.unwrap_or_else(|error| {

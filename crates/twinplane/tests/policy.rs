@@ -25,6 +25,70 @@ fn status(lab: &Named, from: &str, address: &str) -> String {
     texts(&lab.lab("exec", &[&[from, "--"], &curl[..]].concat())).0
 }
 
+/// The kernel's table with its counts, explanations that the kernels agree with, and what the policies would do to flows.
+fn asked(lab: &Named, nginx: &str, address: &str) {
+    let nginx = format!("netflow-test/{nginx}");
+    let policy = |rest: &[&str]| run(&[&["policy"], rest, &["--lab", &lab.0]].concat());
+    let table = json(&policy(&["get", &nginx, "-o", "json"]));
+    let rows = table["rows"].as_array().expect("rows");
+    let row = |action: &str| rows.iter().find(|row| row["action"] == action).expect("a row");
+    let (allow, deny) = (row("Allow"), row("Deny"));
+    assert!(
+        allow["labels"].as_array().is_some_and(|all| all.iter().any(|label| label == "k8s:role=frontend"))
+    );
+    assert_eq!(allow["rule"]["policy"]["name"], "nginx-allow-frontend", "{table}");
+    for row in [allow, deny] {
+        assert!(
+            row["packets"].as_u64() >= Some(1) && row["bytes"].as_u64() > row["packets"].as_u64(),
+            "{row}"
+        );
+    }
+    let text = succeeded(&policy(&["get", address]));
+    assert!(text.contains("NetworkPolicy netflow-test/nginx-allow-frontend ingress[0]"), "{text}");
+    assert_eq!(policy(&["get", "netflow-test/nobody"]).status.code(), Some(1));
+    for (client, code, verdict) in [("client-allowed", 0, "allowed"), ("client-blocked", 1, "denied")] {
+        let output = policy(&["explain", &format!("netflow-test/{client}"), &nginx, "80"]);
+        let (out, err) = texts(&output);
+        assert_eq!(output.status.code(), Some(code), "{out}{err}");
+        assert!(
+            out.contains(&format!(" 80/TCP: {verdict}")) && out.contains("nginx-allow-frontend"),
+            "{out}"
+        );
+        let kernels: Vec<&str> = out.lines().filter(|line| line.starts_with("kernel of")).collect();
+        assert_eq!(kernels.len(), 2, "{out}");
+        assert!(kernels.iter().all(|line| line.ends_with(": agrees")), "{out}");
+    }
+    let gone = policy(&["explain", "netflow-test/gone", &nginx, "80"]);
+    assert_eq!((gone.status.code(), texts(&gone).0.starts_with("Cannot be decided: ")), (Some(2), true));
+    // The policy as it is changes nothing of what was seen; one for nobody would deny what got through.
+    let directory = tempfile::tempdir().expect("directory");
+    let [flows, objects] = ["flows.json", "objects.json"].map(|name| directory.path().join(name));
+    std::fs::write(&flows, succeeded(&run(&["observe", "--lab", &lab.0, "--all", "-o", "json"])))
+        .expect("write");
+    let simulate = |text: &str| {
+        std::fs::write(&objects, text).expect("write");
+        let [flows, objects] = [&flows, &objects].map(|path| path.display().to_string());
+        policy(&["simulate", "-f", &objects, "--flows", &flows, "-o", "json"])
+    };
+    let same = simulate(OBJECTS);
+    assert_eq!(same.status.code(), Some(0), "{:?}", texts(&same));
+    let closed = simulate(&OBJECTS.replace(r#"{"role": "frontend"}}}]"#, r#"{"role": "nobody"}}}]"#));
+    assert_eq!(closed.status.code(), Some(1), "{:?}", texts(&closed));
+    let report: serde_json::Value = serde_json::from_str(&texts(&closed).0).expect("JSON");
+    let denied = report["newlyDenied"].as_array().expect("a list");
+    assert!(
+        denied
+            .iter()
+            .any(|change| change["connection"]["source"]["owner"]["Pod"]["name"] == "client-allowed")
+    );
+    let dropped = policy(&["explain", "--flow", &flows.display().to_string()]);
+    let (out, err) = texts(&dropped);
+    assert_eq!(dropped.status.code(), Some(0), "{out}{err}");
+    assert!(out.contains("netflow-test/client-blocked") && out.contains("flows: dropped"), "{out}");
+    let suggested = succeeded(&policy(&["suggest", "--namespace", "netflow-test"]));
+    assert!(suggested.contains("name: allow-nginx") && suggested.contains("role: frontend"), "{suggested}");
+}
+
 #[test]
 fn who_is_allowed_is_served_and_who_is_not_times_out_and_is_seen() {
     let lab = Named::new();
@@ -57,6 +121,7 @@ fn who_is_allowed_is_served_and_who_is_not_times_out_and_is_seen() {
     let line = drops.lines().find(|line| line.contains("Policy denied DROPPED (TCP Flags: SYN)"));
     let line = line.unwrap_or_else(|| panic!("no drop by policy: {drops}"));
     assert!(line.contains("netflow-test/client-blocked") && line.contains("netflow-test/nginx-"), "{line}");
+    asked(&lab, nginx["items"][0]["metadata"]["name"].as_str().expect("a name"), &pod);
     succeeded(&kubectl(&["delete", "networkpolicy", "nginx-allow-frontend"]));
     while status(&lab, "netflow-test/client-blocked", &frontend) != "200" {
         assert!(Instant::now() < deadline + Duration::from_secs(20), "it stays denied");

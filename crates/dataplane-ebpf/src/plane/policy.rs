@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use dataplane::{Error, Key};
+use dataplane::{Enforced, Error, Key};
 use model::{
-    PodName, Snapshot,
+    PodName, PolicyTable, Snapshot,
     policy::{PolicyChanged, RuleId},
 };
 
@@ -37,6 +37,19 @@ impl EbpfDataplane {
     /// Whether the programs ask about policies now.
     pub(super) fn is_enforcing(&self) -> Result<bool, Error> {
         Ok(self.tables.config()?.policy != 0)
+    }
+
+    /// See [`dataplane::Dataplane::enforced`].
+    pub(super) fn kernel_policy(
+        &self,
+        endpoint: &PodName,
+        wanted: &PolicyTable,
+    ) -> Result<Option<Enforced>, Error> {
+        if !self.is_enforcing()? {
+            return Ok(None);
+        }
+        let read = self.policies.enforced(endpoint, wanted);
+        read.map(Some).map_err(|source| Error::new("read policy of", endpoint.to_string(), source))
     }
 
     /// The first numbers that a table of policies may give: an earlier agent's may still be in the kernel.

@@ -76,9 +76,7 @@ impl Reader<'_> {
             }
             "Node" => {
                 if let Some((node, _)) = self.typed::<core::Node>(root) {
-                    let addresses = node.status.and_then(|status| status.addresses).unwrap_or_default();
-                    let addresses = addresses.iter().filter_map(|a| a.address.parse().ok()).collect();
-                    self.world.nodes.insert(node.metadata.name.unwrap_or_default(), addresses);
+                    self.world.set_node(&node);
                 }
             }
             _ => {}

@@ -12,7 +12,7 @@ use agent::client::{Client, DEFAULT_SOCKET, Error};
 /// Where labs keep their agents' sockets: `<lab>/<node>/agent.sock`.
 const LABS: &str = "/run/twinplane/lab";
 
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct Target {
     /// The agent's socket [default: the only lab's first node, else /run/twinplane/agent.sock]
     #[arg(long, env = "TWINPLANE_SOCKET", value_name = "PATH", conflicts_with_all = ["lab", "node"])]
@@ -48,9 +48,25 @@ impl Target {
     where
         F: Future<Output = Result<T, Error>>,
     {
+        wait(question(Client::new(self.announce(&lab_agents(Path::new(LABS)))?)))
+    }
+
+    /// The agent that is asked, without saying which.
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        Ok(Client::new(self.find(&lab_agents(Path::new(LABS)))?))
+    }
+
+    /// The agent of `node`: the one at the named socket, or that node's of the same lab, else this machine's.
+    pub(crate) fn of_node(&self, node: &str) -> anyhow::Result<Client> {
         let socket = self.find(&lab_agents(Path::new(LABS)))?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(question(Client::new(socket))).map_err(with_hint)
+        let beside = lab_folder(&socket).map(|lab| lab.join(node).join("agent.sock"));
+        Ok(Client::new(beside.filter(|_| self.socket.is_none()).unwrap_or(socket)))
+    }
+
+    /// How the lab's API server is reached, where the agent that is asked is a lab's.
+    pub(crate) fn kubeconfig(&self) -> anyhow::Result<Option<PathBuf>> {
+        let socket = self.find(&lab_agents(Path::new(LABS)))?;
+        Ok(lab_folder(&socket).map(|lab| lab.join("kubeconfig")).filter(|path| path.exists()))
     }
 
     /// Where flows are served: by the lab's relay, unless a node or an agent is named; else beside the agent's socket.
@@ -77,7 +93,7 @@ impl Target {
                 several => return Err(Unclear::Several(several.join(", "))),
             }
         }
-        Ok(self.find(&agents)?.with_file_name("observer.sock"))
+        Ok(self.announce(&agents)?.with_file_name("observer.sock"))
     }
 
     fn find(&self, agents: &[LabAgent]) -> Result<PathBuf, Unclear> {
@@ -98,10 +114,19 @@ impl Target {
         if labs.len() > 1 {
             return Err(Unclear::Several(labs.join(", ")));
         }
-        if self.node.is_none() {
-            eprintln!("node {} of lab {}", first.node, first.lab);
-        }
         Ok(first.socket.clone())
+    }
+
+    /// [`Self::find`], saying which agent of a lab it is where none was named.
+    fn announce(&self, agents: &[LabAgent]) -> Result<PathBuf, Unclear> {
+        let socket = self.find(agents)?;
+        let chosen = agents.iter().find(|agent| agent.socket == socket);
+        if let Some(LabAgent { lab, node, .. }) =
+            chosen.filter(|_| self.socket.is_none() && self.node.is_none())
+        {
+            eprintln!("node {node} of lab {lab}");
+        }
+        Ok(socket)
     }
 }
 
@@ -131,6 +156,12 @@ fn lab_agents(labs: &Path) -> Vec<LabAgent> {
     agents
 }
 
+/// The folder of the lab that an agent's socket belongs to.
+fn lab_folder(socket: &Path) -> Option<&Path> {
+    let lab = socket.parent()?.parent()?;
+    lab.starts_with(LABS).then_some(lab)
+}
+
 fn relay_socket(labs: &Path, lab: &str) -> PathBuf {
     labs.join(lab).join("relay.sock")
 }
@@ -139,6 +170,12 @@ fn relay_socket(labs: &Path, lab: &str) -> PathBuf {
 fn names(directory: &Path) -> Vec<String> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// An agent's answer.
+pub(crate) fn wait<T>(answer: impl Future<Output = Result<T, Error>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(answer).map_err(with_hint)
 }
 
 fn with_hint(error: Error) -> anyhow::Error {

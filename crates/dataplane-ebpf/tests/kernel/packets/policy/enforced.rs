@@ -1,5 +1,6 @@
 //! Allowed, denied, and what no policy is asked about.
 
+use dataplane::Dataplane as _;
 use dataplane_ebpf::{EventKind, Point, Reason, event_flags};
 use model::{
     TrafficPolicy::Cluster,
@@ -39,6 +40,11 @@ fn an_isolated_pod_gets_what_a_rule_allows_by_every_way_to_it() {
         // The tables are both families'.
         let times = if pod.is_ipv4() { 1 } else { 2 };
         assert_eq!(counts, [2 * times, 4 * times]);
+        let read = bench.plane.enforced(&super::table::pod(), &table.0).expect("read").expect("it enforces");
+        assert_eq!([5, 7].map(|rule| read.counts[&RuleId(rule)].packets), counts);
+        let nobody = model::PodName { namespace: "test".into(), name: "nobody".into() };
+        let nothing = bench.plane.enforced(&nobody, &table.0).expect("read").expect("it enforces");
+        assert!(nothing.table.endpoints.is_empty(), "{nothing:?}");
         // What it sends is its own business.
         assert_eq!(bench.pod_sends(&Frame::tcp(bench.at(|p| p.pod, 555), client, SYN).bytes()).verdict, NEXT);
     });

@@ -191,6 +191,7 @@ fn the_kernel_decides_as_the_table_does() {
                 if old == model::Snapshot::default() { Changed::all(&new) } else { new.changed_since(&old) };
             let applied = bench.plane.apply(&new, &changed).expect("apply");
             assert!(applied.failed.is_empty(), "{:?}", applied.failed);
+            reads_back(bench, &new.policy);
             bench.counters = counters(bench.plane);
             for packet in 0..PACKETS {
                 let source_port = (1025 + round * PACKETS + packet) as u16;
@@ -199,6 +200,23 @@ fn the_kernel_decides_as_the_table_does() {
             old = new;
         }
     });
+}
+
+/// What is read from the kernel is the table, of this endpoint and this family.
+fn reads_back(bench: &Bench<'_>, wanted: &PolicyTable) {
+    let enforced = bench.plane.enforced(&pod(), wanted).expect("read").expect("it enforces");
+    let said = |table: &PolicyTable| -> BTreeMap<_, _> {
+        table.peers.iter().map(|(key, ports)| (*key, table.ports[ports].clone())).collect()
+    };
+    assert_eq!(said(&enforced.table), said(wanted));
+    assert_eq!((&enforced.table.endpoints, &enforced.table.lists), (&wanted.endpoints, &wanted.lists));
+    let of_family = |table: &PolicyTable| -> BTreeMap<IpNet, IdentityId> {
+        let nets = table.prefixes.iter().filter(|(net, _)| net.addr().is_ipv4() == bench.plan.pod.is_ipv4());
+        nets.map(|(net, id)| (*net, *id)).collect()
+    };
+    assert_eq!(of_family(&enforced.table), of_family(wanted));
+    let named = |rule: &model::policy::RuleId| enforced.table.rules.get(rule) == wanted.rules.get(rule);
+    assert!(enforced.counts.keys().all(named), "{:?}", enforced.table.rules);
 }
 
 /// Gives lists numbers of their own for each round: they are never given again.

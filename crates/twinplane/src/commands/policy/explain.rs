@@ -1,0 +1,282 @@
+//! `twinplane policy explain`: why a connection is allowed or not, by the objects; and whether the kernels agree.
+
+use std::{fmt, path::PathBuf, process::ExitCode};
+
+use model::policy::{Direction, Verdict};
+use policy::{
+    explain::{Explanation, explain},
+    simulate::{self, Recorded},
+    world::{Connection, Owner, Undecidable, World},
+};
+use serde::Serialize;
+
+use super::{
+    super::{output::Output, target::Target},
+    ends::{End, PortArg, connection},
+    flows::{self, Tally},
+    live::{self, Kernel},
+    objects::{Known, Objects, read_files, tell},
+};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// Who sends: as namespace/pod, pod (in namespace "default"), or an address
+    #[arg(value_name = "SRC", required_unless_present = "flow")]
+    source: Option<End>,
+    /// Who receives, as SRC; for a Service name one of its pods, at which policies are asked
+    #[arg(value_name = "DST", required_unless_present = "flow")]
+    destination: Option<End>,
+    /// The destination's port, as 80 or 53/UDP; "icmp" for what has no port
+    #[arg(value_name = "PORT[/PROTO]", required_unless_present = "flow")]
+    port: Option<PortArg>,
+    /// Explain the drops by policies among these flows instead (JSON lines of `observe -o json`); "-" is standard input
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "destination", "port"])]
+    flow: Option<PathBuf>,
+    /// Files that the cluster's policies were applied from, so that rules have lines
+    #[arg(short, long = "filename", value_name = "PATH")]
+    files: Vec<PathBuf>,
+    #[command(flatten)]
+    objects: Objects,
+    #[command(flatten)]
+    target: Target,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// An answer, or why there is none.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Answer {
+    /// `None`: cannot be decided.
+    verdict: Option<Verdict>,
+    undecided: Option<String>,
+    explanation: Option<Explanation>,
+    /// What the kernels of the pods' nodes say; none where manifests are asked about.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    kernel: Vec<Kernel>,
+    /// What flows said of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recorded: Option<Dropped>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Dropped {
+    connection: Connection,
+    flows: u64,
+    reasons: Vec<String>,
+    denied_by: Vec<String>,
+}
+
+/// Exit 0: allowed (or every drop is explained), 1: denied (or a drop is not), 2: cannot be decided, or a kernel differs.
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let mut known = args.objects.read(&args.target)?;
+    if !args.files.is_empty() {
+        let mut written = World::default();
+        tell(&read_files(&mut written, &args.files)?);
+        for policy in known.world.take_lines(&written) {
+            eprintln!("{policy}: not as in the files: without lines");
+        }
+    }
+    if let Some(path) = &args.flow {
+        return of_flows(args, &known, path);
+    }
+    let (Some(source), Some(destination), Some(port)) = (&args.source, &args.destination, args.port) else {
+        anyhow::bail!("nothing to explain: want SRC DST PORT, or --flow FILE");
+    };
+    let asked = connection(&known.world, [source, destination], port.0);
+    let mut answer = answer(&known, asked);
+    if let (Some(explanation), true) = (&answer.explanation, known.is_live) {
+        answer.kernel = live::ask(&known.world, &explanation.connection, &args.target);
+    }
+    args.output.write(&answer, ToString::to_string)?;
+    let differs = answer.kernel.iter().any(|kernel| kernel.agrees == Some(false));
+    Ok(match answer.verdict {
+        _ if differs => ExitCode::from(2),
+        None => ExitCode::from(2),
+        Some(Verdict::Allow) => ExitCode::SUCCESS,
+        Some(Verdict::Deny) => ExitCode::FAILURE,
+    })
+}
+
+fn reason(why: &Undecidable) -> String {
+    let text = why.to_string();
+    text.strip_prefix("cannot decide: ").map(str::to_owned).unwrap_or(text)
+}
+
+fn answer(known: &Known, asked: Result<Connection, Undecidable>) -> Answer {
+    let explained = asked.map_err(|why| reason(&why)).and_then(|connection| {
+        let to = &connection.destination;
+        match known.services.get(&to.address) {
+            Some(service) if to.owner == Owner::Outside => Err(format!(
+                "{} is the address of Service {service}; policies are asked at the pod that it leads to",
+                to.address
+            )),
+            _ => explain(&known.world, &connection).map_err(|why| reason(&why)),
+        }
+    });
+    match explained {
+        Ok(explanation) => Answer {
+            verdict: Some(explanation.judgement.verdict()),
+            undecided: None,
+            explanation: Some(explanation),
+            kernel: vec![],
+            recorded: None,
+        },
+        Err(why) => {
+            Answer { verdict: None, undecided: Some(why), explanation: None, kernel: vec![], recorded: None }
+        }
+    }
+}
+
+/// Each drop with the labels of then, and the policies of now.
+fn of_flows(args: &Args, known: &Known, path: &std::path::Path) -> anyhow::Result<ExitCode> {
+    let recording = flows::read(&known.world, path)?;
+    recording.tell();
+    let mut world = known.world.clone();
+    let mut answers = vec![];
+    let others = recording.recorded().filter(|(_, tally)| tally.dropped > 0 && !tally.is_denied());
+    for (Recorded { connection: Connection { source, destination, l4 }, .. }, tally) in others {
+        let reasons: Vec<_> = tally.reasons.iter().map(String::as_str).collect();
+        eprintln!("{source} -> {destination} {l4}: not dropped by a policy: {}", reasons.join(", "));
+    }
+    for (recorded, tally) in recording.recorded().filter(|(_, tally)| tally.is_denied()) {
+        let connection = recorded.connection.clone();
+        let judged = simulate::judge(&mut world, &recorded);
+        let mut answer = Answer {
+            verdict: judged.as_ref().ok().map(policy::oracle::Judgement::verdict),
+            undecided: judged.as_ref().err().map(reason),
+            explanation: judged.ok().map(|judgement| Explanation { connection, judgement }),
+            kernel: vec![],
+            recorded: None,
+        };
+        answer.recorded = Some(dropped(recorded.connection, tally));
+        answers.push(answer);
+    }
+    args.output.write(&answers, |answers| {
+        let texts: Vec<String> = answers.iter().map(ToString::to_string).collect();
+        texts.join("\n")
+    })?;
+    let explained = answers.iter().all(|answer| answer.verdict == Some(Verdict::Deny));
+    Ok(if explained { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn dropped(connection: Connection, tally: &Tally) -> Dropped {
+    Dropped {
+        connection,
+        flows: tally.dropped,
+        reasons: tally.reasons.iter().cloned().collect(),
+        denied_by: tally.denied_by.iter().cloned().collect(),
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.explanation, &self.undecided, &self.recorded) {
+            (Some(explanation), ..) => explanation.fmt(f)?,
+            (None, Some(why), Some(Dropped { connection: Connection { source, destination, l4 }, .. })) => {
+                writeln!(f, "{source} -> {destination} {l4}: Cannot be decided: {why}")?;
+            }
+            (None, Some(why), None) => {
+                writeln!(f, "Cannot be decided: {why}")?;
+            }
+            (None, None, _) => {}
+        }
+        for kernel in &self.kernel {
+            let direction = match kernel.direction {
+                Direction::Ingress => "ingress",
+                Direction::Egress => "egress",
+            };
+            writeln!(f, "kernel of {}, {direction}: {}", kernel.node, kernel.detail)?;
+        }
+        if let Some(dropped) = &self.recorded {
+            let by = match &dropped.denied_by[..] {
+                [] => String::new(),
+                all => format!(" by {}", all.join(", ")),
+            };
+            writeln!(f, "flows: dropped {} times{by} ({})", dropped.flows, dropped.reasons.join(", "))?;
+            if self.verdict == Some(Verdict::Allow) {
+                writeln!(
+                    f,
+                    "flows: the policies of now allow it: they changed since, or it was dropped for another reason"
+                )?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use policy::manifest;
+
+    use super::*;
+
+    const OBJECTS: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: web, namespace: shop, labels: {app: web}}
+spec: {nodeName: a, containers: []}
+status: {podIP: 10.0.1.1}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: web, namespace: shop}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  ingress:
+    - from:
+        - podSelector: {matchLabels: {role: frontend}}
+";
+
+    fn known() -> Known {
+        let mut known = Known::default();
+        assert_eq!(manifest::read(&mut known.world, "shop.yaml", OBJECTS), []);
+        known.services.insert("10.96.0.9".parse().expect("address"), "shop/web".into());
+        known
+    }
+
+    fn ask(source: &str, destination: &str) -> Answer {
+        let known = known();
+        let [source, destination] = [source, destination].map(|end| end.parse::<End>().expect("an end"));
+        let port: PortArg = "80".parse().expect("a port");
+        answer(&known, connection(&known.world, [&source, &destination], port.0))
+    }
+
+    #[test]
+    fn a_denial_is_explained_to_the_line() {
+        let denied = ask("192.0.2.1", "shop/web");
+        assert_eq!(denied.verdict, Some(Verdict::Deny));
+        let text = denied.to_string();
+        assert!(text.contains("isolated by NetworkPolicy shop/web"), "{text}");
+        assert!(text.contains("nearest: NetworkPolicy shop/web ingress[0] (shop.yaml:13)"), "{text}");
+    }
+
+    #[test]
+    fn what_cannot_be_decided_begins_so() {
+        let service = ask("shop/web", "10.96.0.9").to_string();
+        assert!(service.starts_with("Cannot be decided: 10.96.0.9 is the address of"), "{service}");
+        assert!(service.contains("Service shop/web"), "{service}");
+        assert_eq!(ask("shop/gone", "shop/web").verdict, None);
+    }
+
+    #[test]
+    fn drops_among_flows_are_explained_with_the_labels_of_then() {
+        let folder = tempfile::tempdir().expect("folder");
+        let lines = [
+            flows::tests::line("DROPPED", 80, "other"),
+            flows::tests::line("DROPPED", 80, "frontend"),
+            flows::tests::line("FORWARDED", 80, "frontend"),
+        ];
+        let known = known();
+        let recording = flows::read(&known.world, &flows::tests::file(&folder, &lines)).expect("read");
+        let mut world = known.world.clone();
+        let verdicts: Vec<_> = recording
+            .recorded()
+            .filter(|(_, tally)| tally.dropped > 0)
+            .map(|(recorded, _)| simulate::judge(&mut world, &recorded).expect("decided").verdict())
+            .collect();
+        assert_eq!(verdicts, [Verdict::Allow, Verdict::Deny], "by label: frontend, other");
+        assert_eq!(world.pods, known.world.pods, "nothing is left behind");
+    }
+}

@@ -124,6 +124,52 @@ fn whole(client: &str, flows: &[&FlowLine], identity: &str, made: &Made) -> Vec<
     gaps
 }
 
+/// Who was kept from whom, and by what numbers they go.
+#[derive(Clone, Debug)]
+pub struct Denied {
+    /// The client's pod, as `namespace/name`, and its identity.
+    pub client: (String, u64),
+    /// The pods of the Service, and theirs.
+    pub servers: (Vec<String>, u64),
+}
+
+/// Whether `flows` tell that every attempt of the one request ended at its first segment; how many drops they tell of.
+///
+/// # Errors
+/// No drop; one of anything but a first segment, or of others; an answer.
+pub fn denied(flows: &[FlowLine], denied: &Denied) -> Result<usize, Gaps> {
+    let Denied { client: (client, of_client), servers: (servers, of_servers) } = denied;
+    let mut gaps = vec![];
+    let (of_client, of_servers) = (format!("ID:{of_client}"), format!("ID:{of_servers}"));
+    let drops = flows.iter().filter(|flow| flow.verdict == "DROPPED").collect::<Vec<_>>();
+    if drops.is_empty() {
+        gaps.push(format!("no drop of {client}"));
+    }
+    for flow in &drops {
+        let ends = (flow.client.name(), flow.server.name());
+        let known = ends.0 == client && servers.iter().any(|server| server == ends.1);
+        if !known || flow.client.identity != of_client || flow.server.identity != of_servers {
+            let (client_identity, server_identity) = (&flow.client.identity, &flow.server.identity);
+            gaps.push(format!(
+                "drop from {} ({client_identity}) to {} ({server_identity}): want {client} ({of_client}) to a pod of the \
+                 Service ({of_servers})",
+                ends.0, ends.1
+            ));
+        }
+        if !flow.has("SYN") || flow.has("ACK") {
+            gaps.push(format!("drop of {client} at {:?}: want its first segment", flow.flags));
+        }
+    }
+    let ports = drops.iter().map(|flow| flow.client.host.as_str()).collect::<BTreeSet<_>>();
+    if ports.len() > 1 {
+        gaps.push(format!("drops of {ports:?}: want one request's"));
+    }
+    if let Some(answer) = flows.iter().find(|flow| flow.is_answer == Some(true)) {
+        gaps.push(format!("{} was answered: {:?}", answer.client.host, answer.flags));
+    }
+    if gaps.is_empty() { Ok(drops.len()) } else { Err(Gaps(gaps)) }
+}
+
 /// Requests that no line of `output` has, by the client's port as `marks` write it.
 pub fn unseen(made: &[u16], output: &str, mark: impl Fn(u16) -> String) -> Vec<u16> {
     let missing = |port: &&u16| {
@@ -213,6 +259,43 @@ mod tests {
         }
         let error = judge(&[], &FROM).expect_err("nothing");
         assert!(error.contains("request from 198.51.100.10:1: seen by 0 nodes"), "{error}");
+    }
+
+    const DROP: &str = "Nov 23 03:55:02.934 [node-a]: ns/other:40000 (ID:301) <> ns/web-1:80 (ID:300) Policy denied \
+                        DROPPED (TCP Flags: SYN)";
+    const SENT: &str = "Nov 23 03:55:02.933 [node-b]: ns/other:40000 (ID:301) -> ns/web-1:80 (ID:300) from-endpoint \
+                        FORWARDED (TCP Flags: SYN)";
+
+    fn denied(lines: &[&str]) -> Result<usize, String> {
+        let client = ("ns/other".to_owned(), 301);
+        let servers = (vec![POD_A.to_owned(), POD_B.to_owned()], 300);
+        let flows = FlowLine::all(&lines.join("\n"));
+        super::denied(&flows, &Denied { client, servers }).map_err(|gaps| gaps.to_string())
+    }
+
+    #[test]
+    fn a_denied_request_ends_at_its_first_segment() {
+        assert_eq!(denied(&[DROP]), Ok(1));
+        // It may have left its own node before, and is sent again.
+        assert_eq!(denied(&[SENT, DROP, SENT, DROP]), Ok(2));
+    }
+
+    #[test]
+    fn what_else_is_told_of_a_denied_request_is_a_gap() {
+        let answer = SENT.replace(" -> ", " <- ").replace("SYN", "SYN, ACK");
+        let cases = [
+            (vec![SENT.to_owned()], "no drop of ns/other"),
+            (vec![DROP.to_owned(), answer], "was answered"),
+            (vec![DROP.replace("ID:301", "world-ipv4")], "want ns/other (ID:301)"),
+            (vec![DROP.replace("web-1", "db-1")], "to a pod of the Service"),
+            (vec![DROP.replace("SYN", "ACK, PSH")], "want its first segment"),
+            (vec![DROP.to_owned(), DROP.replace("40000", "40001")], "want one request's"),
+        ];
+        for (lines, gap) in cases {
+            let lines = lines.iter().map(String::as_str).collect::<Vec<_>>();
+            let error = denied(&lines).expect_err(gap);
+            assert!(error.contains(gap), "{gap}: {error}");
+        }
     }
 
     #[test]

@@ -6,8 +6,9 @@ mod watch;
 
 use std::{
     ffi::OsString,
+    io::Write as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
@@ -67,6 +68,10 @@ pub enum Error {
     Late { what: String, seconds: u64 },
     #[error("find {what}")]
     Missing { what: String },
+    #[error("make {what}: the cluster has one of that name already")]
+    Taken { what: String },
+    #[error("{what}: want {wanted}, found {found}")]
+    Otherwise { what: String, wanted: String, found: String },
     #[error("trace: called off")]
     Cancelled,
 }
@@ -182,6 +187,32 @@ impl Bench {
         }
         let command = format!("kubectl {}", arguments.join(" "));
         Err(Error::Exit { command, exit: output.exit, message: output.stderr.trim().to_owned() })
+    }
+
+    /// Creates objects.
+    ///
+    /// # Errors
+    /// `kubectl` cannot be started or is refused.
+    pub fn create(&self, objects: &Value) -> Result<(), Error> {
+        check()?;
+        let line = Line::new(Place::Client, ["kubectl", "create", "-f", "-"]);
+        let failed = |source| Error::Start { command: line.to_string(), place: Place::Client, source };
+        let mut command = self.lab.kubectl_command();
+        command
+            .args(["create", "-f", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().map_err(failed)?;
+        if let Some(mut pipe) = child.stdin.take() {
+            pipe.write_all(objects.to_string().as_bytes()).map_err(failed)?;
+        }
+        let output = child.wait_with_output().map_err(failed)?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        Err(Error::Exit { command: line.to_string(), exit: output.status.code().unwrap_or(-1), message })
     }
 
     /// An object, or a list of them.

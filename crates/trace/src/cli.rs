@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(short = 'f', long = "filename", value_name = "PATH", conflicts_with = "lab")]
     manifests: Vec<PathBuf>,
     /// Layers to trace
-    #[arg(long, value_delimiter = ',', default_value = "L1,L2,L3,L4,L5,L6,L7", value_name = "LAYERS")]
+    #[arg(long, value_delimiter = ',', default_value = "L1,L2,L3,L4,L5,L6,L7,L8", value_name = "LAYERS")]
     layers: Vec<LayerId>,
     /// Folder for index.html and trace.json
     #[arg(long, default_value = "twinplane-trace", value_name = "DIR")]

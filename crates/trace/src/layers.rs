@@ -7,6 +7,7 @@ mod l4;
 mod l5;
 mod l6;
 mod l7;
+mod l8;
 
 use dataplane::ServiceRow;
 use model::ServiceName;
@@ -47,6 +48,7 @@ pub fn capture(layer: LayerId, bench: &Bench, subject: &mut Subject) -> Result<F
         LayerId::L5 => l5::capture(bench, subject),
         LayerId::L6 => l6::capture(bench, subject),
         LayerId::L7 => l7::capture(bench, subject),
+        LayerId::L8 => l8::capture(bench, subject),
     }
 }
 

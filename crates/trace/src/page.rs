@@ -187,6 +187,11 @@ const fn intro(layer: LayerId) -> &'static str {
              names of both ends. Rules cannot: what they did is put together afterwards, from what connection tracking \
              still remembers and from what was on the wire."
         }
+        LayerId::L8 => {
+            "A NetworkPolicy says who may reach the pods of the Service: whoever has a label, and nobody else. What does not \
+             enforce it accepts the object all the same. eBPF enforces it by identity, a number for a set of labels, so that \
+             a pod that comes back with another address changes nothing; and it tells who was turned away, and by which policy."
+        }
     }
 }
 

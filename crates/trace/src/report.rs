@@ -88,10 +88,12 @@ pub enum LayerId {
     L5,
     L6,
     L7,
+    L8,
 }
 
 impl LayerId {
-    pub const ALL: [Self; 7] = [Self::L1, Self::L2, Self::L3, Self::L4, Self::L5, Self::L6, Self::L7];
+    pub const ALL: [Self; 8] =
+        [Self::L1, Self::L2, Self::L3, Self::L4, Self::L5, Self::L6, Self::L7, Self::L8];
 
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -102,6 +104,7 @@ impl LayerId {
             Self::L5 => "L5",
             Self::L6 => "L6",
             Self::L7 => "L7",
+            Self::L8 => "L8",
         }
     }
 
@@ -114,6 +117,7 @@ impl LayerId {
             Self::L5 => "External traffic policy",
             Self::L6 => "Failover",
             Self::L7 => "Flow observability",
+            Self::L8 => "Network policy",
         }
     }
 }
@@ -129,7 +133,7 @@ impl std::str::FromStr for LayerId {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let wanted = |layer: &Self| layer.as_str().eq_ignore_ascii_case(s);
-        Self::ALL.into_iter().find(wanted).ok_or_else(|| format!("unknown layer {s:?}: want L1 to L7"))
+        Self::ALL.into_iter().find(wanted).ok_or_else(|| format!("unknown layer {s:?}: want L1 to L8"))
     }
 }
 

@@ -53,7 +53,7 @@ pub fn trace(benches: &[Bench], layers: &[LayerId], restore: bool, lines: &Lines
     })?;
     let (mut done, mut changed) = (vec![], false);
     for id in LayerId::ALL.into_iter().filter(|id| layers.contains(id)) {
-        if changed && id == LayerId::L7 {
+        if changed && id >= LayerId::L7 {
             put_back(&mut traced, lines)?;
             changed = false;
         }

@@ -31,6 +31,8 @@ pub struct Subject {
     /// The Deployment whose pods the selector chooses, and its replicas.
     pub deployment: String,
     pub replicas: u64,
+    /// What its pods are chosen by, as the object has it.
+    pub selector: Value,
 }
 
 impl Subject {
@@ -67,6 +69,7 @@ impl Subject {
             policy: object["spec"]["externalTrafficPolicy"].as_str().unwrap_or("Cluster").to_owned(),
             deployment: deployment["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
             replicas: deployment["spec"]["replicas"].as_u64().unwrap_or(1),
+            selector: selector.clone(),
             namespace: namespace.to_owned(),
             name: name.to_owned(),
         })
@@ -74,11 +77,17 @@ impl Subject {
 
     /// Where a client outside reaches it.
     pub fn url(&self) -> String {
-        match self.vip {
-            IpAddr::V4(ip) => format!("http://{ip}:{}/", self.port),
-            IpAddr::V6(ip) => format!("http://[{ip}]:{}/", self.port),
-        }
-        .replace(":80/", "/")
+        url(self.vip, self.port)
+    }
+
+    /// Where a pod reaches it.
+    pub fn inside_url(&self) -> String {
+        url(self.cluster_ip, self.port)
+    }
+
+    /// Prefix of its pods' names, as flows are asked for by it: `namespace/deployment`.
+    pub fn namespaced_deployment(&self) -> String {
+        format!("{}/{}", self.namespace, self.deployment)
     }
 
     /// The Service's pods that are ready.
@@ -144,6 +153,15 @@ impl Subject {
         }
         Ok(())
     }
+}
+
+/// The root of a web server, with the port where it is not the usual one.
+pub fn url(ip: IpAddr, port: u16) -> String {
+    match ip {
+        IpAddr::V4(ip) => format!("http://{ip}:{port}/"),
+        IpAddr::V6(ip) => format!("http://[{ip}]:{port}/"),
+    }
+    .replace(":80/", "/")
 }
 
 /// Every address that a node answers to.

@@ -136,7 +136,7 @@ fn health(bench: &Bench, found: &mut Found) -> Result<(), Error> {
 
 /// Everything from and to the pods, but what their own node asks them for their health.
 fn follow(bench: &Bench, subject: &Subject, since: &str) -> Line {
-    let pods = format!("{}/{}", subject.namespace, subject.deployment);
+    let pods = subject.namespaced_deployment();
     let from = ["observe", "--lab", bench.lab.name().as_str(), "--follow", "--since", since];
     let selected = ["--print-node-name", "--to-pod", &pods, "--not", "--identity", "host"];
     Line::twinplane(Place::Edge, &[&from[..], &selected].concat(), "")

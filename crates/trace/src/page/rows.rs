@@ -25,6 +25,7 @@ const GLANCE: &[(LayerId, &str)] = &[
     (LayerId::L6, "node_removed_after_s"),
     (LayerId::L6, "recovered"),
     (LayerId::L7, "lines_naming_a_pod"),
+    (LayerId::L8, "other_got"),
 ];
 
 /// Names that need more than their own words.
@@ -63,6 +64,14 @@ const LABELS: &[(&str, &str)] = &[
     ("lines_naming_a_pod", "Captured lines that name a pod"),
     ("lines_with_identities", "Captured lines that say who talked to whom"),
     ("lines_with_a_verdict", "Captured lines that say what became of the packet"),
+    ("frontend_got", "A request from role=frontend got"),
+    ("other_got", "A request from role=other, which the policy does not allow, got"),
+    ("rules_before", "Rules before the policy"),
+    ("rules_after", "Rules with the policy"),
+    ("drops_told", "Drops that the relay told of"),
+    ("identities_told", "Pods with an identity"),
+    ("entries", "Entries of the pod's allow-list"),
+    ("entry_packets", "Packets counted by the entry of role=frontend"),
     ("health_check_port", "Health check port"),
     ("health_check_interval_s", "Health check every"),
     ("unhealthy_threshold", "Bad answers in a row until a node is dropped"),

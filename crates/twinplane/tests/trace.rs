@@ -72,20 +72,19 @@ fn all_layers_are_traced_and_failover_shows_the_two_behaviours() {
 
     let report = report(folder.path());
     assert_eq!(report["schema"], 1);
-    for id in ["L1", "L2", "L3", "L4", "L5", "L6", "L7", "L8"] {
+    for id in ["L1", "L2", "L3", "L4", "L5", "L6", "L7"] {
         captured(id, layer(&report, id));
     }
     for id in ["L1", "L2", "L5"] {
         assert_eq!(layer(&report, id)["identical"], true, "{id} does not depend on the dataplane");
     }
-    for id in ["L3", "L4", "L6", "L7", "L8"] {
+    for id in ["L3", "L4", "L6", "L7"] {
         assert_eq!(layer(&report, id)["identical"], false, "{id}");
     }
     translation(layer(&report, "L4"));
     policies(layer(&report, "L5"));
     failover(layer(&report, "L6"));
     flows(layer(&report, "L7"));
-    network_policy(layer(&report, "L8"));
     let told = stderr.lines().filter(|line| line.contains("L7 ebpf: ")).collect::<Vec<_>>();
     assert!(
         told.iter()
@@ -160,29 +159,6 @@ fn flows(l7: &Value) {
     }
     let nodes = &l7["facts"]["ebpf"]["nodes_connected"];
     assert_eq!(nodes, 2);
-}
-
-/// What is shown is for the trace itself to see to; that it is the story, is asked here.
-fn network_policy(l8: &Value) {
-    assert_eq!(facts(l8, "/frontend_got"), ["200", "200"]);
-    assert_eq!(facts(l8, "/other_got"), ["200", "no answer"]);
-    let legacy = &l8["facts"]["iptables"];
-    assert_eq!(legacy["rules_before"], legacy["rules_after"], "the add-on is off");
-    let ours = &l8["facts"]["ebpf"];
-    assert_eq!(ours["identities_told"], 5);
-    for fact in ["drops_told", "entries", "entry_packets"] {
-        assert!(ours[fact].as_u64().is_some_and(|count| count >= 1), "{fact}: {ours}");
-    }
-    let captures = l8["captures"].as_array().expect("captures");
-    let shown = |plane: &str, mark: &str| {
-        let ours = captures.iter().filter(|capture| capture["dataplane"] == plane);
-        ours.filter(|capture| capture["output"].as_str().is_some_and(|said| said.contains(mark))).count()
-    };
-    assert_eq!(shown("ebpf", "Policy denied DROPPED (TCP Flags: SYN)"), 1);
-    assert_eq!(shown("iptables", "DROPPED"), 0);
-    for plane in ["iptables", "ebpf"] {
-        assert_eq!(shown(plane, "kind: NetworkPolicy"), 1, "{plane}");
-    }
 }
 
 #[test]

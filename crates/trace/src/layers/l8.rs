@@ -272,7 +272,7 @@ fn is_enforced(bench: &Bench) -> bool {
 /// What `--network-policy` says, in one argument or two.
 fn told_to_enforce(arguments: &[&str]) -> Option<bool> {
     let ours = |argument: &&str| argument.split('=').next() == Some("--network-policy");
-    let at = arguments.iter().rposition(|argument| ours(argument))?;
+    let at = arguments.iter().rposition(ours)?;
     let value = arguments[at].split_once('=').map(|(_, value)| value);
     value.or_else(|| arguments.get(at + 1).copied()).map(|value| value == "on")
 }

@@ -113,24 +113,15 @@ impl PolicyMatch {
     }
 }
 
-/// Identities with a fixed meaning.
-pub const RESERVED_IDENTITIES: [(u32, &str); 11] = [
-    (0, "unknown"),
-    (1, "host"),
-    (2, "world"),
-    (3, "unmanaged"),
-    (4, "health"),
-    (5, "init"),
-    (6, "remote-node"),
-    (7, "kube-apiserver"),
-    (8, "ingress"),
-    (9, "world-ipv4"),
-    (10, "world-ipv6"),
-];
+/// Identities with a fixed meaning, and 0, which says that nobody looked.
+pub fn reserved_identities() -> impl Iterator<Item = (u32, &'static str)> {
+    let reserved = model::Reserved::ALL.into_iter().map(|reserved| (reserved.id().get(), reserved.name()));
+    std::iter::once((0, "unknown")).chain(reserved)
+}
 
 /// The name of a reserved identity.
 pub fn reserved_identity(number: u32) -> Option<&'static str> {
-    RESERVED_IDENTITIES.iter().find(|(known, _)| *known == number).map(|(_, name)| *name)
+    reserved_identities().find(|(known, _)| *known == number).map(|(_, name)| name)
 }
 
 /// What a drop reason reads as in a line; a number without a text prints as itself.

@@ -7,7 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, FromArgMatches, error::ErrorKind
 use super::flags::{CONFLICTS, FLAGS};
 use crate::{
     event::TcpFlags,
-    names::{EventType, RESERVED_IDENTITIES, TRACE_POINTS},
+    names::{EventType, TRACE_POINTS, reserved_identities},
     proto::flow::{
         DropReason, EventTypeFilter, FlowFilter, HttpHeader, IpVersion, NetworkInterface, TrafficDirection,
         Verdict, Workload, flow_filter::Experimental,
@@ -324,9 +324,9 @@ fn invalid(name: &str, value: &str) -> String {
 }
 
 fn identity(value: &str) -> Result<u32, String> {
-    let reserved = RESERVED_IDENTITIES.iter().find(|(_, name)| *name == value).map(|(number, _)| *number);
+    let reserved = reserved_identities().find(|(_, name)| *name == value).map(|(number, _)| number);
     reserved.or_else(|| value.parse().ok()).ok_or_else(|| {
-        let names: Vec<&str> = RESERVED_IDENTITIES.iter().map(|(_, name)| *name).collect();
+        let names: Vec<&str> = reserved_identities().map(|(_, name)| name).collect();
         format!(
             "invalid security identity {value:?}, expected one of {} or a numeric value",
             names.join(", ")

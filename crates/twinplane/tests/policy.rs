@@ -91,8 +91,18 @@ fn asked(lab: &Named, nginx: &str, address: &str) {
 
 #[test]
 fn who_is_allowed_is_served_and_who_is_not_times_out_and_is_seen() {
+    enforces(&["--dataplane", "ebpf"]);
+}
+
+#[test]
+fn the_iptables_plane_enforces_it_where_it_is_asked_to() {
+    let on = ["--agent-arg=--network-policy=on", "--agent-arg=--flows=on"];
+    enforces(&[&["--dataplane", "iptables"], &on[..]].concat());
+}
+
+fn enforces(up: &[&str]) {
     let lab = Named::new();
-    lab.up(&["--dataplane", "ebpf"]);
+    lab.up(up);
     let directory = tempfile::tempdir().expect("directory");
     let file = directory.path().join("objects.json");
     std::fs::write(&file, OBJECTS).expect("write");

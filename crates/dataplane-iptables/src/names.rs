@@ -46,7 +46,13 @@ const ADDED: [&str; 2] = [OUTSIDE, HOST_PORTS];
 pub const POLICY: &str = "TWINPLANE-POLICY";
 /// Stops packets of flows that policies have denied since they were opened.
 pub const POLICY_HELD: &str = "TWINPLANE-HELD";
-/// Begins the names of chains that say what policies say, each named by its contents.
+/// Whatever comes here would be denied if it were not only audited; it is let through. Has no rules.
+pub const POLICY_AUDIT: &str = "TWINPLANE-AUDIT";
+/// Whatever comes here is left to tiers that are not there; it is let through. Has no rules.
+pub const POLICY_PASS: &str = "TWINPLANE-PASS";
+/// The chains of policies that are there as long as policies are enforced.
+pub const POLICY_FIXED: [&str; 4] = [POLICY, POLICY_HELD, POLICY_AUDIT, POLICY_PASS];
+/// Begins the names of chains that say what policies say; a letter for the tier follows, and a hash of its contents.
 pub const POLICY_LIST: &str = "TP-POL-";
 
 const PER_SERVICE: [&str; 6] = ["KUBE-SVC-", "KUBE-SVL-", "KUBE-EXT-", "KUBE-FW-", "KUBE-SEP-", "KUBE-HP-"];

@@ -108,7 +108,7 @@ pub fn rule(text: &str) -> Result<Rule, ParseError> {
 }
 
 /// Splits as a shell would: blanks, double quotes, backslash within them.
-fn words(text: &str) -> Vec<Cow<'_, str>> {
+pub(crate) fn words(text: &str) -> Vec<Cow<'_, str>> {
     let mut words = Vec::new();
     let mut rest = text.trim_start();
     while !rest.is_empty() {

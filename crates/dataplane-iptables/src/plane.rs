@@ -2,12 +2,15 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
-use dataplane::{Applied, Connection, Dataplane, Error, Key, MapFill, PlaneStatus, ServiceRow};
+use dataplane::{
+    Applied, Connection, Dataplane, Enforced, Error, Key, MapFill, PlaneStatus, RuleTraffic, ServiceRow,
+};
 use model::{
-    Changed, Family, Masquerade, NodeConfig, Plane, ServicePortId, Snapshot, oracle::Packet, policy::RuleId,
+    Changed, Family, IdentityId, Masquerade, NodeConfig, Plane, PodName, PolicyTable, ServicePortId,
+    Snapshot, oracle::Packet, policy::RuleId,
 };
 
 use crate::{
@@ -90,7 +93,8 @@ impl IptablesDataplane {
     /// # Errors
     /// The kernel does not tell, or another program has the group.
     pub fn telling(&self) -> Result<Option<Telling>, Error> {
-        self.config.telling.map(Telling::open).transpose()
+        let open = |config| Telling::open(config, self.policies.names().clone());
+        self.config.telling.map(open).transpose()
     }
 
     /// The rules of one service port as they were rendered.
@@ -188,11 +192,11 @@ impl IptablesDataplane {
         if self.config.policy { self.policies.repair(snapshot) } else { Ok(vec![]) }
     }
 
-    /// Packets and bytes that each rule of a policy has decided about since it was written: those that opened flows, or were denied.
+    /// Packets and bytes that each rule of a policy has decided about: those that opened flows, or were denied.
     ///
     /// # Errors
     /// The rules cannot be read.
-    pub fn rule_counts(&self) -> Result<BTreeMap<RuleId, (u64, u64)>, Error> {
+    pub fn rule_counts(&self) -> Result<BTreeMap<RuleId, RuleTraffic>, Error> {
         self.policies.counts()
     }
 
@@ -292,11 +296,23 @@ impl Dataplane for IptablesDataplane {
 
     fn status(&self) -> PlaneStatus {
         let unseen = told::unseen(self.config.telling.is_some());
-        status::of(self.families.values(), &self.probed, &self.udp_flows, unseen)
+        let known =
+            status::Known { probed: &self.probed, udp_flows: &self.udp_flows, policies: &self.policies };
+        status::of(self.families.values(), &known, self.maps(), unseen)
+    }
+
+    fn identity_of(&self, address: IpAddr) -> Result<Option<IdentityId>, Error> {
+        if self.config.policy { self.policies.identity_of(address) } else { Ok(None) }
+    }
+
+    fn enforced(&self, endpoint: &PodName, wanted: &PolicyTable) -> Result<Option<Enforced>, Error> {
+        self.config.policy.then(|| self.policies.enforced(endpoint, wanted)).transpose()
     }
 
     fn maps(&self) -> Vec<MapFill> {
-        vec![status::connection_table()]
+        let mut maps = vec![status::connection_table()];
+        maps.extend(self.policies.fill());
+        maps
     }
 
     fn clean_up(&mut self) -> Result<(), Error> {

@@ -4,6 +4,7 @@ use dataplane::{Counter, MapFill, PlaneStatus, Unseen};
 use model::{Family, Plane};
 
 use crate::{
+    enforcement::Enforcement,
     family::FamilyRules,
     features::{self, Probed},
     flows::UdpFlows,
@@ -12,14 +13,20 @@ use crate::{
     ruleset::Table,
 };
 
+/// What is told of besides rules.
+pub(crate) struct Known<'a> {
+    pub probed: &'a Probed,
+    pub udp_flows: &'a UdpFlows,
+    pub policies: &'a Enforcement,
+}
+
 pub(crate) fn of<'a>(
     families: impl Iterator<Item = &'a FamilyRules<Programs>>,
-    probed: &Probed,
-    udp_flows: &UdpFlows,
+    known: &Known<'_>,
+    mut maps: Vec<MapFill>,
     unseen: Vec<Unseen>,
 ) -> PlaneStatus {
-    let mut maps = vec![connection_table()];
-    let mut counters = vec![udp_flows.counter()];
+    let mut counters = vec![known.udp_flows.counter()];
     for rules in families {
         let saved = match rules.kernel().save(None) {
             Ok(saved) => saved,
@@ -34,11 +41,12 @@ pub(crate) fn of<'a>(
             maps.push(MapFill { name, entries: entries as u64, capacity: 0, bytes: 0, refused: 0 });
         }
         counters.extend(rules.counts(&saved).into_rows());
+        counters.extend(known.policies.counters(rules.family(), &saved));
     }
     counters.extend(account::all().unwrap_or_default().into_iter().filter_map(accounted));
     PlaneStatus {
         plane: Plane::Iptables,
-        features: features::list(probed),
+        features: features::list(known.probed),
         maps,
         counters: summed(counters),
         unseen,

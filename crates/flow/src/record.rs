@@ -10,7 +10,7 @@ mod reasons;
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use abi::{Address as _, EventCount, EventKind, Point, Reason, V4, V6, event_flags, protocol};
-use model::policy::Direction;
+use model::policy::{Direction, RuleRef};
 use uuid::{Builder, Uuid};
 
 use self::reasons::drop_reason;
@@ -163,20 +163,7 @@ impl Decoder {
     /// The rule that decided, under what it decided.
     fn rules(&self, record: &abi::Event, parts: Parts, directory: &Directory) -> Option<Arc<Rules>> {
         let rule = directory.rule(record.rule)?;
-        let decided = vec![Policy {
-            name: rule.policy.name.clone(),
-            namespace: rule.policy.namespace.clone(),
-            labels: vec![],
-            revision: record.revision.into(),
-            kind: rule.policy.kind.to_string(),
-        }];
-        let denied = matches!(parts.verdict, Verdict::Dropped | Verdict::Audit);
-        Some(Arc::new(match (rule.direction, denied) {
-            (Direction::Ingress, false) => Rules { ingress_allowed: decided, ..Rules::default() },
-            (Direction::Ingress, true) => Rules { ingress_denied: decided, ..Rules::default() },
-            (Direction::Egress, false) => Rules { egress_allowed: decided, ..Rules::default() },
-            (Direction::Egress, true) => Rules { egress_denied: decided, ..Rules::default() },
-        }))
+        Some(Arc::new(rules_of(rule, parts.verdict, record.revision.into())))
     }
 
     fn interface(&mut self, index: u32, directory: &Directory) -> Option<Arc<Interface>> {
@@ -208,6 +195,24 @@ impl Decoder {
 impl std::fmt::Debug for Decoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Decoder").field("node", &self.node).finish_non_exhaustive()
+    }
+}
+
+/// What decided, under what it decided. `revision` is the table's.
+fn rules_of(rule: &RuleRef, verdict: Verdict, revision: u64) -> Rules {
+    let decided = vec![Policy {
+        name: rule.policy.name.clone(),
+        namespace: rule.policy.namespace.clone(),
+        labels: vec![],
+        revision,
+        kind: rule.policy.kind.to_string(),
+    }];
+    let denied = matches!(verdict, Verdict::Dropped | Verdict::Audit);
+    match (rule.direction, denied) {
+        (Direction::Ingress, false) => Rules { ingress_allowed: decided, ..Rules::default() },
+        (Direction::Ingress, true) => Rules { ingress_denied: decided, ..Rules::default() },
+        (Direction::Egress, false) => Rules { egress_allowed: decided, ..Rules::default() },
+        (Direction::Egress, true) => Rules { egress_denied: decided, ..Rules::default() },
     }
 }
 

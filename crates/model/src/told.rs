@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use crate::policy::RuleId;
+
 /// One thing that was told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
@@ -46,10 +48,12 @@ pub enum Side {
     Server,
 }
 
-/// A packet that a rule stopped.
+/// A packet that a rule stopped, or would have.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stopped {
     pub why: Stop,
+    /// The policy's rule, where one is told and known.
+    pub rule: Option<RuleId>,
     /// `None` where its headers could not be read.
     pub tuple: Option<Tuple>,
     /// As in the TCP header: FIN is bit 0, CWR bit 7.
@@ -112,16 +116,19 @@ pub enum Stop {
     MartianLoopback,
     /// A network policy denies it.
     Policy,
+    /// A network policy would deny it, and is only audited: it is let through.
+    Audited,
 }
 
 impl Stop {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::NoEndpoints,
         Self::NoLocalEndpoints,
         Self::SourceRange,
         Self::Invalid,
         Self::MartianLoopback,
         Self::Policy,
+        Self::Audited,
     ];
 
     /// The word for it in counters and logs.
@@ -133,6 +140,7 @@ impl Stop {
             Self::Invalid => "dropped_invalid",
             Self::MartianLoopback => "dropped_martian_loopback",
             Self::Policy => "dropped_policy",
+            Self::Audited => "audited_policy",
         }
     }
 

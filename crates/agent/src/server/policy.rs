@@ -37,12 +37,12 @@ pub(super) async fn decide(
     Json(asked): Json<PolicyQuestion>,
 ) -> Answer<PolicyDecision> {
     let pod = PodName { namespace: asked.namespace.clone(), name: asked.pod.clone() };
-    let table = enforced(&context, &pod).await?.table;
+    let enforced = enforced(&context, &pod).await?;
     let peer = asked.peer;
     let identity = context.worker.ask(move |reconciler| reconciler.plane().identity_of(peer)).await??;
     // An address that the kernel does not have is nobody's to it (`bpf/src/identity.rs`).
     let identity = identity.unwrap_or_default();
-    Ok(Json(decision(&table, &pod, &asked, identity)))
+    Ok(Json(decision(enforced.deciding(peer), &pod, &asked, identity)))
 }
 
 fn decision(
@@ -191,7 +191,7 @@ mod tests {
         }
         table.rules = [(RuleId(5), rule(Some(0))), (RuleId(7), rule(None))].into();
         let counts = [(RuleId(5), RuleTraffic { packets: 2, bytes: 120 })].into();
-        Enforced { table, counts }
+        Enforced { table, counts, ..Enforced::default() }
     }
 
     #[test]

@@ -9,12 +9,16 @@
 //!
 //! Never decides: that is [`model::PolicyTable::decide`].
 
+pub(crate) mod back;
+mod clause;
 pub(crate) mod flows;
+pub(crate) mod named;
 mod render;
 pub(crate) mod sets;
 #[cfg(test)]
 mod tests;
 mod text;
+pub(crate) mod totals;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,12 +28,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use model::{Family, Snapshot, policy::RuleId};
+use dataplane::MapFill;
+use model::{Family, Snapshot};
 
 use self::{
     flows::{DENIED, Judge},
-    render::{Line, Rendered},
+    render::Rendered,
     sets::{Members, SetName},
+    totals::Totals,
 };
 use crate::{
     kernel::{Refusal, Rules, conntrack, ipset::Sets},
@@ -52,6 +58,8 @@ pub(crate) struct Policies<R, S> {
     known: Option<Known>,
     /// Flows have not been judged by what is written.
     unjudged: bool,
+    /// What chains had counted when they were written anew.
+    before: Totals,
 }
 
 /// What was found in the kernel, or written to it.
@@ -59,21 +67,19 @@ pub(crate) struct Policies<R, S> {
 struct Known {
     /// With the number of their rules.
     lists: BTreeMap<ChainName, usize>,
-    /// Entry and held; `None`: not as anything was rendered.
-    fixed: Option<(Vec<Line>, Vec<Line>)>,
+    /// [`names::POLICY_FIXED`]; `None`: not as anything was rendered.
+    fixed: Option<BTreeMap<&'static str, Vec<String>>>,
     /// The number of their rules.
-    fixed_rules: [usize; 2],
+    fixed_rules: [Option<usize>; names::POLICY_FIXED.len()],
     jumps: BTreeSet<&'static str>,
     sets: BTreeMap<SetName, Members>,
     /// By rules that are there.
     used: BTreeSet<SetName>,
-    /// What is written, for its counters.
-    written: BTreeMap<ChainName, Vec<Line>>,
 }
 
 impl<R: Rules, S: Sets> Policies<R, S> {
     pub(crate) fn new(family: Family, rules: R, sets: S, log: Option<NonZeroU16>) -> Self {
-        Self { family, rules, sets, log, known: None, unjudged: true }
+        Self { family, rules, sets, log, known: None, unjudged: true, before: Totals::default() }
     }
 
     /// Writes what differs from what is known to be there; says whether that was anything.
@@ -110,9 +116,13 @@ impl<R: Rules, S: Sets> Policies<R, S> {
         if !additions.is_empty() {
             self.sets.restore(&additions)?;
         }
-        let rules = text::transaction(&known, &wanted);
+        let step = text::Step::new(&known, &wanted);
+        let rules = step.text();
         if let Some(text) = &rules {
+            let saved = self.rules.save(Some(Table::Mangle))?;
             self.rules.restore(text)?;
+            let emptied = step.empties().filter_map(|name| saved.chain(Table::Mangle, name));
+            emptied.for_each(|rules| self.before.add(rules));
         }
         let removals = sets::removals(&known.sets, &wanted.sets);
         if !removals.is_empty() {
@@ -121,12 +131,11 @@ impl<R: Rules, S: Sets> Policies<R, S> {
         let changed = rules.is_some() || !additions.is_empty() || !removals.is_empty();
         let mut next = Known {
             lists: wanted.lists.iter().map(|(name, lines)| (name.clone(), lines.len())).collect(),
-            fixed_rules: [wanted.entry.len(), wanted.held.len()],
-            fixed: Some((wanted.entry, wanted.held)),
+            fixed_rules: names::POLICY_FIXED.map(|name| wanted.fixed.get(name).map(Vec::len)),
+            fixed: Some(wanted.fixed),
             jumps: text::JUMPS.iter().map(|(from, _)| *from).collect(),
             used: wanted.sets.keys().cloned().collect(),
             sets: wanted.sets,
-            written: wanted.lists,
         };
         self.destroy(known, &mut next);
         Ok((next, changed))
@@ -155,10 +164,9 @@ impl<R: Rules, S: Sets> Policies<R, S> {
         let lists = text::lists(&saved).map(|(name, rules)| (name.clone(), rules.len())).collect();
         // Whatever rules may need is left for the change after this one.
         let used = sets.keys().cloned().collect();
-        let fixed_rules = [names::POLICY, names::POLICY_HELD]
-            .map(|name| saved.chain(Table::Mangle, name).map_or(0, <[_]>::len));
+        let fixed_rules = names::POLICY_FIXED.map(|name| saved.chain(Table::Mangle, name).map(<[_]>::len));
         let jumps = text::jumps(&saved);
-        Ok(Known { lists, fixed: None, fixed_rules, jumps, sets, used, written: BTreeMap::new() })
+        Ok(Known { lists, fixed: None, fixed_rules, jumps, sets, used })
     }
 
     /// Looks at what the kernel has, and writes it anew where that differs; returns what did.
@@ -211,25 +219,39 @@ impl<R: Rules, S: Sets> Policies<R, S> {
         Ok(count)
     }
 
-    /// Packets and bytes by rule: those that opened flows, or were denied.
+    /// What rules have counted since this was made, and in chains of `saved` before: packets that opened flows, or were denied.
+    pub(crate) fn totals(&self, saved: &Saved) -> Totals {
+        let mut totals = self.before.clone();
+        let fixed = names::POLICY_FIXED.into_iter().filter_map(|name| saved.chain(Table::Mangle, name));
+        fixed.chain(text::lists(saved).map(|(_, rules)| rules)).for_each(|rules| totals.add(rules));
+        totals
+    }
+
+    /// The kernel's part in which policies are.
     ///
     /// # Errors
-    /// The rules cannot be read.
-    pub(crate) fn counts(&self) -> Result<BTreeMap<RuleId, (u64, u64)>, Refusal> {
-        let mut counts: BTreeMap<RuleId, (u64, u64)> = BTreeMap::new();
-        let Some(known) = &self.known else { return Ok(counts) };
-        let saved = self.rules.save(Some(Table::Mangle))?;
-        for (name, lines) in &known.written {
-            let rules = saved.chain(Table::Mangle, name.as_str()).unwrap_or_default();
-            for (line, rule) in lines.iter().zip(rules) {
-                if let Some(id) = line.rule {
-                    let (packets, bytes) = counts.entry(id).or_default();
-                    *packets += rule.packets;
-                    *bytes += rule.bytes;
-                }
-            }
-        }
-        Ok(counts)
+    /// The rules, or the sets, cannot be read.
+    pub(crate) fn read(&self) -> Result<(Saved, BTreeMap<SetName, Members>), Refusal> {
+        Ok((self.rules.save(Some(Table::Mangle))?, self.sets.save()?))
+    }
+
+    /// How many rules and members of sets there are. Neither has a limit that is met before memory's.
+    pub(crate) fn fill(&self) -> Vec<MapFill> {
+        let Some(known) = &self.known else { return vec![] };
+        let rules: usize = known.lists.values().chain(known.fixed_rules.iter().flatten()).sum();
+        let members: usize = known.sets.values().map(BTreeMap::len).sum();
+        let family = match self.family {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        };
+        let row = |what, entries| MapFill {
+            name: format!("policy {what} {family}"),
+            entries: entries as u64,
+            capacity: 0,
+            bytes: 0,
+            refused: 0,
+        };
+        vec![row("rules", rules), row("members", members)]
     }
 
     /// Removes everything, and lets every flow go.

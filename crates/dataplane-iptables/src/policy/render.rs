@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! mangle FORWARD, INPUT ─▶ TWINPLANE-POLICY ─▶ (interface) ─▶ TP-POL-…: a tier, ─goto─▶ the next tier
-//! mangle OUTPUT ─▶ TWINPLANE-HELD
+//! mangle OUTPUT ─▶ TWINPLANE-HELD                                ├─goto─▶ TWINPLANE-AUDIT: denied, and let through
+//!                                                                └─goto─▶ TWINPLANE-PASS: passed on, and no tier left
 //! ```
 //! In the mangle table, because everything in it comes before every rule of the filter table, after destinations were
 //! translated and before sources are: no ACCEPT of another program's, and none of KUBE-FORWARD's, is before it, wherever that
 //! puts itself. A pod is known by its interface, so that no made-up address helps. What the node itself sends is not asked about.
 //!
-//! RETURN is "allowed": it leads back behind the jump. Tiers are joined by goto, so that there is one jump to return from.
+//! RETURN is "allowed": it leads back behind the jump. Tiers are joined by goto, so that there is one jump to return from. The two
+//! chains without rules come to the same, and say why: everything that a table says can be read back from its rules.
 
 use std::{collections::BTreeMap, num::NonZeroU16};
 
@@ -23,32 +25,22 @@ use model::{
 
 use super::{
     flows::DENIED,
+    named,
     sets::{self, Members, SetName},
 };
 use crate::{
     names::{self, ChainName},
-    rule::{Quoted, Target},
+    rule::Quoted,
 };
-
-/// The most that a rule's comment holds (`XT_MAX_COMMENT_LEN` with its end).
-const COMMENT: usize = 255;
-
-/// A line of a chain: what follows `-A CHAIN `.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Line {
-    pub text: String,
-    /// Whose packets it counts.
-    pub rule: Option<RuleId>,
-}
 
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Rendered {
     pub sets: BTreeMap<SetName, Members>,
-    /// Each has a name that follows from its lines.
-    pub lists: BTreeMap<ChainName, Vec<Line>>,
-    pub entry: Vec<Line>,
-    pub held: Vec<Line>,
+    /// Each has a name that follows from its lines, which are what follows `-A CHAIN `.
+    pub lists: BTreeMap<ChainName, Vec<String>>,
+    /// [`names::POLICY_FIXED`].
+    pub fixed: BTreeMap<&'static str, Vec<String>>,
 }
 
 /// What a jump leads to: the tiers that are left to ask.
@@ -95,27 +87,40 @@ pub(crate) fn render(snapshot: &Snapshot, family: Family, log: Option<NonZeroU16
         walks: BTreeMap::new(),
         rendered: Rendered::default(),
     };
-    renderer.rendered.held = renderer.stopping(&format!("-m connmark --mark {DENIED:#x}/{DENIED:#x}"), None);
-    renderer.rendered.entry = renderer.entry();
+    let (held, entry) = (renderer.held(), renderer.entry());
+    let fixed = names::POLICY_FIXED.map(|name| (name, vec![]));
+    renderer.rendered.fixed =
+        fixed.into_iter().chain([(names::POLICY_HELD, held), (names::POLICY, entry)]).collect();
     renderer.rendered
 }
 
 impl Renderer<'_> {
-    fn entry(&mut self) -> Vec<Line> {
+    /// Of flows that are denied now: answers and errors. What the client goes on to send is asked about as its first packet was, so that
+    /// it is stopped, counted and told of by its rule.
+    fn held(&self) -> Vec<String> {
+        let mark = format!("-m connmark --mark {DENIED:#x}/{DENIED:#x} -m conntrack");
+        let ends = ["--ctdir REPLY ", "--ctstate RELATED "];
+        ends.iter().flat_map(|end| self.denying(&format!("{mark} {end}"), None, Mode::Enforce)).collect()
+    }
+
+    fn entry(&mut self) -> Vec<String> {
         let mut lines = vec![
-            line(format!("-j {}", names::POLICY_HELD)),
-            line("-m conntrack --ctstate RELATED,ESTABLISHED -j RETURN".to_owned()),
+            format!(
+                "-m conntrack --ctstate RELATED,ESTABLISHED -m connmark ! --mark {DENIED:#x}/{DENIED:#x} -j RETURN"
+            ),
+            format!("-j {}", names::POLICY_HELD),
         ];
         if self.family == Family::V6 {
             // Neighbour discovery and group membership (`nf_conntrack_icmpv6_error`), without which there is no IPv6.
-            lines.push(line("-p ipv6-icmp -m conntrack --ctstate UNTRACKED -j RETURN".to_owned()));
+            lines.push("-p ipv6-icmp -m conntrack --ctstate UNTRACKED -j RETURN".to_owned());
         }
         for endpoint in self.snapshot.endpoints.values() {
             let name = &endpoint.interface;
-            let (from, to) = (format!("-i {name}"), format!("-o {name}"));
+            let (from, to) = (format!("-i {name} "), format!("-o {name} "));
             let Some(policy) = self.snapshot.policy.endpoints.get(&endpoint.pod).copied() else {
                 // Nothing is known of it: it gets and sends nothing.
-                lines.extend([from, to].iter().flat_map(|interface| self.stopping(interface, None)));
+                let both = [from, to];
+                lines.extend(both.iter().flat_map(|interface| self.denying(interface, None, Mode::Enforce)));
                 continue;
             };
             let ways = [(Direction::Egress, from), (Direction::Ingress, to)];
@@ -125,13 +130,13 @@ impl Renderer<'_> {
                 let both = format!("-i {name} -o {name}");
                 for (direction, _) in &ways {
                     let walk = Walk::to_itself(*direction, policy.direction(*direction), policy.mode);
-                    lines.extend(self.walk(walk).map(|chain| line(format!("{both} -j {chain}"))));
+                    lines.extend(self.walk(walk).map(|chain| format!("{both} -j {chain}")));
                 }
-                lines.push(line(format!("{both} -j RETURN")));
+                lines.push(format!("{both} -j RETURN"));
             }
             for (direction, interface) in &ways {
                 let walk = Walk::of(*direction, policy.direction(*direction), policy.mode);
-                lines.extend(self.walk(walk).map(|chain| line(format!("{interface} -j {chain}"))));
+                lines.extend(self.walk(walk).map(|chain| format!("{interface}-j {chain}")));
             }
         }
         lines
@@ -148,9 +153,9 @@ impl Renderer<'_> {
             Tier::NetworkPolicy => None,
             Tier::Admin | Tier::Baseline => self.walk(walk.behind(tier)),
         };
-        let behind = rest.as_ref().map_or_else(|| "-j RETURN".to_owned(), |chain| format!("-g {chain}"));
+        let behind = format!("-g {}", rest.as_ref().map_or(names::POLICY_PASS, ChainName::as_str));
         let mut lines = vec![];
-        for row in self.rows(list) {
+        for row in self.rows(list, tier) {
             let Some(peer) = self.peer(walk.direction, row.peer) else { continue };
             let matches = format!("{}{peer}", row.l4.matches());
             let rule = Some(row.said.rule);
@@ -165,24 +170,27 @@ impl Renderer<'_> {
                 let isolation = self.snapshot.policy.lists.get(&list).and_then(|list| list.isolation);
                 lines.extend(self.denying("", isolation, walk.mode));
             }
-            Tier::Admin | Tier::Baseline => lines.extend(rest.map(|chain| line(format!("-g {chain}")))),
+            Tier::Admin | Tier::Baseline => lines.extend(rest.map(|chain| format!("-g {chain}"))),
         }
-        let text: String = lines.iter().map(|line| format!("{}\n", line.text)).collect();
-        let name = ChainName::new(format!("{}{}", names::POLICY_LIST, names::hash(&text)));
+        let name = named::chain(tier, &lines);
         self.rendered.lists.insert(name.clone(), lines);
         self.walks.insert(walk, name.clone());
         Some(name)
     }
 
-    /// All rows of a list, the strongest first, neighbouring ports as one.
-    fn rows(&self, list: ListId) -> Vec<Row> {
+    /// All rows of a list in the order of [`model::PolicyTable::decide`], neighbouring ports as one.
+    fn rows(&self, list: ListId, tier: Tier) -> Vec<Row> {
         let table = &self.snapshot.policy;
         let first = PeerKey { list, peer: Peer::Identity(IdentityId::default()) };
         let peers = table.peers.range(first..=PeerKey { list, peer: Peer::Anyone });
         let rows = peers.filter_map(|(key, ports)| Some((key.peer, table.ports.get(ports)?)));
         let rows = rows.flat_map(|(peer, ports)| ports.iter().map(move |(l4, said)| (peer, *l4, *said)));
         let mut rows: Vec<Row> = rows.map(|(peer, l4, said)| Row { said, peer, l4: l4.into() }).collect();
-        rows.sort_unstable();
+        match tier {
+            // One peer's matches exclude each other: all have one rank.
+            Tier::NetworkPolicy => rows.sort_unstable_by_key(|row| (row.peer, row.l4)),
+            Tier::Admin | Tier::Baseline => rows.sort_unstable(),
+        }
         rows.dedup_by(|next, row| row.take_in(next));
         rows
     }
@@ -217,37 +225,27 @@ impl Renderer<'_> {
     }
 
     /// `matches` ends with a space, or is empty.
-    fn counted(&self, matches: &str, rule: Option<RuleId>, target: &str) -> Line {
+    fn counted(&self, matches: &str, rule: Option<RuleId>, target: &str) -> String {
         let named = rule.and_then(|rule| self.snapshot.policy.rules.get(&rule));
         let comment = named.map_or_else(String::new, |rule| {
-            let text = rule.to_string().replace(|c: char| c.is_control(), " ");
-            let end = text.floor_char_boundary(COMMENT);
-            format!("-m comment --comment {} ", Quoted(&text[..end]))
+            format!("-m comment --comment {} ", Quoted(&named::comment(rule)))
         });
-        Line { text: format!("{matches}{comment}{target}"), rule }
+        format!("{matches}{comment}{target}")
     }
 
-    fn denying(&self, matches: &str, rule: Option<RuleId>, mode: Mode) -> Vec<Line> {
-        match mode {
-            Mode::Audit => vec![self.counted(matches, rule, "-j RETURN")],
-            Mode::Enforce => self.stopping(matches.trim_end(), rule),
-        }
-    }
-
-    /// The rule that drops, behind the one that logs it, if that is wanted.
-    fn stopping(&self, matches: &str, rule: Option<RuleId>) -> Vec<Line> {
-        let space = if matches.is_empty() { "" } else { " " };
-        let matches = format!("{matches}{space}");
+    /// The rule that drops, or says that it would, behind the one that logs it, if that is wanted.
+    fn denying(&self, matches: &str, rule: Option<RuleId>, mode: Mode) -> Vec<String> {
+        let (stop, target) = match mode {
+            Mode::Enforce => (Stop::Policy, "-j DROP".to_owned()),
+            Mode::Audit => (Stop::Audited, format!("-g {}", names::POLICY_AUDIT)),
+        };
+        let named = rule.and_then(|rule| self.snapshot.policy.rules.get(&rule));
         let log = self.log.map(|group| {
-            let log = Target::Log { group, stop: Stop::Policy };
-            line(format!("{matches}{log}"))
+            let prefix = named::prefix(stop, named.map(|rule| &**rule));
+            format!("{matches}-j NFLOG --nflog-prefix {} --nflog-group {group}", Quoted(&prefix))
         });
-        log.into_iter().chain([self.counted(&matches, rule, "-j DROP")]).collect()
+        log.into_iter().chain([self.counted(matches, rule, &target)]).collect()
     }
-}
-
-fn line(text: String) -> Line {
-    Line { text, rule: None }
 }
 
 impl Walk {

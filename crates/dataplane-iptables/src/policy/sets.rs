@@ -13,7 +13,7 @@ use std::{
 };
 
 use ipnet::IpNet;
-use model::{Family, IdentityId};
+use model::{Family, IdentityId, policy::Peer};
 
 use crate::names;
 
@@ -52,6 +52,20 @@ impl SetName {
     /// A set that never has other members.
     pub(crate) fn of(family: Family, members: &Members) -> Self {
         Self(format!("{}p-{}", start(family), names::hash(&format!("{members:?}"))))
+    }
+
+    /// A name that the kernel shows.
+    pub(crate) fn read(name: &str) -> Self {
+        Self(name.to_owned())
+    }
+
+    /// Whom it stands for; `None`: prefixes that rules name, or it is no set of ours.
+    pub(crate) fn peer(&self) -> Option<Peer> {
+        let of = Family::ALL.into_iter().find_map(|family| self.0.strip_prefix(start(family)))?;
+        match of.strip_prefix("i-") {
+            Some(id) => id.parse().ok().map(|id| Peer::Identity(IdentityId::from_raw(id))),
+            None => (of == "pods").then_some(Peer::Pods),
+        }
     }
 
     pub(crate) fn probe() -> Self {
@@ -120,6 +134,13 @@ pub(crate) fn longest(known: &BTreeMap<IpNet, IdentityId>, address: IpAddr) -> O
     lengths
         .filter_map(|length| IpNet::new(address, length).ok())
         .find_map(|net| known.get(&net.trunc()).copied())
+}
+
+/// Whether `address` belongs: its longest member decides.
+pub(crate) fn holds(members: &Members, address: IpAddr) -> bool {
+    let whole = IpNet::from(address);
+    let nets = (0..=whole.max_prefix_len()).rev().filter_map(|length| IpNet::new(address, length).ok());
+    nets.into_iter().find_map(|net| members.get(&net.trunc())) == Some(&Member::Match)
 }
 
 /// The line that makes a set, for as many members as there may be addresses.

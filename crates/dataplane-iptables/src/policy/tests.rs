@@ -1,16 +1,21 @@
 //! What is rendered of small tables, and what is written when they change.
 
+mod random;
+#[path = "../../tests/iptables/tables.rs"]
+mod tables;
+mod walk;
+
 use std::sync::Arc;
 
 use model::{
     Endpoint, IdentityId, MacAddress, PodName, Protocol,
     policy::{
         Action, Direction, EndpointPolicy, L4Match, ListId, Mode, Peer, PeerKey, PolicyKind, PolicyName,
-        PortAction, PortMap, PortPrefix, PortsId, Rank, RuleList, RuleRef, Tier,
+        PolicyTable, PortAction, PortMap, PortPrefix, PortsId, Rank, RuleId, RuleList, RuleRef, Tier,
     },
 };
 
-use super::*;
+use super::{named::RuleNames, *};
 
 const FRIEND: IdentityId = IdentityId::from_raw(300);
 
@@ -84,11 +89,11 @@ fn list(snapshot: &mut Snapshot, direction: Direction, tier: Tier, rows: Rows<'_
 fn shown(snapshot: &Snapshot, family: Family, log: Option<u16>) -> String {
     let rendered = render::render(snapshot, family, log.and_then(NonZeroU16::new));
     let mut text = String::new();
-    let fixed = [(names::POLICY, &rendered.entry), (names::POLICY_HELD, &rendered.held)];
+    let fixed = [names::POLICY, names::POLICY_HELD].map(|name| (name, &rendered.fixed[name]));
     let lists = rendered.lists.iter().map(|(name, lines)| (name.as_str(), lines));
     for (name, lines) in fixed.into_iter().chain(lists) {
         for line in lines {
-            text.push_str(&format!("{name} {}\n", line.text));
+            text.push_str(&format!("{name} {line}\n"));
         }
     }
     let mut order: Vec<_> = rendered.lists.keys().filter_map(|n| Some((text.find(n.as_str())?, n))).collect();
@@ -108,15 +113,17 @@ fn an_isolated_pod_gets_what_its_rows_allow() {
     list(&mut snapshot, Direction::Ingress, Tier::NetworkPolicy, &rows);
     assert_eq!(
         shown(&snapshot, Family::V4, Some(7)),
-        "TWINPLANE-POLICY -j TWINPLANE-HELD\n\
-         TWINPLANE-POLICY -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
+        "TWINPLANE-POLICY -m conntrack --ctstate RELATED,ESTABLISHED -m connmark ! --mark 0x100000/0x100000 -j RETURN\n\
+         TWINPLANE-POLICY -j TWINPLANE-HELD\n\
          TWINPLANE-POLICY -i tpweb -o tpweb -j RETURN\n\
          TWINPLANE-POLICY -o tpweb -j LIST0\n\
-         TWINPLANE-HELD -m connmark --mark 0x100000/0x100000 -j NFLOG --nflog-prefix dropped_policy --nflog-group 7\n\
-         TWINPLANE-HELD -m connmark --mark 0x100000/0x100000 -j DROP\n\
+         TWINPLANE-HELD -m connmark --mark 0x100000/0x100000 -m conntrack --ctdir REPLY -j NFLOG --nflog-prefix dropped_policy --nflog-group 7\n\
+         TWINPLANE-HELD -m connmark --mark 0x100000/0x100000 -m conntrack --ctdir REPLY -j DROP\n\
+         TWINPLANE-HELD -m connmark --mark 0x100000/0x100000 -m conntrack --ctstate RELATED -j NFLOG --nflog-prefix dropped_policy --nflog-group 7\n\
+         TWINPLANE-HELD -m connmark --mark 0x100000/0x100000 -m conntrack --ctstate RELATED -j DROP\n\
          LIST0 -p tcp -m tcp --dport 1000:2000 -m set --match-set tp4-i-300 src -j RETURN\n\
          LIST0 -m set --match-set tp4-pods src -j RETURN\n\
-         LIST0 -j NFLOG --nflog-prefix dropped_policy --nflog-group 7\n\
+         LIST0 -j NFLOG --nflog-prefix \"dropped_policy PEI6Z46UDVN25L6A\" --nflog-group 7\n\
          LIST0 -m comment --comment \"NetworkPolicy d/p isolates ingress\" -j DROP\n"
     );
     let sets = render::render(&snapshot, Family::V4, None).sets;
@@ -142,8 +149,8 @@ fn tiers_follow_each_other_and_rows_their_ranks() {
     let text = shown(&snapshot, Family::V6, None);
     assert_eq!(
         text.split_once("TWINPLANE-HELD -m").expect("held").0,
-        "TWINPLANE-POLICY -j TWINPLANE-HELD\n\
-         TWINPLANE-POLICY -m conntrack --ctstate RELATED,ESTABLISHED -j RETURN\n\
+        "TWINPLANE-POLICY -m conntrack --ctstate RELATED,ESTABLISHED -m connmark ! --mark 0x100000/0x100000 -j RETURN\n\
+         TWINPLANE-POLICY -j TWINPLANE-HELD\n\
          TWINPLANE-POLICY -p ipv6-icmp -m conntrack --ctstate UNTRACKED -j RETURN\n\
          TWINPLANE-POLICY -i tpweb -j LIST0\n"
     );
@@ -171,8 +178,10 @@ fn an_audited_pod_is_kept_from_nothing() {
     let mut snapshot = snapshot();
     list(&mut snapshot, Direction::Ingress, Tier::NetworkPolicy, &[]);
     snapshot.policy.endpoints.get_mut(&pod()).expect("the pod").mode = Mode::Audit;
-    let lists = render::render(&snapshot, Family::V4, None).lists;
-    assert!(lists.values().flatten().all(|line| line.text.ends_with("-j RETURN")), "{lists:?}");
+    let text = shown(&snapshot, Family::V4, Some(7));
+    let list = "LIST0 -j NFLOG --nflog-prefix \"audited_policy PEI6Z46UDVN25L6A\" --nflog-group 7\n\
+                LIST0 -m comment --comment \"NetworkPolicy d/p isolates ingress\" -g TWINPLANE-AUDIT\n";
+    assert!(text.ends_with(list), "{text}");
 }
 
 /// A hole in a block is one of the block's set, and what the hole's own rows say comes from its own.

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-use super::{Known, Rendered, render::Line};
+use super::{Known, Rendered};
 use crate::{
     names::{self, ChainName},
     parse::{Saved, SavedRule},
@@ -13,45 +13,65 @@ use crate::{
 pub(super) const JUMPS: [(&str, &str); 3] =
     [("FORWARD", names::POLICY), ("INPUT", names::POLICY), ("OUTPUT", names::POLICY_HELD)];
 
-/// One transaction; `None`: nothing differs.
-pub(super) fn transaction(known: &Known, wanted: &Rendered) -> Option<String> {
-    let differing = |(name, lines): &(&ChainName, &Vec<Line>)| known.lists.get(*name) != Some(&lines.len());
-    let new: Vec<_> = wanted.lists.iter().filter(differing).collect();
-    let stale: Vec<_> = known.lists.keys().filter(|name| !wanted.lists.contains_key(*name)).collect();
-    let same =
-        known.fixed.as_ref().is_some_and(|(entry, held)| (entry, held) == (&wanted.entry, &wanted.held));
-    let missing: Vec<_> = JUMPS.iter().filter(|(from, _)| !known.jumps.contains(from)).collect();
-    if new.is_empty() && stale.is_empty() && same && missing.is_empty() {
-        return None;
-    }
-    let mut text = "*mangle\n".to_owned();
-    // Declaring a chain empties it.
-    let fixed = [(names::POLICY_HELD, &wanted.held), (names::POLICY, &wanted.entry)];
-    let fixed: Vec<_> = if same { vec![] } else { fixed.to_vec() };
-    let names = new.iter().map(|(name, _)| name.as_str()).chain(stale.iter().map(|name| name.as_str()));
-    for name in names.chain(fixed.iter().map(|(name, _)| *name)) {
-        let _infallible = writeln!(text, ":{name} - [0:0]");
-    }
-    let chains = new.iter().map(|(name, lines)| (name.as_str(), *lines)).chain(fixed.iter().copied());
-    for (name, lines) in chains {
-        for line in lines {
-            let _infallible = writeln!(text, "-A {name} {}", line.text);
+/// What of the wanted differs from what is known.
+pub(super) struct Step<'a> {
+    /// With their lines: they are written from nothing.
+    written: Vec<(&'a str, &'a [String])>,
+    stale: Vec<&'a str>,
+    /// Jumps that are missing.
+    jumps: Vec<(&'static str, &'static str)>,
+}
+
+impl<'a> Step<'a> {
+    pub(super) fn new(known: &'a Known, wanted: &'a Rendered) -> Self {
+        let differing =
+            |(name, lines): &(&ChainName, &Vec<String>)| known.lists.get(*name) != Some(&lines.len());
+        let lists = wanted.lists.iter().filter(differing).map(|(name, lines)| (name.as_str(), &**lines));
+        let same = known.fixed.as_ref() == Some(&wanted.fixed);
+        let fixed = wanted.fixed.iter().filter(|_| !same).map(|(name, lines)| (*name, &**lines));
+        let stale = known.lists.keys().filter(|name| !wanted.lists.contains_key(*name));
+        let missing = JUMPS.into_iter().filter(|(from, _)| !known.jumps.contains(from));
+        Self {
+            written: lists.chain(fixed).collect(),
+            stale: stale.map(ChainName::as_str).collect(),
+            jumps: missing.collect(),
         }
     }
-    for (from, to) in missing {
-        let _infallible = writeln!(text, "-I {from} 1 -j {to}");
+
+    /// The chains whose counters it resets, if they are there.
+    pub(super) fn empties(&self) -> impl Iterator<Item = &'a str> {
+        self.written.iter().map(|(name, _)| *name).chain(self.stale.iter().copied())
     }
-    for name in stale {
-        let _infallible = writeln!(text, "-X {name}");
+
+    /// One transaction; `None`: nothing differs.
+    pub(super) fn text(&self) -> Option<String> {
+        if self.written.is_empty() && self.stale.is_empty() && self.jumps.is_empty() {
+            return None;
+        }
+        let mut text = "*mangle\n".to_owned();
+        // Declaring a chain empties it.
+        for name in self.empties() {
+            let _infallible = writeln!(text, ":{name} - [0:0]");
+        }
+        for (name, lines) in &self.written {
+            for line in *lines {
+                let _infallible = writeln!(text, "-A {name} {line}");
+            }
+        }
+        for (from, to) in &self.jumps {
+            let _infallible = writeln!(text, "-I {from} 1 -j {to}");
+        }
+        for name in &self.stale {
+            let _infallible = writeln!(text, "-X {name}");
+        }
+        text.push_str("COMMIT\n");
+        Some(text)
     }
-    text.push_str("COMMIT\n");
-    Some(text)
 }
 
 /// What takes all of it away; `None`: there is nothing.
 pub(super) fn removal(saved: &Saved) -> Option<String> {
-    let fixed = [names::POLICY, names::POLICY_HELD];
-    let fixed = fixed.into_iter().filter(|name| saved.chain(Table::Mangle, name).is_some());
+    let fixed = names::POLICY_FIXED.into_iter().filter(|name| saved.chain(Table::Mangle, name).is_some());
     let chains: Vec<_> = fixed.chain(lists(saved).map(|(name, _)| name.as_str())).collect();
     if chains.is_empty() {
         return None;

@@ -190,6 +190,7 @@ impl<'a> Renderer<'a> {
             | Stop::Invalid
             | Stop::MartianLoopback
             | Stop::Policy => Target::Drop,
+            Stop::Audited => Target::Return,
         };
         log.into_iter().chain([rule.then(target)])
     }

@@ -22,7 +22,7 @@ use model::told::Told;
 
 pub(crate) use unseen::unseen;
 
-use crate::kernel::listen::Listener;
+use crate::{kernel::listen::Listener, policy::named::RuleNames};
 
 /// With what flows are told of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +51,7 @@ pub struct Telling {
     tracking: Listener,
     log: Listener,
     numbers: Numbers,
+    rules: RuleNames,
     /// Read and not taken yet.
     heard: VecDeque<Heard>,
 }
@@ -64,13 +65,13 @@ pub enum Heard {
 }
 
 impl Telling {
-    /// For the network namespace of the calling thread.
-    pub(crate) fn open(config: TellingConfig) -> Result<Self, Error> {
+    /// For the network namespace of the calling thread. `rules`: what logs call them.
+    pub(crate) fn open(config: TellingConfig, rules: RuleNames) -> Result<Self, Error> {
         let tracking = Listener::tracking(config.room)
             .map_err(|error| Error::new("listen to", "connection tracking", error))?;
         let log = Listener::log(config.group, config.room)
             .map_err(|error| Error::new("listen to", format!("NFLOG group {}", config.group), error))?;
-        Ok(Self { tracking, log, numbers: Numbers::default(), heard: VecDeque::new() })
+        Ok(Self { tracking, log, numbers: Numbers::default(), rules, heard: VecDeque::new() })
     }
 
     /// The next thing; `None`: there is none now. One of the [`Self::descriptors`] becomes readable when there is again.
@@ -79,14 +80,14 @@ impl Telling {
     /// A socket is broken.
     pub fn take(&mut self) -> io::Result<Option<Heard>> {
         while self.heard.is_empty() {
-            let Self { tracking, log, numbers, heard } = self;
+            let Self { tracking, log, numbers, rules, heard } = self;
             // One datagram of each in turn: neither waits for the other.
             let tracked = tracking.receive(|message| {
                 heard.extend(tracked::read(message).map(|tracked| Heard::Told(Told::Tracked(tracked))));
             })?;
             let logged = log.receive(|message| {
                 if message.kind == stopped::PACKET {
-                    let logged = stopped::read(message);
+                    let logged = stopped::read(message, |digest| rules.digested(digest));
                     logged.sequence.into_iter().for_each(|number| numbers.note(number));
                     let told = logged.stopped.map(|stopped| Heard::Told(Told::Stopped(stopped)));
                     heard.push_back(told.unwrap_or(Heard::Unknown));

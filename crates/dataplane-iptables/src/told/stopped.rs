@@ -3,9 +3,15 @@
 use std::net::IpAddr;
 
 use etherparse::{LaxPacketHeaders, LaxPayloadSlice, NetHeaders, TransportHeader};
-use model::told::{Stop, Stopped, Transport, Tuple};
+use model::{
+    policy::RuleId,
+    told::{Stopped, Transport, Tuple},
+};
 
-use crate::kernel::netlink::{Message, find, number};
+use crate::{
+    kernel::netlink::{Message, find, number},
+    policy::named,
+};
 
 /// `NFNL_SUBSYS_ULOG` with `NFULNL_MSG_PACKET`.
 pub(crate) const PACKET: u16 = 4 << 8;
@@ -30,17 +36,19 @@ pub(crate) struct Logged {
     pub stopped: Option<Stopped>,
 }
 
-pub(crate) fn read(message: Message<'_>) -> Logged {
+/// `rule`: the number of a policy's rule by what logs call it.
+pub(crate) fn read(message: Message<'_>, rule: impl FnOnce(&str) -> Option<RuleId>) -> Logged {
     let attributes = message.attributes;
     let index = |kind| find(attributes, kind).map(|value| number(value) as u32);
     let prefix = find(attributes, PREFIX).and_then(|prefix| std::str::from_utf8(prefix).ok());
-    let why = prefix.and_then(|prefix| Stop::from_name(prefix.trim_end_matches('\0')));
-    let stopped = why.map(|why| {
+    let why = prefix.and_then(|prefix| named::read_prefix(prefix.trim_end_matches('\0')));
+    let stopped = why.map(|(why, digest)| {
         let (tuple, tcp_flags) = match find(attributes, PAYLOAD).and_then(packet) {
             Some((tuple, tcp_flags)) => (Some(tuple), tcp_flags),
             None => (None, 0),
         };
-        Stopped { why, tuple, tcp_flags, device: index(DEVICE_IN).or_else(|| index(DEVICE_OUT)) }
+        let device = index(DEVICE_IN).or_else(|| index(DEVICE_OUT));
+        Stopped { why, rule: digest.and_then(rule), tuple, tcp_flags, device }
     });
     Logged { sequence: index(SEQUENCE), stopped }
 }

@@ -1,6 +1,9 @@
 use std::net::IpAddr;
 
-use model::told::{Moment, Side, Stop, Stopped, Tracked, Traffic, Transport, Tuple};
+use model::{
+    policy::RuleId,
+    told::{Moment, Side, Stop, Stopped, Tracked, Traffic, Transport, Tuple},
+};
 
 use super::{
     Numbers,
@@ -78,14 +81,15 @@ fn a_udp_flow_is_answered_once() {
 
 fn logged(name: &str) -> Logged {
     let datagrams = captured(name);
-    stopped::read(messages(&datagrams[0]).next().expect("a message"))
+    stopped::read(messages(&datagrams[0]).next().expect("a message"), |_| None)
 }
 
 #[test]
 fn a_logged_packet_says_who_sent_it_where_and_why_it_was_stopped() {
     let tcp = |source| Transport::Tcp { source, destination: 80 };
     let v4 = Tuple { source: ip("10.128.0.11"), destination: ip("203.0.113.7"), transport: tcp(41_314) };
-    let stopped = Stopped { why: Stop::SourceRange, tuple: Some(v4), tcp_flags: 2, device: Some(3) };
+    let stopped =
+        Stopped { why: Stop::SourceRange, rule: None, tuple: Some(v4), tcp_flags: 2, device: Some(3) };
     assert_eq!(logged("range4"), Logged { sequence: Some(3), stopped: Some(stopped) });
     let refused = logged("refused6").stopped.expect("of ours");
     assert_eq!((refused.why, refused.tcp_flags, refused.device), (Stop::NoEndpoints, 2, Some(3)));
@@ -96,7 +100,17 @@ fn a_logged_packet_says_who_sent_it_where_and_why_it_was_stopped() {
 /// A logged packet of `bytes` with the prefix of a rule.
 fn with(prefix: &str, bytes: &[u8]) -> Logged {
     let attributes = [attribute(10, &[prefix.as_bytes(), &[0]].concat()), attribute(9, bytes)].concat();
-    stopped::read(Message { kind: stopped::PACKET, flags: 0, attributes: &attributes })
+    let number = |digest: &str| (digest == "ABC").then_some(RuleId(7));
+    stopped::read(Message { kind: stopped::PACKET, flags: 0, attributes: &attributes }, number)
+}
+
+#[test]
+fn a_policys_rule_is_told_of_where_it_is_known() {
+    let told = |prefix| with(prefix, &[]).stopped.map(|stopped| (stopped.why, stopped.rule));
+    assert_eq!(told("dropped_policy ABC"), Some((Stop::Policy, Some(RuleId(7)))));
+    assert_eq!(told("audited_policy XYZ"), Some((Stop::Audited, None)));
+    assert_eq!(told("dropped_policy"), Some((Stop::Policy, None)));
+    assert_eq!(told("dropped"), None);
 }
 
 #[test]
@@ -129,7 +143,7 @@ fn no_garbage_is_taken_for_a_flow() {
                 let mut broken = datagram.clone();
                 broken[at] ^= 0xff;
                 for message in messages(&broken) {
-                    let _ = (tracked::read(message), stopped::read(message));
+                    let _ = (tracked::read(message), stopped::read(message, |_| None));
                 }
             }
         }

@@ -5,13 +5,14 @@ use std::sync::Arc;
 
 use model::{
     Reserved,
+    policy::Direction,
     told::{Moment, Side, Stop, Stopped, Told, Tracked, Transport, Tuple},
 };
 
 use super::Decoder;
 use crate::{
     directory::Directory,
-    event::{Body, End, Endpoint, Event, Flow, Ip, L4, Rare, Seen, TcpFlags, Time},
+    event::{Body, End, Endpoint, Event, Flow, Ip, L4, PolicyMatch, Rare, Seen, TcpFlags, Time},
     proto::flow::{DropReason, TraceObservationPoint, TraceReason, TrafficDirection, Verdict},
 };
 
@@ -88,15 +89,26 @@ impl Decoder {
         let end = |address: Option<_>| address.map_or_else(Arc::default, |address| directory.owner(address));
         let tuple = stopped.tuple;
         let source = end(tuple.map(|tuple| tuple.source));
-        let direction = if is_here(&source) { TrafficDirection::Egress } else { TrafficDirection::Ingress };
+        let rule = stopped.rule.and_then(|rule| directory.rule(rule.0));
+        let direction = match rule.map(|rule| rule.direction) {
+            Some(Direction::Egress) => TrafficDirection::Egress,
+            Some(Direction::Ingress) => TrafficDirection::Ingress,
+            None if is_here(&source) => TrafficDirection::Egress,
+            None => TrafficDirection::Ingress,
+        };
+        let (verdict, seen) = match stopped.why {
+            // How narrow the rule is, no rule says; most often it is a policy's isolation.
+            Stop::Audited => (Verdict::Audit, Seen::PolicyVerdict(PolicyMatch::None)),
+            why => (Verdict::Dropped, Seen::Drop(drop_reason(why))),
+        };
         let service = |tuple: Tuple| {
             let (_, port) = tuple.transport.ports()?;
             directory.service(tuple.destination, port, tuple.transport.protocol())
         };
         Flow {
             uuid: self.uuid(),
-            verdict: Verdict::Dropped,
-            seen: Seen::Drop(drop_reason(stopped.why)),
+            verdict,
+            seen,
             direction,
             is_reply: None,
             ethernet: None,
@@ -118,7 +130,7 @@ impl Decoder {
             destination_service: tuple.and_then(service),
             interface: stopped.device.and_then(|index| self.interface(index, directory)),
             node: Arc::clone(&self.node),
-            rules: None,
+            rules: rule.map(|rule| Arc::new(super::rules_of(rule, verdict, 0))),
             rare: None,
         }
     }
@@ -189,7 +201,7 @@ fn drop_reason(stop: Stop) -> DropReason {
         Stop::SourceRange => DropReason::DeniedByLbSrcRangeCheck,
         Stop::Invalid => DropReason::UnknownConnectionTrackingState,
         Stop::MartianLoopback => DropReason::InvalidSourceIp,
-        Stop::Policy => DropReason::PolicyDenied,
+        Stop::Policy | Stop::Audited => DropReason::PolicyDenied,
     }
 }
 

@@ -71,7 +71,7 @@ fn friends_are_served_others_are_not_and_the_node_always_is() {
         assert!(star.ask(&name("web"), friend, Protocol::Tcp, true), "not isolated in egress: {family:?}");
     }
     let counted = star.on_node(|plane, _| plane.rule_counts().expect("read"));
-    assert!(counted.values().filter(|(packets, _)| *packets > 0).count() >= 2, "{counted:?}");
+    assert!(counted.values().filter(|traffic| traffic.packets > 0).count() >= 2, "{counted:?}");
 }
 
 /// A policy that comes, and one that goes, are there for connections that were open before.

@@ -216,7 +216,7 @@ fn what_a_rule_stopped_is_dropped_for_its_reason() {
         (Stop::Policy, DropReason::PolicyDenied),
     ] {
         let asked = tuple("10.20.0.2", "10.24.0.9", tcp(40_000, 80));
-        let stopped = Stopped { why, tuple: Some(asked), tcp_flags: 2, device: Some(3) };
+        let stopped = Stopped { why, rule: None, tuple: Some(asked), tcp_flags: 2, device: Some(3) };
         let flow = flow(&Told::Stopped(stopped));
         assert_eq!((flow.verdict, &flow.seen), (Verdict::Dropped, &Seen::Drop(reason)));
         assert_eq!(flow.ip.expect("addresses").destination, ip("10.24.0.9"), "as it was asked for");
@@ -225,10 +225,40 @@ fn what_a_rule_stopped_is_dropped_for_its_reason() {
         assert_eq!(flow.interface.expect("an interface").name, "eth0");
         assert_eq!(flow.l4, L4::Tcp { source: 40_000, destination: 80, flags: TcpFlags::SYN });
     }
-    let unreadable = Stopped { why: Stop::Invalid, tuple: None, tcp_flags: 0, device: None };
+    let unreadable = Stopped { why: Stop::Invalid, rule: None, tuple: None, tcp_flags: 0, device: None };
     let flow = flow(&Told::Stopped(unreadable));
     assert_eq!((flow.ip, flow.l4, flow.source.identity, flow.interface), (None, L4::Unknown, 0, None));
     assert_eq!(flow.direction, TrafficDirection::Ingress);
+}
+
+/// Also where the direction cannot be seen from who is here: both ends may be.
+#[test]
+fn what_a_policy_denies_names_its_rule_and_what_it_would_deny_is_audited() {
+    use model::policy::{Direction, PolicyKind, PolicyName, PolicyUpdate, RuleId, RuleRef};
+    let policy = PolicyName { kind: PolicyKind::NetworkPolicy, namespace: "shop".into(), name: "web".into() };
+    let rule = RuleRef { policy, direction: Direction::Ingress, rule: None, name: None, line: None };
+    let rules = [(RuleId(7), Some(Arc::new(rule)))].into();
+    let mut directory = directory();
+    directory
+        .update(&Update { policy: PolicyUpdate { rules, ..PolicyUpdate::default() }, ..Update::default() });
+    let mut told = |why, rule| {
+        let asked = tuple("10.20.0.2", "10.20.0.3", tcp(40_000, 8080));
+        let stopped = Stopped { why, rule, tuple: Some(asked), tcp_flags: 2, device: Some(3) };
+        let event = decoder().decode_told(&Told::Stopped(stopped), &directory, Time(5)).expect("of interest");
+        event.flow().expect("a flow").clone()
+    };
+    for (why, verdict, seen) in [
+        (Stop::Policy, Verdict::Dropped, Seen::Drop(DropReason::PolicyDenied)),
+        (Stop::Audited, Verdict::Audit, Seen::PolicyVerdict(PolicyMatch::None)),
+    ] {
+        let flow = told(why, Some(RuleId(7)));
+        assert_eq!((flow.verdict, &flow.seen, flow.direction), (verdict, &seen, TrafficDirection::Ingress));
+        let rules = flow.rules.expect("a rule");
+        assert_eq!(rules.ingress_denied[0].name, "web");
+        assert!(rules.egress_denied.is_empty() && rules.ingress_allowed.is_empty());
+    }
+    let unknown = told(Stop::Policy, Some(RuleId(8)));
+    assert_eq!((unknown.rules, unknown.direction), (None, TrafficDirection::Egress));
 }
 
 /// Losses of sockets are told once, without a CPU.

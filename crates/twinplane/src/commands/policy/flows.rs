@@ -71,12 +71,15 @@ impl Recording {
     /// Takes in an answer of a server of flows.
     fn take(&mut self, world: &World, answer: &GetFlowsResponse) {
         let Some(ResponseTypes::Flow(flow)) = &answer.response_types else { return };
+        let seen = Seen::from(&**flow);
         let dropped = match flow.verdict() {
             Verdict::Dropped => true,
             Verdict::Forwarded | Verdict::Audit | Verdict::Redirected => false,
+            // Connection tracking gives no verdict, and tells of what got through only.
+            Verdict::Unknown if matches!(seen.seen, SeenAs::Trace { .. }) => false,
             _ => return self.left_out += 1,
         };
-        let Some((connection, labels)) = first_packet(world, &Seen::from(&**flow)) else {
+        let Some((connection, labels)) = first_packet(world, &seen) else {
             return self.left_out += 1;
         };
         let tally = self.seen.entry((connection, labels)).or_default();
@@ -282,6 +285,8 @@ pub(super) mod tests {
             line("FORWARDED", 80, "frontend"),
             line("FORWARDED", 80, "frontend"),
             line("DROPPED", 81, "other"),
+            // As the iptables plane has it.
+            line("VERDICT_UNKNOWN", 80, "frontend"),
             reply,
             "no JSON".to_owned(),
         ];
@@ -290,7 +295,7 @@ pub(super) mod tests {
         let all: Vec<_> = recording.recorded().collect();
         let (passed, tally) = &all[0];
         assert_eq!(passed.connection.l4, L4::Port(Protocol::Tcp, 80));
-        assert_eq!((tally.passed, tally.dropped), (2, 0));
+        assert_eq!((tally.passed, tally.dropped), (3, 0));
         let [of_namespace, of_pod] = passed.labels[0].clone().expect("a pod");
         assert_eq!(of_pod, [("role".to_owned(), "frontend".to_owned())].into());
         assert_eq!(of_namespace, [("kubernetes.io/metadata.name".to_owned(), "shop".to_owned())].into());

@@ -241,7 +241,7 @@ fn what_a_policy_denies_names_its_rule_and_what_it_would_deny_is_audited() {
     let mut directory = directory();
     directory
         .update(&Update { policy: PolicyUpdate { rules, ..PolicyUpdate::default() }, ..Update::default() });
-    let mut told = |why, rule| {
+    let told = |why, rule| {
         let asked = tuple("10.20.0.2", "10.20.0.3", tcp(40_000, 8080));
         let stopped = Stopped { why, rule, tuple: Some(asked), tcp_flags: 2, device: Some(3) };
         let event = decoder().decode_told(&Told::Stopped(stopped), &directory, Time(5)).expect("of interest");

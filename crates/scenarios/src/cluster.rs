@@ -323,7 +323,7 @@ pub fn host_ports(all: &[HostPort], node: Node) -> impl Iterator<Item = ServiceP
     own.flat_map(|port| Family::ALL.map(|family| port.service_port(family)))
 }
 
-fn config(node: Node) -> NodeConfig {
+pub(crate) fn config(node: Node) -> NodeConfig {
     NodeConfig {
         name: node.name().into(),
         addresses: [node.addresses(), node.second_addresses()]
@@ -336,7 +336,7 @@ fn config(node: Node) -> NodeConfig {
     }
 }
 
-fn peer(node: Node) -> Peer {
+pub(crate) fn peer(node: Node) -> Peer {
     let NodeConfig { name, addresses, pod_cidrs, .. } = config(node);
     Peer { name, addresses, pod_cidrs }
 }

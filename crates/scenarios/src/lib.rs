@@ -10,6 +10,7 @@ pub mod held;
 mod paths;
 pub mod places;
 pub mod planes;
+pub mod policed;
 mod stray;
 pub mod talk;
 pub mod topology;

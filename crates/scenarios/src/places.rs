@@ -74,6 +74,11 @@ const fn node(last: u16) -> Ipv6Addr {
 }
 
 impl Pair {
+    pub(crate) const fn new([a, b, c, d]: [u8; 4], v6: [u16; 8]) -> Self {
+        let [e, f, g, h, i, j, k, l] = v6;
+        Self(Ipv4Addr::new(a, b, c, d), Ipv6Addr::new(e, f, g, h, i, j, k, l))
+    }
+
     pub const fn of(self, family: Family) -> IpAddr {
         match family {
             Family::V4 => IpAddr::V4(self.0),

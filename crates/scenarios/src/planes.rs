@@ -13,6 +13,25 @@ pub struct NodePlane {
     pins: Pins,
 }
 
+/// How a node's plane is set up.
+#[derive(Clone, Copy, Debug)]
+pub struct Setting {
+    pub plane: Plane,
+    /// Policies are enforced.
+    pub policy: bool,
+    /// Rows of each family's table of flows (ebpf).
+    pub flows: u32,
+    /// Backends answer clients from outside themselves (ebpf). Needs a tunnel.
+    pub direct_return: bool,
+}
+
+impl Setting {
+    /// As most cases want `plane`.
+    pub const fn usual(plane: Plane) -> Self {
+        Self { plane, policy: false, flows: 4096, direct_return: false }
+    }
+}
+
 /// Where a node's maps and links are pinned; of its own, so that cases run in parallel.
 pub(crate) struct Pins(PathBuf);
 
@@ -22,9 +41,17 @@ impl NodePlane {
     /// # Panics
     /// The plane refuses to open.
     pub fn open(plane: Plane, topology: &Topology, node: Node) -> Self {
+        Self::with(Setting::usual(plane), topology, node)
+    }
+
+    /// As [`Self::open`], set up otherwise.
+    ///
+    /// # Panics
+    /// The plane refuses to open.
+    pub fn with(setting: Setting, topology: &Topology, node: Node) -> Self {
         // Before the plane opens: what it leaves when it fails half-way is removed, too.
         let pins = Pins(PathBuf::from(format!("/sys/fs/bpf/{}-{}", topology.name, node.name())));
-        Self::start(plane, topology, node, pins)
+        Self::start(setting, topology, node, pins)
     }
 
     /// Ends the plane, and leaves everything in the kernel.
@@ -34,18 +61,22 @@ impl NodePlane {
 
     /// # Panics
     /// The plane refuses to open.
-    pub(crate) fn start(plane: Plane, topology: &Topology, node: Node, pins: Pins) -> Self {
+    pub(crate) fn start(setting: Setting, topology: &Topology, node: Node, pins: Pins) -> Self {
+        let Setting { plane, policy, flows, direct_return } = setting;
         let open = || -> Result<Box<dyn Dataplane>, dataplane::Error> {
             match plane {
                 Plane::Iptables => {
-                    let config = dataplane_iptables::Config::default();
+                    let config = dataplane_iptables::Config { policy, ..Default::default() };
                     Ok(Box::new(dataplane_iptables::IptablesDataplane::open(config)?))
                 }
                 Plane::Ebpf => {
+                    use dataplane_ebpf::LoadBalancer::{DirectReturn, Masquerade};
                     let config = dataplane_ebpf::Config {
                         bpffs: pins.0.clone(),
                         uplinks: vec!["eth0".to_owned()],
-                        conntrack_entries: 4096,
+                        conntrack_entries: flows,
+                        policy,
+                        load_balancer: if direct_return { DirectReturn } else { Masquerade },
                         cgroup: Some(topology.group(node).path().to_owned()),
                         ..Default::default()
                     };

@@ -76,7 +76,7 @@ impl Drop for Servers {
 }
 
 /// `SO_RCVTIMEO` also ends accept(2) (socket(7)).
-fn end_waits(socket: &impl AsFd) -> io::Result<()> {
+pub(crate) fn end_waits(socket: &impl AsFd) -> io::Result<()> {
     Ok(setsockopt(socket, ReceiveTimeout, &TimeVal::milliseconds(TICK.as_millis() as i64))?)
 }
 

@@ -13,7 +13,7 @@ use std::{
 use model::{Endpoint, Family, MacAddress, PodName};
 use netns::{Owned, ThreadGroup};
 
-use crate::places::{self, EDGE_CLIENT_SIDE, EDGE_NODE_SIDE, Node, POD_GATEWAY, Place, Pod, VIPS};
+use crate::places::{self, EDGE_CLIENT_SIDE, EDGE_NODE_SIDE, Node, POD_GATEWAY, Pair, Place, Pod, VIPS};
 
 /// All namespaces and cgroups; dropping it removes them.
 #[derive(Debug)]
@@ -23,7 +23,8 @@ pub struct Topology {
     edge: Owned,
     client: Owned,
     nodes: [Owned; 2],
-    pods: [Owned; 4],
+    /// In order of [`Pod::ALL`], or none.
+    pods: Vec<Owned>,
     groups: [ThreadGroup; 2],
     /// Where the edge sends load-balanced traffic.
     routed: Mutex<Option<Node>>,
@@ -33,6 +34,15 @@ impl Topology {
     /// # Panics
     /// Namespaces need root; the panic says what was refused.
     pub fn new() -> Self {
+        Self::with(&Pod::ALL)
+    }
+
+    /// The same without pods, for those who lay their own [`Cable`]s.
+    pub fn without_pods() -> Self {
+        Self::with(&[])
+    }
+
+    fn with(pods: &[Pod]) -> Self {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let name = format!("tp-sc-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed));
         let create = |what: &str| Owned::create(&format!("{name}-{what}")).expect("create namespace");
@@ -40,7 +50,7 @@ impl Topology {
             edge: create("edge"),
             client: create("client"),
             nodes: Node::ALL.map(|node| create(node.name())),
-            pods: Pod::ALL.map(|pod| create(pod.name())),
+            pods: pods.iter().map(|pod| create(pod.name())).collect(),
             groups: Node::ALL.map(|node| {
                 let group = ThreadGroup::create(&format!("{name}-{}", node.name()));
                 group.unwrap_or_else(|error| panic!("create cgroup of {}: {error}", node.name()))
@@ -126,7 +136,7 @@ impl Topology {
     }
 
     fn wire(&self) {
-        for machine in [&self.edge, &self.client].into_iter().chain(&self.nodes).chain(&self.pods) {
+        for machine in [&self.edge, &self.client].into_iter().chain(&self.nodes) {
             machine.run(set_up_stack).expect("enter namespace");
         }
         for router in [&self.edge].into_iter().chain(&self.nodes) {
@@ -136,10 +146,9 @@ impl Topology {
         ip(&self.client, &client_wiring());
         for node in Node::ALL {
             ip(self.node(node), &self.node_wiring(node));
-            for pod in node.pods() {
-                ip(self.node(node), &self.host_side_wiring(pod));
-                ip(self.pod(pod), &pod_wiring(pod));
-            }
+        }
+        for (pod, space) in Pod::ALL.into_iter().zip(&self.pods) {
+            cable(pod).lay(self.node(pod.node()), space);
         }
     }
 
@@ -177,22 +186,6 @@ impl Topology {
         }
         batch
     }
-
-    fn host_side_wiring(&self, pod: Pod) -> String {
-        let interface = host_side(pod);
-        let (mac, host_mac) = (mac(pod, 0x02), mac(pod, 0x06));
-        let mut batch = format!(
-            "link add {interface} address {host_mac} type veth peer name eth0 address {mac} netns {}\n\
-             link set {interface} up\n",
-            self.pod(pod).name()
-        );
-        for family in Family::ALL {
-            let (address, length) = (pod.address(family), single(family));
-            batch += &format!("route add {address}/{length} dev {interface}\n");
-            batch += &format!("neigh add {address} lladdr {mac} dev {interface} nud permanent\n");
-        }
-        batch
-    }
 }
 
 impl Default for Topology {
@@ -210,15 +203,48 @@ fn client_wiring() -> String {
     batch
 }
 
-fn pod_wiring(pod: Pod) -> String {
-    let mut batch = String::from("link set eth0 up\n");
-    for family in Family::ALL {
-        let gateway = POD_GATEWAY.of(family);
-        batch += &add_address(pod.address(family), single(family), "eth0");
-        batch += &format!("neigh add {gateway} lladdr {} dev eth0 nud permanent\n", mac(pod, 0x06));
-        batch += &format!("route add default via {gateway} dev eth0 onlink\n");
+/// What leads from a node to one of its pods, as the CNI plugin would lay it.
+pub(crate) struct Cable {
+    /// Of the node's end.
+    pub(crate) interface: String,
+    /// Of the pod's end.
+    pub(crate) mac: MacAddress,
+    pub(crate) host_mac: MacAddress,
+    /// The pod's, one per family.
+    pub(crate) addresses: Pair,
+}
+
+impl Cable {
+    pub(crate) fn lay(&self, node: &Owned, pod: &Owned) {
+        pod.run(set_up_stack).expect("enter namespace");
+        let Self { interface, mac, host_mac, .. } = self;
+        let mut outside = format!(
+            "link add {interface} address {host_mac} type veth peer name eth0 address {mac} netns {}\n\
+             link set {interface} up\n",
+            pod.name()
+        );
+        let mut inside = String::from("link set eth0 up\n");
+        for family in Family::ALL {
+            let (address, length, gateway) =
+                (self.addresses.of(family), single(family), POD_GATEWAY.of(family));
+            outside += &format!("route replace {address}/{length} dev {interface}\n");
+            outside += &format!("neigh replace {address} lladdr {mac} dev {interface} nud permanent\n");
+            inside += &add_address(address, length, "eth0");
+            inside += &format!("neigh add {gateway} lladdr {host_mac} dev eth0 nud permanent\n");
+            inside += &format!("route add default via {gateway} dev eth0 onlink\n");
+        }
+        ip(node, &outside);
+        ip(pod, &inside);
     }
-    batch
+}
+
+fn cable(pod: Pod) -> Cable {
+    Cable {
+        interface: host_side(pod),
+        mac: mac(pod, 0x02),
+        host_mac: mac(pod, 0x06),
+        addresses: pod.addresses(),
+    }
 }
 
 /// Without duplicate address detection: the address is there at once.

@@ -15,7 +15,7 @@ use crate::{
     expect::{Oracle, Probe, Question, Seen, Want},
     held::{Held, Socket},
     places::{Node, Place, Pod},
-    planes::{NodePlane, chain},
+    planes::{NodePlane, Setting, chain},
     talk::{Conversation, Servers, Who, who_udp},
     topology::Topology,
 };
@@ -207,7 +207,7 @@ impl World {
         let pins: Vec<_> = pins.collect();
         meanwhile();
         for (node, pins) in pins {
-            lab.planes.insert(node, NodePlane::start(lab.plane, &lab.topology, node, pins));
+            lab.planes.insert(node, NodePlane::start(Setting::usual(lab.plane), &lab.topology, node, pins));
             let snapshot = &self.oracle.snapshots[&node];
             lab.apply(node, snapshot, &Changed::all(snapshot));
         }

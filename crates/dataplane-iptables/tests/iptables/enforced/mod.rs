@@ -1,6 +1,5 @@
 //! Network policies between real sockets.
 
-mod cases;
 mod star;
 
 use std::{

@@ -4,16 +4,15 @@
 
 mod apply;
 mod many;
-mod node;
 mod read;
 
 use std::fmt;
 
+use yaml::{Node, Value};
+
 pub use apply::{Applied, ApplyError, Report, apply};
 pub(crate) use many::many;
 pub use read::{Error as ReadError, Source, read};
-
-use self::node::{Node, Value};
 
 /// One object of one document.
 #[derive(Clone, Debug, PartialEq)]

@@ -6,10 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    Manifest, Problem,
-    node::{Node, Value},
-};
+use yaml::{Document, Malformed, Node};
+
+use super::{Manifest, Problem};
 
 /// Where manifests come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,50 +102,14 @@ fn files(path: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 pub(super) fn parse(file: &str, text: &str, manifests: &mut Vec<Manifest>, problems: &mut Vec<Problem>) {
-    for (offset, document) in documents(text) {
-        match serde_saphyr::from_str::<Node>(document) {
-            Ok(root) if root.value == Value::Scalar(serde_json::Value::Null) => {}
-            Ok(root) => objects(file, offset, root, manifests, problems),
-            Err(error) => {
-                let line = error.location().map_or(1, |location| location.line());
-                problems.push(Problem {
-                    file: file.to_owned(),
-                    line: offset + line,
-                    object: None,
-                    field: None,
-                    message: sentence(&error.without_snippet().to_string()),
-                });
+    for document in yaml::read(text) {
+        match document {
+            Ok(Document { offset, root }) => objects(file, offset, root, manifests, problems),
+            Err(Malformed { line, message }) => {
+                problems.push(Problem { file: file.to_owned(), line, object: None, field: None, message });
             }
         }
     }
-}
-
-/// The documents of a stream, each with the number of lines before it.
-///
-/// A line that begins with `---` separates documents wherever it stands (YAML 1.2, c-forbidden), so that a
-/// document with a mistake in it hides none that follows.
-fn documents(text: &str) -> Vec<(u64, &str)> {
-    let mut documents = vec![];
-    let (mut start, mut first) = (0, 0);
-    let mut position = 0;
-    for (number, line) in (0..).zip(text.split_inclusive('\n')) {
-        let end = position + line.len();
-        let separates = line
-            .strip_prefix("---")
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\n', '\r']));
-        if separates {
-            documents.push((first, &text[start..position]));
-            (start, first) = (end, number + 1);
-        }
-        position = end;
-    }
-    documents.push((first, &text[start..]));
-    documents.retain(|(_, document)| !is_blank(document));
-    documents
-}
-
-fn is_blank(document: &str) -> bool {
-    document.lines().map(str::trim).all(|line| line.is_empty() || line.starts_with('#') || line == "...")
 }
 
 /// The object of a document, or those of its `List`.
@@ -162,12 +125,6 @@ fn objects(file: &str, offset: u64, root: Node, manifests: &mut Vec<Manifest>, p
         Ok(manifest) => manifests.push(manifest),
         Err(problem) => problems.push(problem),
     }
-}
-
-/// The parser's message without its position: that counts within the document, the report's within the file.
-fn sentence(message: &str) -> String {
-    let first = message.lines().next().unwrap_or(message);
-    first.split_once(" at line ").map_or(first, |(text, _)| text).to_owned()
 }
 
 #[cfg(test)]

@@ -1,8 +1,6 @@
 //! Objects from the text of manifests, rules with their lines. A field that is not known closes its rule. Pure: the caller
 //! reads the files.
 
-mod tree;
-
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::{
@@ -12,8 +10,8 @@ use k8s_openapi::api::{
 use model::policy::Direction;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use yaml::{Document, Malformed, Node};
 
-use self::tree::{Node, documents};
 use crate::{read::Lines, v1alpha2, world::World};
 
 /// What could not be read, or not as it is written.
@@ -29,14 +27,14 @@ pub struct Trouble {
 /// Adds the objects of `text` to `world`: policies of both kinds, namespaces, pods, nodes. Others are left alone.
 pub fn read(world: &mut World, file: &str, text: &str) -> Vec<Trouble> {
     let mut reader = Reader { world, file, offset: 0, troubles: vec![] };
-    for (offset, document) in documents(text) {
-        reader.offset = offset;
-        match serde_saphyr::from_str::<Node>(&document) {
-            Ok(root) => reader.object(&root),
-            Err(error) => {
-                let line = error.location().map_or(1, |location| location.line());
-                let message = error.without_snippet().to_string();
-                let message = message.lines().next().unwrap_or_default().to_owned();
+    for document in yaml::read(text) {
+        match document {
+            Ok(Document { offset, root }) => {
+                reader.offset = offset;
+                reader.object(&root);
+            }
+            Err(Malformed { line, message }) => {
+                reader.offset = 0;
                 reader.trouble(line, message);
             }
         }
@@ -152,7 +150,10 @@ impl Reader<'_> {
 
     fn report(&mut self, root: &Node, lost: &[String]) {
         for field in lost {
-            self.trouble(root.line, format!("unknown field {field}: what it is part of allows nothing"));
+            self.trouble(
+                root.locate(field),
+                format!("unknown field {field}: what it is part of allows nothing"),
+            );
         }
     }
 

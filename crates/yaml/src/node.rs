@@ -12,14 +12,14 @@ use serde_saphyr::Spanned;
 
 /// A value and where it stands.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Node {
+pub struct Node {
     /// Line within the parsed text, from 1: of the key for a mapping's entry, of the value otherwise.
-    pub(super) line: u64,
-    pub(super) value: Value,
+    pub line: u64,
+    pub value: Value,
 }
 
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub enum Value {
     /// Null, booleans, numbers and strings.
     Scalar(serde_json::Value),
     Sequence(Vec<Node>),
@@ -29,14 +29,14 @@ pub(super) enum Value {
 
 impl Node {
     /// The entry `key` of a mapping.
-    pub(super) fn get(&self, key: &str) -> Option<&Self> {
+    pub fn get(&self, key: &str) -> Option<&Self> {
         match &self.value {
             Value::Mapping(entries) => entries.iter().find(|(k, _)| k == key).map(|(_, node)| node),
             _ => None,
         }
     }
 
-    pub(super) fn items(&self) -> &[Self] {
+    pub fn items(&self) -> &[Self] {
         match &self.value {
             Value::Sequence(items) => items,
             _ => &[],
@@ -44,14 +44,14 @@ impl Node {
     }
 
     /// A string that is not empty.
-    pub(super) fn text(&self) -> Option<&str> {
+    pub fn text(&self) -> Option<&str> {
         match &self.value {
             Value::Scalar(serde_json::Value::String(text)) if !text.is_empty() => Some(text),
             _ => None,
         }
     }
 
-    pub(super) fn to_json(&self) -> serde_json::Value {
+    pub fn to_json(&self) -> serde_json::Value {
         match &self.value {
             Value::Scalar(scalar) => scalar.clone(),
             Value::Sequence(items) => items.iter().map(Self::to_json).collect(),
@@ -61,7 +61,7 @@ impl Node {
 
     /// The line of a field in Kubernetes' notation (`spec.ports[1].port`, `metadata.labels[a.b/c]`); of its
     /// nearest parent that exists, where it does not.
-    pub(super) fn locate(&self, field: &str) -> u64 {
+    pub fn locate(&self, field: &str) -> u64 {
         let mut node = self;
         for step in steps(field) {
             let next = match &node.value {

@@ -6,7 +6,7 @@ use std::{
     fs::OpenOptions,
     io,
     os::unix::process::CommandExt as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::Command,
     thread,
     time::{Duration, Instant},
@@ -17,6 +17,7 @@ use netns::NetNs;
 use serde::de::DeserializeOwned;
 
 use crate::{
+    agent_arg::AgentArg,
     edge::EdgeStatus,
     exec::{self, Output},
     http,
@@ -211,8 +212,16 @@ impl Lab {
     /// # Errors
     /// It cannot be started. A `kubectl` that fails is no error.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<Output, Error> {
+        self.kubectl_in(Path::new("."), arguments)
+    }
+
+    /// As [`Self::kubectl`], started in `folder`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn kubectl_in(&self, folder: &Path, arguments: &[&str]) -> Result<Output, Error> {
         let mut command = self.kubectl_command();
-        command.args(arguments);
+        command.args(arguments).current_dir(folder);
         exec::run(command, Duration::from_secs(60)).map_err(|source| Error::Run {
             command: format!("kubectl {}", arguments.join(" ")),
             place: Place::Client,
@@ -276,11 +285,16 @@ impl Lab {
     /// Ends a node's agent, or starts it again; returns once it has ended, or answers.
     ///
     /// # Errors
-    /// There is no such node, or it takes too long.
+    /// There is no such node, it takes too long, or what is started ends again.
     pub fn run_agent(&self, node: &str, runs: bool) -> Result<(), Error> {
         let what = if runs { "start" } else { "stop" };
         let path = format!("/v1/nodes/{node}/agent/{what}");
         let failed = |source| Error::Supervisor { lab: self.name().clone(), what: path.clone(), source };
+        let restarts = || -> Result<_, Error> {
+            let nodes = self.status()?.nodes;
+            Ok(nodes.into_iter().find(|it| it.name == node).map_or(0, |node| node.agent.restarts))
+        };
+        let before = restarts()?;
         let answer = http::post_unix(&self.paths.supervisor_socket(), &path, ANSWER);
         answer.and_then(http::Response::success).map_err(failed)?;
         let deadline = Instant::now() + AGENT;
@@ -290,11 +304,31 @@ impl Lab {
             if agent.is_some_and(|agent| if runs { agent.ready && !agent.stopped } else { agent.stopped }) {
                 return Ok(());
             }
+            if let Some(agent) = agent.filter(|agent| runs && agent.restarts > before) {
+                let exit = agent.last_exit.as_deref().unwrap_or_default();
+                let log = self.paths.agent_log(node);
+                return Err(failed(io::Error::other(format!("it ended: {exit} (see {})", log.display()))));
+            }
             if Instant::now() >= deadline {
                 return Err(failed(io::ErrorKind::TimedOut.into()));
             }
             thread::sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Ends every agent and starts it again with these arguments instead of those of before; returns once all answer.
+    ///
+    /// # Errors
+    /// As [`Self::run_agent`], of the first node that fails; the lab's state cannot be written.
+    pub fn restart_agents(&self, arguments: Vec<AgentArg>) -> Result<(), Error> {
+        let mut state = State::load(self.name())?;
+        state.agent_args = arguments;
+        state.store()?;
+        for node in &self.topology().nodes {
+            self.run_agent(&node.name, false)?;
+            self.run_agent(&node.name, true)?;
+        }
+        Ok(())
     }
 
     /// Removes all of it.

@@ -108,8 +108,17 @@ impl State {
             return Err(Error::Exists { what: standing(&paths), name });
         }
         fs::create_dir(paths.logs()).map_err(write)?;
+        self.store()
+    }
+
+    /// Remembers it as it is now.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn store(&self) -> Result<(), Error> {
+        let write = |source| Error::Write { name: self.topology.name.clone(), source };
         let text = serde_json::to_vec_pretty(self).map_err(|error| write(error.into()))?;
-        write_whole(&paths.state(), &text).map_err(write)
+        write_whole(&self.paths().state(), &text).map_err(write)
     }
 
     /// # Errors

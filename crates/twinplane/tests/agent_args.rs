@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
 use common::{Named, json, run, succeeded, texts};
@@ -45,6 +47,14 @@ fn entry<'a>(list: &'a Value, name: &str) -> &'a Value {
 
 fn vip(service: &Value) -> String {
     service["status"]["loadBalancer"]["ingress"][0]["ip"].as_str().expect("a VIP").to_owned()
+}
+
+fn until(what: &str, mut is: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !is() {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]
@@ -126,6 +136,26 @@ fn the_ebpf_plane_filters_node_ports() {
 #[test]
 fn the_iptables_plane_filters_node_ports() {
     node_ports_are_filtered("iptables");
+}
+
+#[test]
+fn agents_of_a_running_lab_are_given_other_arguments_for_good() {
+    let lab = Named::new();
+    lab.up(&["--dataplane", "iptables", "--nodes", "1", "--agent-arg=--flows=on"]);
+    let rules = || lab.exec("node-a", &["iptables-save"]);
+    let asked = || (rules().contains("NFLOG"), rules().contains("TWINPLANE-POLICY"));
+    assert_eq!(asked(), (true, false));
+    let restart = |arguments: &[&str]| lab.lab("agent restart", arguments);
+    let said = succeeded(&restart(&["--agent-arg=--network-policy=on"]));
+    assert_eq!(said, "agent of node-a: answers\n");
+    until("flows are told of no longer, policies are enforced", || asked() == (false, true));
+    succeeded(&lab.lab("agent stop", &["node-a"]));
+    succeeded(&lab.lab("agent start", &["node-a"]));
+    let wrong = restart(&["--agent-arg=--no-such-thing"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(texts(&wrong).1.contains("it ended: exit status: 2 (see /run/"), "{}", texts(&wrong).1);
+    succeeded(&restart(&[]));
+    until("nothing is enforced", || asked() == (false, false));
 }
 
 #[test]

@@ -14,6 +14,7 @@ use clap::Subcommand;
 use self::output::Format;
 pub use self::shared::{duration, on_interrupt, report};
 use crate::{
+    agent_arg::AgentArg,
     lab::Lab,
     manifest,
     plan::{LabName, Place},
@@ -111,6 +112,14 @@ enum Agent {
         #[command(flatten)]
         lab: Chosen,
     },
+    /// Every node's, one after the other, with other arguments than before
+    Restart {
+        #[command(flatten)]
+        lab: Chosen,
+        /// As of lab up; those given there, or here before, count no longer
+        #[arg(long = "agent-arg", value_name = "ARGUMENT", allow_hyphen_values = true)]
+        agent_args: Vec<AgentArg>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -169,6 +178,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Command::Exec { lab, place, command } => exec(&open(&lab)?, &place, &command),
         Command::Agent(Agent::Stop { node, lab }) => run_agent(&open(&lab)?, &node, false),
         Command::Agent(Agent::Start { node, lab }) => run_agent(&open(&lab)?, &node, true),
+        Command::Agent(Agent::Restart { lab, agent_args }) => restart_agents(&open(&lab)?, agent_args),
         Command::ForwardingRules(ForwardingRules::List(shown)) => {
             show::forwarding_rules(&open(&shown.lab)?, shown.output)
         }
@@ -194,6 +204,13 @@ fn exec(lab: &Lab, place: &Place, command: &[String]) -> anyhow::Result<ExitCode
 
 fn run_agent(lab: &Lab, node: &str, runs: bool) -> anyhow::Result<ExitCode> {
     lab.run_agent(node, runs)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn restart_agents(lab: &Lab, arguments: Vec<AgentArg>) -> anyhow::Result<ExitCode> {
+    lab.restart_agents(arguments)?;
+    let nodes = lab.topology().nodes.iter();
+    output::text(&nodes.map(|node| format!("agent of {}: answers\n", node.name)).collect::<String>())?;
     Ok(ExitCode::SUCCESS)
 }
 

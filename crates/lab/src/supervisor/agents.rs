@@ -14,7 +14,9 @@ use nix::sys::signal::Signal;
 use tokio::{process::Child, sync::watch, task::JoinSet};
 
 use super::{Shared, quiet_environment};
-use crate::{agent_arg::AgentArg, http, plan::NodePlan, process::ProcessId, status::AgentStatus};
+use crate::{
+    agent_arg::AgentArg, http, plan::NodePlan, process::ProcessId, state::State, status::AgentStatus,
+};
 
 /// Between an end and the next start, doubling with every end in a row.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -136,7 +138,7 @@ fn spawn(shared: &Shared, node: &NodePlan, namespace: &NetNs) -> io::Result<Chil
         }
     }
     command.args(["--routing", state.topology.routing.as_str()]);
-    command.args(state.agent_args.iter().map(AgentArg::as_str));
+    command.args(arguments(state).iter().map(AgentArg::as_str));
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
     quiet_environment(&mut command);
     let child = tokio::process::Command::from(command).spawn()?;
@@ -151,6 +153,17 @@ fn spawn(shared: &Shared, node: &NodePlan, namespace: &NetNs) -> io::Result<Chil
         tracing::warn!(node = node.name, %error, "the agent stays out of its node's cgroup");
     }
     Ok(child)
+}
+
+/// What a user gives agents now: others than at first, perhaps.
+fn arguments(state: &State) -> Vec<AgentArg> {
+    State::load(&state.topology.name).map_or_else(
+        |error| {
+            tracing::warn!(%error, "agents get the arguments of the lab's start");
+            state.agent_args.clone()
+        },
+        |now| now.agent_args,
+    )
 }
 
 /// Waits for the end, noting when it answers.

@@ -48,6 +48,12 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+    #[error("write {what}")]
+    Write {
+        what: String,
+        #[source]
+        source: std::io::Error,
+    },
     #[error("run {command:?}: exit status {exit}: {message}")]
     Exit { command: String, exit: i32, message: String },
     #[error("read the answer of {command:?}")]
@@ -125,6 +131,7 @@ impl Bench {
             exit,
             output: output.into(),
             note: note.into(),
+            identical: false,
         };
         Exhibit { capture, style }
     }
@@ -139,8 +146,22 @@ impl Bench {
         arguments: &[&str],
         note: impl Into<String>,
     ) -> Result<Exhibit, Error> {
+        self.kubectl_in(Path::new("."), title, arguments, note)
+    }
+
+    /// As [`Self::kubectl`], where files that the arguments name are in `folder`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn kubectl_in(
+        &self,
+        folder: &Path,
+        title: &str,
+        arguments: &[&str],
+        note: impl Into<String>,
+    ) -> Result<Exhibit, Error> {
         check()?;
-        let output = self.lab.kubectl(arguments)?;
+        let output = self.lab.kubectl_in(folder, arguments)?;
         let line = Line::new(Place::Client, std::iter::once("kubectl").chain(arguments.iter().copied()));
         let mut exhibit = self.exhibit(title, &line, Style::Kubectl, said(&output), output.exit, note);
         exhibit.capture.r#where = "host".to_owned();
@@ -152,11 +173,30 @@ impl Bench {
     /// # Errors
     /// It cannot be started.
     pub fn twinplane(&self, title: &str, line: &Line, style: Style) -> Result<Exhibit, Error> {
+        self.twinplane_in(Path::new("."), title, line, style)
+    }
+
+    /// As [`Self::twinplane`], where files that the line names are in `folder`.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn twinplane_in(
+        &self,
+        folder: &Path,
+        title: &str,
+        line: &Line,
+        style: Style,
+    ) -> Result<Exhibit, Error> {
         check()?;
         let failed = |source| Error::Start { command: line.to_string(), place: line.place.clone(), source };
         let (shell, arguments) =
             line.argv.split_first().ok_or_else(|| failed(std::io::ErrorKind::InvalidInput.into()))?;
-        let output = Command::new(shell).args(arguments).env("PATH", self.path()).output().map_err(failed)?;
+        let output = Command::new(shell)
+            .args(arguments)
+            .env("PATH", self.path())
+            .current_dir(folder)
+            .output()
+            .map_err(failed)?;
         let output = Output {
             exit: output.status.code().unwrap_or(-1),
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

@@ -30,7 +30,7 @@ pub struct Args {
     #[arg(short = 'f', long = "filename", value_name = "PATH", conflicts_with = "lab")]
     manifests: Vec<PathBuf>,
     /// Layers to trace
-    #[arg(long, value_delimiter = ',', default_value = "L1,L2,L3,L4,L5,L6,L7", value_name = "LAYERS")]
+    #[arg(long, value_delimiter = ',', default_value = "L1,L2,L3,L4,L5,L6,L7,L8", value_name = "LAYERS")]
     layers: Vec<LayerId>,
     /// Folder for index.html and trace.json
     #[arg(long, default_value = "twinplane-trace", value_name = "DIR")]
@@ -155,9 +155,8 @@ mod tests {
     }
 
     #[test]
-    fn all_layers_that_every_agent_answers_are_traced_unless_some_are_named() {
-        // L8 asks the agent for a pod's policy (`/v1/policy`).
-        assert_eq!(parse(&[]).expect("defaults").layers, LayerId::ALL[..7]);
+    fn all_layers_are_traced_unless_some_are_named() {
+        assert_eq!(parse(&[]).expect("defaults").layers, LayerId::ALL);
         assert_eq!(parse(&["--layers", "L1,l4"]).expect("two").layers, [LayerId::L1, LayerId::L4]);
         assert!(parse(&["--layers", "L9"]).is_err());
     }

@@ -5,6 +5,8 @@
 mod rows;
 mod timeline;
 
+use std::{collections::VecDeque, mem};
+
 use minijinja::{AutoEscape, Environment, value::Serde};
 use model::Plane;
 use serde::Serialize;
@@ -69,7 +71,10 @@ struct CaptureView<'a> {
     command: &'a str,
     exit: i32,
     output: &'a str,
+    /// The output, where its lines may be broken; empty where columns would fall apart.
+    lines: Vec<&'a str>,
     note: &'a str,
+    identical: bool,
 }
 
 impl<'a> LayerView<'a> {
@@ -94,8 +99,10 @@ impl<'a> LayerView<'a> {
 
 impl<'a> CaptureView<'a> {
     fn new(capture: &'a Capture) -> Self {
-        let Capture { dataplane, title, r#where, command, exit, output, note } = capture;
+        let Capture { dataplane, title, r#where, command, exit, output, note, identical } = capture;
         let plane_name = name(*dataplane);
+        let cells = |line: &str| line.split("   ").filter(|part| !part.trim().is_empty()).count();
+        let has_columns = output.lines().any(|line| cells(line) > 2);
         Self {
             plane: *dataplane,
             plane_name,
@@ -104,20 +111,29 @@ impl<'a> CaptureView<'a> {
             command,
             exit: *exit,
             output: output.trim_end(),
+            lines: if has_columns { vec![] } else { output.trim_end().lines().collect() },
             note,
+            identical: *identical,
         }
     }
 }
 
-/// Side by side where both planes were asked the same; otherwise one row of two columns, each in its own order.
+/// Side by side what both planes were asked; between two such rows, what only one was, each plane's in its own column and order.
 fn pairs<'a>(columns: [Vec<CaptureView<'a>>; 2]) -> Vec<[Vec<CaptureView<'a>>; 2]> {
-    let [left, right] = &columns;
-    let asked = |column: &[CaptureView<'a>]| column.iter().map(|capture| capture.title).collect::<Vec<_>>();
-    if asked(left) != asked(right) {
-        return vec![columns];
-    }
     let [left, right] = columns;
-    left.into_iter().zip(right).map(|(left, right)| [vec![left], vec![right]]).collect()
+    let mut right = VecDeque::from(right);
+    let (mut rows, mut alone) = (vec![], vec![]);
+    for capture in left {
+        let Some(at) = right.iter().position(|other| other.title == capture.title) else {
+            alone.push(capture);
+            continue;
+        };
+        rows.push([mem::take(&mut alone), right.drain(..at).collect()]);
+        rows.push([vec![capture], right.drain(..1).collect()]);
+    }
+    rows.push([alone, right.into()]);
+    rows.retain(|row| row.iter().any(|column| !column.is_empty()));
+    rows
 }
 
 /// As people write it.
@@ -188,9 +204,10 @@ const fn intro(layer: LayerId) -> &'static str {
              still remembers and from what was on the wire."
         }
         LayerId::L8 => {
-            "A NetworkPolicy says who may reach the pods of the Service: whoever has a label, and nobody else. What does not \
-             enforce it accepts the object all the same. eBPF enforces it by identity, a number for a set of labels, so that \
-             a pod that comes back with another address changes nothing; and it tells who was turned away, and by which policy."
+            "A NetworkPolicy says who may reach the pods of the Service: whoever has a label, and nobody else. On the cluster with \
+             iptables the network-policy add-on is off at first, and the same object keeps nobody out; turned on, it writes rules \
+             about addresses. eBPF enforces by identity, a number for a set of labels, and tells who was turned away, by which \
+             policy and why."
         }
     }
 }

@@ -50,6 +50,9 @@ pub struct Capture {
     pub output: String,
     /// What to see in it; empty where it speaks for itself.
     pub note: String,
+    /// The other plane was asked the same and said the same, once what allocation decided is set aside.
+    #[serde(default)]
+    pub identical: bool,
 }
 
 /// Figures by name. Scalars, or one level of scalars by group (L5: by traffic policy).
@@ -157,6 +160,7 @@ mod tests {
                     exit: 0,
                     output: "o".into(),
                     note: "n".into(),
+                    identical: true,
                 }],
                 facts: PlaneFacts {
                     iptables: Facts::from([("frontends".into(), 3.into())]),
@@ -170,7 +174,7 @@ mod tests {
             serde_json::json!({"schema": 1, "layers": [{
                 "id": "L4", "title": "t", "identical": false,
                 "captures": [{"dataplane": "iptables", "title": "c", "where": "node-a", "command": "true",
-                              "exit": 0, "output": "o", "note": "n"}],
+                              "exit": 0, "output": "o", "note": "n", "identical": true}],
                 "facts": {"iptables": {"frontends": 3}, "ebpf": {}},
             }]})
         );

@@ -83,8 +83,11 @@ fn layer(id: LayerId, traced: &mut [Traced<'_>], lines: &Lines) -> Result<Layer,
         let plane = one.bench.plane;
         one.layer(id).map_err(|source| Error::Layer { layer: id, plane, source })
     })?;
-    let identical = match &sides[..] {
-        [(left, ..), (right, ..)] => compare::identical(left, right),
+    let identical = match &mut sides[..] {
+        [(left, ..), (right, ..)] => {
+            compare::mark(left, right);
+            compare::identical(left, right)
+        }
         _ => false,
     };
     let mut facts = PlaneFacts::default();

@@ -109,6 +109,46 @@ fn flows_stand_beside_what_is_left_of_the_same_requests() {
     assert!(labels.as_str().is_some_and(|text| text.contains("say who talked to whom")), "{labels}");
 }
 
+/// The same request and the kernels' lists beside each other; who was turned away, why and by what, in full width.
+#[test]
+fn who_a_policy_turns_away_is_read_without_scrolling() {
+    let Some(mut page) = open() else { return };
+    let script = "(() => {
+            const cards = title => [...document.querySelectorAll('#L8 .capture')]
+                .filter(c => c.querySelector('h3').textContent === title);
+            const beside = title => {
+                const [left, right] = cards(title).map(c => c.getBoundingClientRect());
+                return left.right <= right.left && Math.abs(left.top - right.top) < 2;
+            };
+            const whole = mark => [...document.querySelectorAll('#L8 .line')].filter(l => l.textContent.includes(mark))
+                .every(l => l.checkVisibility() && l.closest('pre').scrollWidth <= l.closest('pre').clientWidth);
+            const dimmed = c => getComputedStyle(c.querySelector('h3')).color !== getComputedStyle(document.body).color;
+            return {
+                beside: ['A request from role=other', 'The allow-list, as the kernel has it'].map(beside),
+                got: cards('A request from role=other').map(c => /200|timed out/.exec(c.innerText)[0]),
+                addOn: cards('With the add-on: a request from role=other').map(c => /200|timed out/.exec(c.innerText)[0]),
+                whole: ['Policy denied DROPPED', '--match-set', 'ingress_denied_by', 'nearest: '].map(whole),
+                dimmed: [...document.querySelectorAll('#L8 .capture')].filter(dimmed).length,
+            };
+        })()";
+    let layer = fixture().layers.into_iter().find(|layer| layer.id == LayerId::L8).expect("L8");
+    let alike = layer.captures.iter().filter(|capture| capture.identical).count();
+    assert!(alike >= 2 && alike < layer.captures.len(), "{alike} of the fixture's captures are alike");
+    let wanted = json!({
+        "beside": [true, true], "got": ["200", "timed out"], "addOn": ["timed out"], "whole": [true, true, true, true],
+        "dimmed": alike,
+    });
+    for (width, mobile) in [(1280, false), (390, true)] {
+        page.browser.resize(width, mobile);
+        let mut seen = page.browser.evaluate(script);
+        if mobile {
+            assert_eq!(seen["beside"], json!([false, false]), "stacked");
+            seen["beside"] = wanted["beside"].clone();
+        }
+        assert_eq!(seen, wanted);
+    }
+}
+
 #[test]
 fn nothing_is_wider_than_the_window() {
     let Some(mut page) = open() else { return };

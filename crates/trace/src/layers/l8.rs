@@ -2,19 +2,21 @@
 //! Fails where what was seen is not what the plane's agents were asked for. What it makes it removes again.
 
 mod identity;
+mod rules;
 
-use std::time::{Duration, Instant};
+use std::{fs, io, time::Duration};
 
-use lab::{Place, status::PodInfo};
+use lab::{Lab, Place, status::PodInfo};
 use model::Plane;
 use serde_json::{Value, json};
 
-use super::{Found, first_node};
+use tempfile::TempDir;
+
+use super::Found;
 use crate::{
     attempt::{Attempt, Outcome},
     bench::{Bench, Error, until},
     command::{Line, request},
-    compare::Exhibit,
     normalise::Style,
     requests::{CLIENT_LIMIT_S, Series, listed},
     subject::{Subject, url},
@@ -29,22 +31,39 @@ const SETTLE: Duration = Duration::from_secs(20);
 /// How long a request waits that only asks whether a policy has arrived.
 const PROBE_LIMIT_S: u64 = 1;
 
-/// How long somebody who is not to be kept out is watched.
-const HOLD: Duration = Duration::from_secs(2);
+/// Titles that both planes' captures have, so that they stand side by side.
+const KNOWN_BY: &str = "What the pods are known by";
+const IN_KERNEL: &str = "The allow-list, as the kernel has it";
 
 /// curl's exit status where nobody answered in time (curl(1), EXIT CODES).
 const TIMED_OUT: i32 = 28;
 
 pub(super) fn capture(bench: &Bench, subject: &Subject) -> Result<Found, Error> {
-    let story = Story { bench, subject, policy: format!("{}-allow-frontend", subject.name) };
+    let name = format!("{}-allow-frontend", subject.name);
+    let story = Story { bench, subject, folder: written(&name, &policy(subject, &name))?, policy: name };
     story.refuse_to_replace()?;
     let told = story.tell();
     let removed = story.remove();
     told.and_then(|found| removed.map(|()| found))
 }
 
+/// A folder with a manifest.
+fn written(name: &str, manifest: &str) -> Result<TempDir, Error> {
+    let write = || {
+        let folder = TempDir::new()?;
+        fs::write(folder.path().join(file(name)), manifest)?;
+        io::Result::Ok(folder)
+    };
+    write().map_err(|source| Error::Write { what: file(name), source })
+}
+
+/// What the manifest of a policy is called.
+fn file(policy: &str) -> String {
+    format!("{policy}.yaml")
+}
+
 /// A pod that asks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Client {
     name: &'static str,
     role: &'static str,
@@ -61,38 +80,35 @@ struct Story<'a> {
     subject: &'a Subject,
     /// The policy's name.
     policy: String,
+    /// Where its manifest is.
+    folder: TempDir,
+}
+
+/// Who keeps out whom a policy does not allow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Guard {
+    Nobody,
+    /// The eBPF plane.
+    Identities,
+    /// The iptables plane, asked to.
+    AddOn,
 }
 
 impl Story<'_> {
     fn tell(&self) -> Result<Found, Error> {
-        let Self { bench, subject, .. } = self;
         self.make_clients()?;
-        let enforced = is_enforced(bench);
         let mut found = Found::default();
-        let before = (bench.plane == Plane::Iptables).then(|| self.rules("before")).transpose()?;
-        bench.create(&policy(subject, &self.policy))?;
-        found.exhibits.push(self.as_applied()?);
-        match (bench.plane, enforced) {
-            (Plane::Ebpf, true) => self.by_identity(&mut found)?,
-            // What enforces here is rules about addresses: they are shown as they are, and no drop has a name.
-            (Plane::Iptables, true) => {
-                self.wait_for_policy()?;
-                self.requests(&mut found, true)?;
+        match self.bench.plane {
+            Plane::Iptables => self.by_rules(&mut found)?,
+            Plane::Ebpf if is_enforced(self.bench) => {
+                self.apply(&mut found)?;
+                self.by_identity(&mut found)?;
             }
-            (_, false) => self.by_nobody(&mut found)?,
-        }
-        if let Some((rules, count)) = before {
-            let (after, grown) = self.rules("after")?;
-            if !enforced && grown != count {
-                return Err(Error::Otherwise {
-                    what: "rules with a policy that nobody enforces".into(),
-                    wanted: count.to_string(),
-                    found: grown.to_string(),
-                });
+            Plane::Ebpf => {
+                let what =
+                    "network policies that are enforced (the lab's agents were given --network-policy off)";
+                return Err(Error::Missing { what: what.into() });
             }
-            found.exhibits.extend([rules, after]);
-            found.fact("rules_before", count);
-            found.fact("rules_after", grown);
         }
         Ok(found)
     }
@@ -119,6 +135,10 @@ impl Story<'_> {
         let mut words = vec!["-n", &self.subject.namespace, "delete", "--ignore-not-found"];
         words.extend(objects.iter().map(String::as_str));
         let output = self.bench.lab.kubectl(&words)?;
+        let (found, now) = (self.bench.lab.state(), Lab::open(self.bench.lab.name())?);
+        if now.state().agent_args != found.agent_args {
+            now.restart_agents(found.agent_args.clone())?;
+        }
         if output.success() {
             return Ok(());
         }
@@ -147,31 +167,25 @@ impl Story<'_> {
         Ok(())
     }
 
-    fn as_applied(&self) -> Result<Exhibit, Error> {
-        let namespace = &self.subject.namespace;
-        let words = ["-n", namespace, "get", "networkpolicy", &self.policy, "-o", "yaml"];
-        let note = match is_enforced(self.bench) {
-            true => format!(
-                "Pods of the Service accept who has the label role={}, and nobody else.",
-                ALLOWED.role
-            ),
-            false => "The same object. The API accepts it whether anything enforces it or not.".into(),
-        };
-        self.bench.kubectl("The policy as applied", &words, note)
-    }
-
-    /// How many rules the first node has.
-    fn rules(&self, when: &str) -> Result<(Exhibit, usize), Error> {
-        let node = first_node(self.bench);
-        let line = Line::shell(Place::Node(node.clone()), "iptables-save | grep -c '^-A '");
-        let note = match when {
-            "before" => "",
-            _ => "The policy's part is the difference to those before.",
-        };
-        let exhibit = self.bench.capture(&format!("Rules of {node} {when} it"), &line, Style::Plain, note)?;
-        let count = exhibit.capture.output.trim().parse();
-        let count = count.map_err(|_| Error::Missing { what: format!("a number of rules on {node}") })?;
-        Ok((exhibit, count))
+    /// The policy as written, as applied, and as the API has it.
+    fn apply(&self, found: &mut Found) -> Result<(), Error> {
+        let Self { bench, subject, folder, policy } = self;
+        let (folder, file) = (folder.path(), file(policy));
+        let line = Line::new(Place::Client, ["cat", "-n", &file]);
+        let mut written = bench.twinplane_in(folder, "The policy", &line, Style::Plain)?;
+        written.capture.r#where = "host".into();
+        written.capture.note =
+            format!("Pods of the Service accept who has the label role={}, and nobody else.", ALLOWED.role);
+        let applied = bench.kubectl_in(folder, "It is applied", &["apply", "-f", &file], "")?;
+        if applied.capture.exit != 0 {
+            let (command, message) = (applied.capture.command, applied.capture.output.trim().to_owned());
+            return Err(Error::Exit { command, exit: applied.capture.exit, message });
+        }
+        let describe = ["-n", &subject.namespace, "describe", "networkpolicy", policy];
+        let note = "The API takes it, whether anything enforces it or not.";
+        let object = bench.kubectl("The object", &describe, note)?;
+        found.exhibits.extend([written, applied, object]);
+        Ok(())
     }
 
     /// One request.
@@ -199,9 +213,10 @@ impl Story<'_> {
     }
 
     /// The same request from both. Fails where one is answered that is to be kept out, or the other way round.
-    fn requests(&self, found: &mut Found, enforced: bool) -> Result<(), Error> {
+    fn requests(&self, found: &mut Found, guard: Guard) -> Result<(), Error> {
         let url = self.subject.inside_url();
-        for (client, fact, kept_out) in [(ALLOWED, "frontend_got", false), (BLOCKED, "other_got", enforced)] {
+        for (client, fact) in [(ALLOWED, "frontend_got"), (BLOCKED, "other_got")] {
+            let kept_out = client == BLOCKED && guard != Guard::Nobody;
             let series = self.series(client, &url, CLIENT_LIMIT_S);
             let attempt = series.one()?;
             let as_wanted = match kept_out {
@@ -216,50 +231,27 @@ impl Story<'_> {
                     found: got,
                 });
             }
-            let note = match (kept_out, client.role == BLOCKED.role) {
+            let note = match (kept_out, client == BLOCKED) {
                 (true, _) => format!(
                     "Nobody told the client: it waited {CLIENT_LIMIT_S} s, its own limit. The request gives no hint as to why."
                 ),
                 (false, true) => "Answered: nothing between the two pods asks who it is.".into(),
                 (false, false) => "Answered, as the policy allows.".into(),
             };
-            let title = format!("A request from role={}", client.role);
+            let (title, fact) = match guard {
+                Guard::AddOn => (
+                    format!("With the add-on: a request from role={}", client.role),
+                    format!("{fact}_with_add_on"),
+                ),
+                Guard::Nobody | Guard::Identities => {
+                    (format!("A request from role={}", client.role), fact.to_owned())
+                }
+            };
             let rows = listed(&[attempt]);
             found.exhibits.push(self.bench.exhibit(&title, &series.line, Style::Requests, rows, 0, note));
-            found.fact(fact, got);
+            found.fact(&fact, got);
         }
         Ok(())
-    }
-
-    /// A plane that was not asked to enforce: the one that the policy does not allow is answered, now and for a while.
-    fn by_nobody(&self, found: &mut Found) -> Result<(), Error> {
-        let Self { bench, subject, .. } = self;
-        if bench.plane == Plane::Ebpf {
-            let what =
-                "network policies that are enforced (the lab's agents were given --network-policy off)";
-            return Err(Error::Missing { what: what.into() });
-        }
-        found.exhibits.push(self.addresses()?);
-        let begun = Instant::now();
-        let series = self.series(BLOCKED, &subject.inside_url(), PROBE_LIMIT_S);
-        let attempts = series.until(|_| Ok(begun.elapsed() > HOLD))?;
-        if let Some(failed) = attempts.iter().find(|attempt| !attempt.ok()) {
-            return Err(Error::Otherwise {
-                what: format!("request of {} where no policy is enforced", BLOCKED.name),
-                wanted: "an answer".into(),
-                found: got(&failed.outcome),
-            });
-        }
-        self.requests(found, false)
-    }
-
-    /// All that a plane without identities can go by.
-    fn addresses(&self) -> Result<Exhibit, Error> {
-        let columns = "custom-columns=POD:.metadata.name,ROLE:.metadata.labels.role,APP:.metadata.labels.app,\
-                       IP:.status.podIP";
-        let words = ["-n", &self.subject.namespace, "get", "pods", "-o", columns];
-        let note = "What could enforce it here has addresses to go by, which change with every pod.";
-        self.bench.kubectl("Pods and their addresses", &words, note)
     }
 }
 
@@ -294,22 +286,51 @@ fn pod(namespace: &str, client: Client) -> Value {
     })
 }
 
-/// The Service's pods accept who has the role, and nobody else.
-fn policy(subject: &Subject, name: &str) -> Value {
-    json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"name": name, "namespace": subject.namespace},
-        "spec": {
-            "podSelector": {"matchLabels": subject.selector},
-            "policyTypes": ["Ingress"],
-            "ingress": [{"from": [{"podSelector": {"matchLabels": {"role": ALLOWED.role}}}]}],
-        },
-    })
+/// The Service's pods accept who has the role, and nobody else: a manifest, as one would write it.
+fn policy(subject: &Subject, name: &str) -> String {
+    let labels = subject.selector.as_object().into_iter().flatten();
+    let labels = labels.map(|(key, value)| format!("      {key}: {}\n", plain(value))).collect::<String>();
+    format!(
+        "apiVersion: networking.k8s.io/v1\n\
+         kind: NetworkPolicy\n\
+         metadata:\n  \
+           name: {name}\n  \
+           namespace: {}\n\
+         spec:\n  \
+           podSelector:\n    \
+             matchLabels:\n\
+         {labels}  \
+           policyTypes: [Ingress]\n  \
+           ingress:\n    \
+             - from:\n        \
+                 - podSelector:\n            \
+                     matchLabels:\n              \
+                       role: {}\n",
+        subject.namespace, ALLOWED.role
+    )
+}
+
+/// A label's value, in quotes where YAML would take it for something else than a text.
+fn plain(value: &Value) -> String {
+    // YAML 1.1, bool and null: what kubectl's parser still reads as such.
+    const WORDS: [&str; 9] = ["y", "n", "yes", "no", "on", "off", "true", "false", "null"];
+    let is_plain = |text: &&str| {
+        text.starts_with(|c: char| c.is_ascii_alphabetic())
+            && !WORDS.contains(&text.to_ascii_lowercase().as_str())
+    };
+    value.as_str().filter(is_plain).map_or_else(|| value.to_string(), str::to_owned)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_label_is_quoted_where_yaml_would_read_something_else() {
+        for (value, written) in [("nginx", "nginx"), ("No", "\"No\""), ("1", "\"1\""), ("", "\"\"")] {
+            assert_eq!(plain(&json!(value)), written);
+        }
+    }
 
     #[test]
     fn a_switch_is_read_in_one_argument_or_two_and_the_last_counts() {

@@ -26,6 +26,8 @@ const GLANCE: &[(LayerId, &str)] = &[
     (LayerId::L6, "recovered"),
     (LayerId::L7, "lines_naming_a_pod"),
     (LayerId::L8, "other_got"),
+    (LayerId::L8, "other_got_with_add_on"),
+    (LayerId::L8, "drops_told"),
 ];
 
 /// Names that need more than their own words.
@@ -66,9 +68,13 @@ const LABELS: &[(&str, &str)] = &[
     ("lines_with_a_verdict", "Captured lines that say what became of the packet"),
     ("frontend_got", "A request from role=frontend got"),
     ("other_got", "A request from role=other, which the policy does not allow, got"),
-    ("rules_before", "Rules before the policy"),
-    ("rules_after", "Rules with the policy"),
-    ("drops_told", "Drops that the relay told of"),
+    ("frontend_got_with_add_on", "With the add-on, role=frontend got"),
+    ("other_got_with_add_on", "With the add-on, role=other got"),
+    ("rules_before", "Rules of a node before the policy"),
+    ("rules_after", "Rules of a node with the policy"),
+    ("rules_with_add_on", "Rules of a node with the add-on"),
+    ("packets_dropped_by_rules", "Packets that those rules dropped at a node"),
+    ("drops_told", "Drops of it that the relay told of, by name"),
     ("identities_told", "Pods with an identity"),
     ("entries", "Entries of the pod's allow-list"),
     ("entry_packets", "Packets counted by the entry of role=frontend"),

@@ -124,6 +124,22 @@ fn every_capture_is_shown_with_its_command() {
     assert_eq!(page.matches("data-copy hidden").count(), captures);
 }
 
+/// Lines may be broken, columns not.
+#[test]
+fn what_has_columns_is_kept_as_it_is() {
+    let mut trace = fixture();
+    let layer = trace.layers.first_mut().expect("a layer");
+    layer.captures.truncate(2);
+    layer.captures[0].output = "NAME    AGE   X\nnginx   1s    y\n".into();
+    layer.captures[1].output = "one long line\n\n  and another\n".into();
+    trace.layers.truncate(1);
+    let page = render(&trace).expect("render");
+    assert!(page.contains(">NAME    AGE   X\nnginx   1s    y</pre>"));
+    let lines =
+        ["one long line", "", "  and another"].map(|line| format!("<span class=\"line\">{line}</span>"));
+    assert!(page.contains(&lines.concat()));
+}
+
 #[test]
 fn the_drawing_says_what_the_rows_say() {
     let trace = fixture();
@@ -156,7 +172,8 @@ fn the_verdict_names_the_layers() {
     let trace = fixture();
     let verdict = verdict(&trace);
     assert!(
-        verdict.starts_with("The planes differ in L3, L4, L6 and L7.") && verdict.contains("L1, L2 and L5"),
+        verdict.starts_with("The planes differ in L3, L4, L6, L7 and L8.")
+            && verdict.contains("L1, L2 and L5"),
         "{verdict}"
     );
     assert_eq!(super::verdict(&Trace { schema: 1, layers: vec![] }), "No layer was traced.");

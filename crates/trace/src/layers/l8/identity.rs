@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use lab::Place;
 use serde_json::Value;
 
-use super::{ALLOWED, BLOCKED, Client, SETTLE, Story};
+use super::{ALLOWED, BLOCKED, Client, Guard, SETTLE, Story};
 use crate::{
     account::{Denied, denied},
     bench::{Bench, Error, until},
@@ -24,13 +24,15 @@ impl Story<'_> {
         self.wait_for_policy()?;
         let who = self.identities(found)?;
         let since = Timestamp::now().to_string();
-        self.requests(found, true)?;
+        self.requests(found, Guard::Identities)?;
         self.drops(found, &since, &who)?;
         let served_by = self.served_by(found, &since)?;
         let pods = subject.ready_pods(bench)?;
         let pod = pods.iter().find(|pod| format!("{}/{}", pod.namespace, pod.name) == served_by);
         let pod = pod.ok_or_else(|| Error::Missing { what: format!("pod {served_by}, which answered") })?;
-        self.allow_list(found, &pod.name, &pod.node)
+        self.allow_list(found, &pod.name, &pod.node)?;
+        found.exhibits.push(self.explanation(&pod.name)?);
+        Ok(())
     }
 
     /// Endpoints with identities: the Service's pods share one, each client has its own.
@@ -41,7 +43,7 @@ impl Story<'_> {
         let words = ["-n", namespace, "get", "twinplaneendpoints", "-o", columns];
         let pods = subject.ready_pods(bench)?;
         let (mut exhibit, (servers, (allowed, blocked))) = until("every pod's identity", SETTLE, || {
-            let exhibit = bench.kubectl("Identities, not addresses", &words, "")?;
+            let exhibit = bench.kubectl(super::KNOWN_BY, &words, "")?;
             let identity = |pod: &str| identity_of(&exhibit.capture.output, pod);
             let servers = pods.iter().map(|pod| identity(&pod.name)).collect::<Option<Vec<_>>>();
             let all = servers.zip(identity(ALLOWED.name).zip(identity(BLOCKED.name)));
@@ -105,17 +107,18 @@ impl Story<'_> {
     }
 
     fn drop_in_full(&self, since: &str) -> Result<Exhibit, Error> {
-        let fields = "time,verdict,drop_reason_desc,IP,l4,source.identity,source.labels,destination.identity,\
-                      destination.pod_name,ingress_denied_by,node_name";
+        let fields = "verdict,drop_reason_desc,source.identity,source.pod_name,destination.identity,\
+                      destination.pod_name,ingress_denied_by";
         let more = ["--verdict", "DROPPED", "-o", "json", "--field-mask", fields];
         let line = self.flows_of(BLOCKED, since, &more);
         let Line { place, argv } = line;
-        let script = argv.last().map_or_else(String::new, |script| format!("{script} | head -n 1"));
+        let script =
+            argv.last().map_or_else(String::new, |script| format!("{script} | head -n 1 | jq .flow"));
         let line = Line::shell(place, script);
         let mut exhibit = self.bench.twinplane("One of these drops, with its policy", &line, Style::Plain)?;
         let flow: Value = serde_json::from_str(&exhibit.capture.output)
             .map_err(|source| Error::Answer { command: line.to_string(), source })?;
-        let by = &flow["flow"]["ingress_denied_by"][0];
+        let by = &flow["ingress_denied_by"][0];
         if by["name"] != self.policy.as_str() || by["namespace"] != self.subject.namespace.as_str() {
             let gaps = format!("want ingress_denied_by {}, got {by}", self.policy);
             return Err(Error::Unaccounted { by: line.to_string(), gaps });
@@ -167,21 +170,47 @@ impl Story<'_> {
         let name = format!("{}/{pod}", subject.namespace);
         let words = ["policy", "get", &name, "--lab", bench.lab.name().as_str(), "--node", node];
         let line = Line::twinplane(Place::Node(node.to_owned()), &words, "");
-        let mut exhibit =
-            bench.twinplane("The pod's allow-list, as the kernel has it", &line, Style::Plain)?;
+        let mut exhibit = bench.twinplane(super::IN_KERNEL, &line, Style::Plain)?;
         if exhibit.capture.exit != 0 {
             let (exit, message) = (exhibit.capture.exit, exhibit.capture.output.trim().to_owned());
             return Err(Error::Exit { command: line.to_string(), exit, message });
         }
+        let bytes = of(ALLOWED.role).map(|entry| entry.bytes).sum::<u64>();
         exhibit.capture.note = format!(
-            "role={} has an entry, whose counters moved with its request; role={} has none, and falls through to what the \
-             policy denies by isolating the pod.",
+            "role={} has an entry, and its request counted there: packets that opened flows, {packets} of {bytes} bytes. role={} \
+             has none, and falls through to what the policy denies by isolating the pod.",
             ALLOWED.role, BLOCKED.role
         );
         found.exhibits.push(exhibit);
         found.fact("entries", entries.len());
         found.fact("entry_packets", packets);
         Ok(())
+    }
+
+    /// Why, to the line of the manifest, and whether the kernels of both nodes would decide so.
+    fn explanation(&self, pod: &str) -> Result<Exhibit, Error> {
+        let Self { bench, subject, .. } = self;
+        let [from, to] = [BLOCKED.name, pod].map(|name| format!("{}/{name}", subject.namespace));
+        let (port, file) = (subject.target_port.to_string(), super::file(&self.policy));
+        let asked = ["policy", "explain", &from, &to, &port, "-f", &file, "--lab", bench.lab.name().as_str()];
+        let line = Line::twinplane(Place::Edge, &asked, "");
+        let title = "Why, to the line";
+        let mut exhibit = bench.twinplane_in(self.folder.path(), title, &line, Style::Plain)?;
+        exhibit.capture.r#where = "host".into();
+        let said = &exhibit.capture.output;
+        let agreeing =
+            said.lines().filter(|line| line.starts_with("kernel of ") && line.ends_with(": agrees"));
+        // Exit status 1 is its "denied".
+        if exhibit.capture.exit != 1 || !said.contains(&format!("({file}:")) || agreeing.count() != 2 {
+            let gaps = format!("want denied, a line of {file}, and two kernels that agree, got {said}");
+            return Err(Error::Unaccounted { by: line.to_string(), gaps });
+        }
+        exhibit.capture.note = format!(
+            "No rule allows it; the nearest is named with its line in {file}, and what it asks for that {} lacks. The \
+             kernels were asked what they would decide, and agree. Exit status 1 is its word for denied.",
+            BLOCKED.name
+        );
+        Ok(exhibit)
     }
 }
 
@@ -190,6 +219,7 @@ struct Entry {
     /// Of the peer's identity, as `k8s:role=frontend`.
     labels: Vec<String>,
     packets: u64,
+    bytes: u64,
 }
 
 /// What `node`'s kernel lets in to `pod`, by its agent's local API.
@@ -203,7 +233,12 @@ fn entries(bench: &Bench, namespace: &str, pod: &str, node: &str) -> Result<Vec<
         let labels = row["labels"].as_array().into_iter().flatten();
         labels.filter_map(|label| label.as_str().map(str::to_owned)).collect()
     };
-    let entry = |row: &Value| Entry { labels: labels(row), packets: row["packets"].as_u64().unwrap_or(0) };
+    let count = |row: &Value, of: &str| row[of].as_u64().unwrap_or(0);
+    let entry = |row: &Value| Entry {
+        labels: labels(row),
+        packets: count(row, "packets"),
+        bytes: count(row, "bytes"),
+    };
     Ok(allows.map(entry).collect())
 }
 

@@ -72,19 +72,20 @@ fn all_layers_are_traced_and_failover_shows_the_two_behaviours() {
 
     let report = report(folder.path());
     assert_eq!(report["schema"], 1);
-    for id in ["L1", "L2", "L3", "L4", "L5", "L6", "L7"] {
+    for id in ["L1", "L2", "L3", "L4", "L5", "L6", "L7", "L8"] {
         captured(id, layer(&report, id));
     }
     for id in ["L1", "L2", "L5"] {
         assert_eq!(layer(&report, id)["identical"], true, "{id} does not depend on the dataplane");
     }
-    for id in ["L3", "L4", "L6", "L7"] {
+    for id in ["L3", "L4", "L6", "L7", "L8"] {
         assert_eq!(layer(&report, id)["identical"], false, "{id}");
     }
     translation(layer(&report, "L4"));
     policies(layer(&report, "L5"));
     failover(layer(&report, "L6"));
     flows(layer(&report, "L7"));
+    network_policy(layer(&report, "L8"));
     let told = stderr.lines().filter(|line| line.contains("L7 ebpf: ")).collect::<Vec<_>>();
     assert!(
         told.iter()
@@ -105,7 +106,9 @@ fn captured(id: &str, layer: &Value) {
         for capture in ours {
             let (title, said) = (&capture["title"], capture["output"].as_str().expect("output"));
             assert!(!said.trim().is_empty(), "{id} {plane} {title} shows nothing");
-            assert_eq!(capture["exit"], 0, "{id} {plane} {title}: {said}");
+            // `policy explain` says denied by its exit status.
+            let wanted = i32::from(said.contains("80/TCP: denied"));
+            assert_eq!(capture["exit"], wanted, "{id} {plane} {title}: {said}");
         }
     }
 }
@@ -159,6 +162,39 @@ fn flows(l7: &Value) {
     }
     let nodes = &l7["facts"]["ebpf"]["nodes_connected"];
     assert_eq!(nodes, 2);
+}
+
+/// What is shown is for the trace itself to see to; that it is the story, is asked here.
+fn network_policy(l8: &Value) {
+    assert_eq!(facts(l8, "/frontend_got"), ["200", "200"]);
+    assert_eq!(facts(l8, "/other_got"), ["200", "no answer"]);
+    let [legacy, ours] = ["iptables", "ebpf"].map(|plane| &l8["facts"][plane]);
+    assert_eq!(legacy["rules_before"], legacy["rules_after"], "the add-on is off");
+    assert!(legacy["rules_with_add_on"].as_u64() > legacy["rules_after"].as_u64(), "{legacy}");
+    assert_eq!([&legacy["frontend_got_with_add_on"], &legacy["other_got_with_add_on"]], ["200", "no answer"]);
+    assert_eq!(ours["identities_told"], 5);
+    for fact in ["drops_told", "entries", "entry_packets"] {
+        assert!(ours[fact].as_u64().is_some_and(|count| count >= 1), "{fact}: {ours}");
+    }
+    let captures = l8["captures"].as_array().expect("captures");
+    let shown = |plane: &str, mark: &str| {
+        let ours = captures.iter().filter(|capture| capture["dataplane"] == plane);
+        ours.filter(|capture| capture["output"].as_str().is_some_and(|said| said.contains(mark))).count()
+    };
+    for (mark, of_iptables, of_ebpf) in [
+        ("kind: NetworkPolicy", 1, 1),
+        ("networkpolicy.networking.k8s.io/nginx-allow-frontend created", 1, 1),
+        ("Policy denied DROPPED (TCP Flags: SYN)", 0, 1),
+        (
+            "nearest: NetworkPolicy netflow-test/nginx-allow-frontend ingress[0] (nginx-allow-frontend.yaml:",
+            0,
+            1,
+        ),
+        ("--match-set", 1, 0),
+        ("Type: hash:net", 1, 0),
+    ] {
+        assert_eq!([shown("iptables", mark), shown("ebpf", mark)], [of_iptables, of_ebpf], "{mark}");
+    }
 }
 
 #[test]

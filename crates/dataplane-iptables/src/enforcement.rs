@@ -16,7 +16,7 @@ use model::{
 use crate::{
     kernel::{
         Programs, Rules as _,
-        ipset::{self, Ipset, Sets as _},
+        ipset::{self, Ipset},
         version,
     },
     parse::Saved,
@@ -190,10 +190,8 @@ impl Enforcement {
     pub(crate) fn identity_of(&self, address: IpAddr) -> Result<Option<IdentityId>, Error> {
         let told = sets::longest(&self.addresses, address);
         let family = Family::of(address);
-        if !self.families.contains_key(&family) {
-            return Ok(told);
-        }
-        let sets = Ipset { family }.save().map_err(|error| cannot("read sets for", family, error))?;
+        let Some(policies) = self.families.get(&family) else { return Ok(told) };
+        let (_, sets) = policies.read().map_err(|error| cannot("read sets for", family, error))?;
         let holding = |peer: &Peer| {
             sets.iter().any(|(name, members)| name.peer() == Some(*peer) && sets::holds(members, address))
         };

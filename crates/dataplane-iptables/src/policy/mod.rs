@@ -227,12 +227,16 @@ impl<R: Rules, S: Sets> Policies<R, S> {
         totals
     }
 
-    /// The kernel's part in which policies are.
+    /// The kernel's part in which policies are: rules, and the sets that they refer to.
     ///
     /// # Errors
     /// The rules, or the sets, cannot be read.
     pub(crate) fn read(&self) -> Result<(Saved, BTreeMap<SetName, Members>), Refusal> {
-        Ok((self.rules.save(Some(Table::Mangle))?, self.sets.save()?))
+        let saved = self.rules.save(Some(Table::Mangle))?;
+        let mut sets = self.sets.save()?;
+        let used = text::sets(&saved);
+        sets.retain(|name, _| used.contains(name));
+        Ok((saved, sets))
     }
 
     /// How many rules and members of sets there are. Neither has a limit that is met before memory's.

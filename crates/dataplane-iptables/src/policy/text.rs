@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt::Write as _};
 
-use super::{Known, Rendered};
+use super::{Known, Rendered, sets::SetName};
 use crate::{
     names::{self, ChainName},
     parse::{Saved, SavedRule},
@@ -103,4 +103,11 @@ pub(super) fn jumps(saved: &Saved) -> BTreeSet<&'static str> {
 /// The chains that are named by their contents.
 pub(super) fn lists(saved: &Saved) -> impl Iterator<Item = (&ChainName, &[SavedRule])> {
     saved.chains(Table::Mangle).filter(|(name, _)| name.as_str().starts_with(names::POLICY_LIST))
+}
+
+/// The sets that rules of policies refer to.
+pub(super) fn sets(saved: &Saved) -> BTreeSet<SetName> {
+    let rules = lists(saved).flat_map(|(_, rules)| rules);
+    let names = rules.filter_map(|rule| rule.text.split_once("--match-set ")?.1.split(' ').next());
+    names.map(SetName::read).collect()
 }

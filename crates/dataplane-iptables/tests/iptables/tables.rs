@@ -85,13 +85,16 @@ pub(crate) fn world(rng: &mut Rng) -> World {
 
 struct Filling<'a> {
     rng: &'a mut Rng,
+    /// Of the policy: tables share none.
+    name: String,
     table: PolicyTable,
 }
 
 impl Filling<'_> {
     fn rule(&mut self, direction: Direction) -> RuleId {
         let id = RuleId(self.table.rules.len() as u32 + 1);
-        let policy = PolicyName { kind: PolicyKind::NetworkPolicy, namespace: "d".into(), name: "p".into() };
+        let policy =
+            PolicyName { kind: PolicyKind::NetworkPolicy, namespace: "d".into(), name: self.name.clone() };
         let rule = RuleRef { policy, direction, rule: Some(id.0 as usize), name: None, line: None };
         self.table.rules.insert(id, Arc::new(rule));
         id
@@ -129,7 +132,8 @@ impl Filling<'_> {
 /// What a node with [`pod`] enforces.
 pub(crate) fn table(rng: &mut Rng, world: &World) -> PolicyTable {
     let table = PolicyTable { prefixes: world.prefixes.clone(), ..PolicyTable::default() };
-    let mut filling = Filling { rng, table };
+    let name = format!("p{}", rng.u32(..));
+    let mut filling = Filling { rng, name, table };
     let mut peers = vec![Peer::Pods, Peer::Anyone, Peer::Identity(model::Reserved::World.id())];
     peers.extend((300..304).map(|id| Peer::Identity(IdentityId::from_raw(id))));
     peers.extend(world.prefixes.values().map(|id| Peer::Identity(*id)));
@@ -165,7 +169,8 @@ pub(crate) fn packet(rng: &mut Rng, family: Family) -> Packet {
     Packet { direction, peer, l4 }
 }
 
-fn longest(table: &BTreeMap<IpNet, IdentityId>, address: IpAddr) -> Option<IdentityId> {
+/// By the longest prefix.
+pub(crate) fn owner(table: &BTreeMap<IpNet, IdentityId>, address: IpAddr) -> Option<IdentityId> {
     let holding = table.iter().filter(|(net, _)| net.contains(&address));
     holding.max_by_key(|(net, _)| net.prefix_len()).map(|(_, id)| *id)
 }
@@ -176,8 +181,8 @@ pub(crate) fn decide(
     addresses: &BTreeMap<IpNet, IdentityId>,
     packet: &Packet,
 ) -> Decision {
-    let identity = longest(addresses, packet.peer).unwrap_or_default();
-    let peer = PeerAddress { identity, prefix: longest(&table.prefixes, packet.peer) };
+    let identity = owner(addresses, packet.peer).unwrap_or_default();
+    let peer = PeerAddress { identity, prefix: owner(&table.prefixes, packet.peer) };
     let endpoint = pod();
     let Packet { direction, l4, .. } = *packet;
     table.decide(&Question { endpoint: &endpoint, direction, peer, l4, loopback: false })

@@ -112,8 +112,8 @@ fn chains_decide_as_the_table_does_and_can_be_read_back() {
 /// What the pod sends to itself by way of a Service is asked about both ways, with its own address.
 fn itself(walker: &Walker<'_>, table: &PolicyTable, world: &World, family: Family) {
     let own = OWN[usize::from(family == Family::V6)];
-    let identity = sets::longest(&world.addresses, own).unwrap_or_default();
-    let peer = model::policy::PeerAddress { identity, prefix: sets::longest(&table.prefixes, own) };
+    let identity = tables::owner(&world.addresses, own).unwrap_or_default();
+    let peer = model::policy::PeerAddress { identity, prefix: tables::owner(&table.prefixes, own) };
     let endpoint = pod();
     for port in tables::PORTS {
         let l4 = L4::Port(Protocol::Tcp, port);

@@ -1,0 +1,4 @@
+//! Tables of policies in the kernel: what gets through, what is read back, and what is told of.
+
+mod random;
+mod yard;

@@ -5,9 +5,9 @@ use std::{
     sync::Arc,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use model::{
-    IdentityId, PodName, PolicyTable,
+    Family, IdentityId, PodName, PolicyTable,
     policy::{
         Action, Direction, DirectionPolicy, EndpointPolicy, L4Match, ListId, Mode, Peer, PeerKey, PortAction,
         PortMap, PortPrefix, PortsId, Rank, RuleId, RuleList, Tier,
@@ -207,7 +207,7 @@ impl<'a> Reader<'a> {
             let id = free();
             peers.insert(name.clone(), Peer::Identity(id));
             let own = members.iter().filter(|(_, member)| **member == Member::Match);
-            table.prefixes.extend(whole(own.map(|(net, _)| *net).collect()).into_iter().map(|net| (net, id)));
+            table.prefixes.extend(own.map(|(net, _)| (*net, id)));
         }
         let holes: BTreeSet<IpNet> = named
             .flat_map(|(_, members)| members.iter().filter(|(_, member)| **member == Member::Hole))
@@ -216,6 +216,7 @@ impl<'a> Reader<'a> {
         for hole in holes {
             table.prefixes.entry(hole).or_insert_with(&mut free);
         }
+        Family::ALL.iter().for_each(|family| join_halves(&mut table.prefixes, *family));
         peers
     }
 }
@@ -260,12 +261,16 @@ fn matches(l4: Layer4) -> Vec<L4Match> {
 }
 
 /// Both halves of everything are everything: a set has no prefix of length 0.
-fn whole(mut nets: BTreeSet<IpNet>) -> BTreeSet<IpNet> {
-    let all = nets.iter().next().and_then(|net| IpNet::new(net.addr(), 0).ok()).map(|net| net.trunc());
-    let halves: Vec<IpNet> = all.into_iter().flat_map(|all| all.subnets(1)).flatten().collect();
-    if halves.len() == 2 && halves.iter().all(|half| nets.contains(half)) {
-        nets.retain(|net| !halves.contains(net));
-        nets.extend(all);
+fn join_halves(prefixes: &mut BTreeMap<IpNet, IdentityId>, family: Family) {
+    let all = match family {
+        Family::V4 => IpNet::V4(Ipv4Net::default()),
+        Family::V6 => IpNet::V6(Ipv6Net::default()),
+    };
+    let halves: Vec<IpNet> = all.subnets(1).into_iter().flatten().collect();
+    let owners: BTreeSet<_> = halves.iter().map(|half| prefixes.get(half).copied()).collect();
+    if let (1, Some(Some(id))) = (owners.len(), owners.first()) {
+        let id = *id;
+        prefixes.retain(|net, _| !halves.contains(net));
+        prefixes.insert(all, id);
     }
-    nets
 }

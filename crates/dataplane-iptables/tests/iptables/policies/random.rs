@@ -48,31 +48,38 @@ fn the_kernel_decides_as_the_table_does_and_says_so_when_asked() {
         for (((packet, wanted), said), arrived) in wanted.iter().zip(&said).zip(arrived) {
             assert_eq!(arrived, *wanted, "{packet:?} {said:?}");
         }
-        let mut decided = BTreeMap::<RuleId, u64>::new();
-        for said in &said {
+        let mut decided = BTreeMap::<RuleId, Decided>::new();
+        for (packet, said) in packets.iter().zip(&said) {
             if let Basis::Rule(_, rule) | Basis::Isolated(rule) = said.basis {
-                *decided.entry(rule).or_default() += 1;
+                let decided = decided.entry(rule).or_default();
+                decided.packets += 1;
+                decided.may_repeat |= matches!(packet.l4, L4::Port(Protocol::Tcp, _));
             }
         }
         reads_back(&mut yard, &table, &world, (&mut rng, &decided));
     }
 }
 
-/// `decided`: how many packets each rule has decided about.
+/// How many packets a rule has decided about.
+#[derive(Debug, Default)]
+struct Decided {
+    packets: u64,
+    /// A SYN is sent again by a machine that is slow.
+    may_repeat: bool,
+}
+
 fn reads_back(
     yard: &mut Yard,
     table: &model::PolicyTable,
     world: &World,
-    (rng, decided): (&mut fastrand::Rng, &BTreeMap<RuleId, u64>),
+    (rng, decided): (&mut fastrand::Rng, &BTreeMap<RuleId, Decided>),
 ) {
     let enforced = yard.on_node(|plane, _| plane.enforced(&tables::pod(), table).expect("read"));
     let enforced = enforced.expect("it enforces");
-    for (rule, packets) in decided {
-        assert_eq!(
-            enforced.counts.get(rule).map(|count| count.packets),
-            Some(*packets),
-            "{rule:?} {enforced:#?}"
-        );
+    for (rule, decided) in decided {
+        let counted = enforced.counts.get(rule).map_or(0, |count| count.packets);
+        let is_right = counted == decided.packets || decided.may_repeat && counted > decided.packets;
+        assert!(is_right, "{rule:?} {decided:?} {counted} {enforced:#?}");
     }
     for _ in 0..ASKED {
         let family = if rng.bool() { Family::V4 } else { Family::V6 };

@@ -51,10 +51,12 @@ pub(super) fn node(family: Family) -> [IpAddr; 2] {
 }
 
 const NODE: &str = "link set lo up
-link add uplink type veth peer name eth0 netns OUTSIDE
+link add uplink address 06:00:00:00:00:02 type veth peer name eth0 address 02:00:00:00:00:02 netns OUTSIDE
 link set uplink up
 addr add 192.168.50.2/24 dev uplink
 addr add 192.168.60.2/32 dev uplink
+neigh add 192.168.50.1 lladdr 02:00:00:00:00:02 dev uplink nud permanent
+neigh add fd00:50::1 lladdr 02:00:00:00:00:02 dev uplink nud permanent
 addr add fd00:50::2/64 dev uplink nodad
 addr add fd00:60::2/128 dev uplink nodad
 route add default via 192.168.50.1
@@ -81,6 +83,8 @@ const OUTSIDE: &str = "link set lo up
 link set eth0 up
 addr add 192.168.50.1/24 dev eth0
 addr add fd00:50::1/64 dev eth0 nodad
+neigh add 192.168.50.2 lladdr 06:00:00:00:00:02 dev eth0 nud permanent
+neigh add fd00:50::2 lladdr 06:00:00:00:00:02 dev eth0 nud permanent
 route add default via 192.168.50.2
 route add default via fd00:50::2
 ";
@@ -251,20 +255,27 @@ fn knock(
     Some((number, std::thread::spawn(move || connects(from, to, wanted))))
 }
 
-/// Whether a connection from an address is opened.
+/// Whether a connection from an address is opened. Signals that others' children send interrupt nothing of it.
 pub(super) fn connects(from: IpAddr, to: SocketAddr, wanted: bool) -> bool {
-    use nix::sys::socket::{
-        AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, setsockopt, socket, sockopt,
-    };
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, connect, socket};
     use std::os::fd::AsRawFd as _;
     let family = if from.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
-    let fd = socket(family, SockType::Stream, SockFlag::empty(), None).expect("a socket");
+    let fd = socket(family, SockType::Stream, SockFlag::SOCK_NONBLOCK, None).expect("a socket");
     bind(fd.as_raw_fd(), &SockaddrStorage::from(SocketAddr::new(from, 0))).expect("bind");
-    // Connecting heeds the time-out of sending (socket(7)).
-    let patience = if wanted { SOON } else { SILENCE };
-    let limit = nix::sys::time::TimeVal::new(patience.as_secs() as i64, i64::from(patience.subsec_micros()));
-    setsockopt(&fd, sockopt::SendTimeout, &limit).expect("a time-out");
-    connect(fd.as_raw_fd(), &SockaddrStorage::from(to)).is_ok()
+    let begun = connect(fd.as_raw_fd(), &SockaddrStorage::from(to));
+    assert!(matches!(begun, Ok(()) | Err(nix::Error::EINPROGRESS)), "{begun:?}");
+    let stream = TcpStream::from(fd);
+    let deadline = Instant::now() + if wanted { SOON } else { SILENCE };
+    while Instant::now() < deadline {
+        if stream.peer_addr().is_ok() {
+            return true;
+        }
+        if stream.take_error().expect("a socket").is_some() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    false
 }
 
 /// Of this namespace: answers connections, and leaves datagrams to be read.

@@ -46,6 +46,8 @@ pub const BEGINS: u32 = 1 << 2;
 pub const JUDGED: u32 = 1 << 3;
 /// A policy denies it, and is audited only.
 pub const AUDITED: u32 = 1 << 4;
+/// From here on: the bits of [`abi::asked_flags`].
+pub const ASKED_SHIFT: u32 = 8;
 
 /// What is told, and what is known of who opened the flow, of [`event_flags`].
 type Tale = (EventKind, u8);
@@ -81,7 +83,9 @@ pub fn offer<F: Identities, H: Hook>(ctx: Context) {
     event.reason = scratch.reason as u32;
     event.interface = ctx.interface();
     event.revision = config.revision;
-    event.rule = scratch.rule;
+    [event.egress_rule, event.ingress_rule] = scratch.rules;
+    [event.egress_match, event.ingress_match] = scratch.matched;
+    event.policy = (scratch.noted >> ASKED_SHIFT) as u8;
     event.flags = event_flags::UNREADABLE;
     if read {
         event.flags = role;
@@ -149,6 +153,8 @@ fn tale<F: Family, H: Hook>(
         Reason::ForwardedUpdated | Reason::ForwardedEstablished => match flow {
             _ if noted & ENDS != 0 => told(EventKind::Closed),
             _ if noted & BEGINS != 0 => told(EventKind::New),
+            // What would have been dropped is told of once, like what is.
+            _ if noted & AUDITED != 0 => told(EventKind::Ongoing),
             Some(flow) if is_due(flow, config.event_interval, now) && !is_left_out(config, key, headers) => {
                 flow.told = coarse(now);
                 told(EventKind::Ongoing)

@@ -50,8 +50,10 @@ pub struct Scratch<A> {
     pub reason: Reason,
     /// What there is to tell of the packet's flow, of the bits in [`crate::events`].
     pub noted: u32,
-    /// The rule of a policy that decided about it; 0: none.
-    pub rule: u32,
+    /// The rules of policies that decided about it, at the sender and at the receiver; 0: none.
+    pub rules: [u32; 2],
+    /// How narrow their rows were, of [`abi::matched`].
+    pub matched: [u8; 2],
     pub asked: Asked<A>,
     /// What is left to do once policies have had their say, of [`crate::slow::step`].
     pub step: u32,

@@ -28,7 +28,7 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
     let (Some(config), Some(scratch)) = (maps::config(), F::scratch()) else {
         return Outcome::drop(Reason::DroppedInternal);
     };
-    (scratch.noted, scratch.rule) = (0, 0);
+    (scratch.noted, scratch.rules, scratch.matched) = (0, [0; 2], [0; 2]);
     if let Err(reason) = headers::walk::<F>(ctx, ETHERNET as u32, false) {
         // [`crate::hook`] knows which reasons pass.
         return Outcome::pass(reason);

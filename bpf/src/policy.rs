@@ -9,7 +9,7 @@
 
 use abi::{
     Be16, Config, Count, Flow, Lookup, PeerRow, Point, PolicyPeer, PolicyRow, PortAction, PortKey, Reason,
-    TIERS, Tuple, UNRANKED_TIER, action, flow_flags, peer, policy_flags,
+    TIERS, Tuple, UNRANKED_TIER, action, asked_flags, flow_flags, matched, peer, policy_flags,
 };
 use aya_ebpf::{
     btf_maps::{HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
@@ -79,6 +79,8 @@ struct Question {
     order: u64,
     action: u32,
     rule: u32,
+    /// Of [`matched`].
+    matched: u32,
 }
 
 #[btf_map]
@@ -126,7 +128,7 @@ pub fn judge<F: Identities, H: Hook>(ctx: Context) -> Option<Reason> {
     let (Some(scratch), Some(question)) = (F::scratch(), question()) else {
         return Some(Reason::DroppedInternal);
     };
-    let Scratch { asked, noted, rule, key, flow, step, .. } = scratch;
+    let Scratch { asked, noted, rules, matched, key, flow, step, .. } = scratch;
     if *noted & events::JUDGED != 0 {
         return None;
     }
@@ -151,9 +153,8 @@ pub fn judge<F: Identities, H: Hook>(ctx: Context) -> Option<Reason> {
         if row != OPEN {
             peers::<F>(question, asked.destination);
             let denied = row == UNKNOWN || !is_allowed(ctx);
-            if question.rule != 0 {
-                *rule = question.rule;
-            }
+            (rules[0], matched[0]) = (question.rule, question.matched as u8);
+            *noted |= said(asked_flags::EGRESS, asked_flags::EGRESS_DENIED, denied);
             if denied && row != AUDITED {
                 return Some(Reason::DroppedPolicyEgress);
             }
@@ -169,9 +170,8 @@ pub fn judge<F: Identities, H: Hook>(ctx: Context) -> Option<Reason> {
                 question.peers[0] = WORLD;
             }
             let denied = row == UNKNOWN || !is_allowed(ctx);
-            if question.rule != 0 {
-                *rule = question.rule;
-            }
+            (rules[1], matched[1]) = (question.rule, question.matched as u8);
+            *noted |= said(asked_flags::INGRESS, asked_flags::INGRESS_DENIED, denied);
             if denied && row != AUDITED {
                 return Some(Reason::DroppedPolicyIngress);
             }
@@ -179,6 +179,13 @@ pub fn judge<F: Identities, H: Hook>(ctx: Context) -> Option<Reason> {
         }
     }
     None
+}
+
+/// What an end says, among the bits that are noted.
+#[inline(always)]
+fn said(asked: u8, denies: u8, denied: bool) -> u32 {
+    let bits = if denied { asked | denies } else { asked };
+    (bits as u32) << events::ASKED_SHIFT
 }
 
 /// The interfaces of the sender and of the receiver, where they are pods of this node and asked here; else 0. At a pod's own
@@ -218,7 +225,7 @@ const UNKNOWN: Row = 3;
 #[inline(always)]
 fn lists(interface: u32, ingress: bool, question: &mut Question) -> Row {
     counters::lookup(Lookup::Policy);
-    question.rule = 0;
+    (question.rule, question.matched) = (0, 0);
     // SAFETY: rows are replaced whole by user space; a reader keeps the old one until its program ends (RCU).
     let Some(row) = (unsafe { POLICIES.get(interface) }) else { return UNKNOWN };
     question.lists = if ingress { row.ingress } else { row.egress };
@@ -252,16 +259,17 @@ fn is_allowed(ctx: Context) -> bool {
         if tier == UNRANKED_TIER {
             allowed = question.order != NONE || question.loopback != 0;
             if question.order == NONE {
+                question.matched = 0;
                 // SAFETY: one word.
                 question.rule = if allowed { 0 } else { unsafe { LISTS.get(list) }.copied().unwrap_or(0) };
             }
             break;
         }
-        if question.order != NONE && question.action != action::PASS {
-            allowed = question.action == action::ALLOW;
+        if question.order != NONE && question.action != action::PASS as u32 {
+            allowed = question.action == action::ALLOW as u32;
             break;
         }
-        question.rule = 0;
+        (question.rule, question.matched) = (0, 0);
     }
     if let Some(count) = RULES.get_ptr_mut(question.rule) {
         // SAFETY: the row is this CPU's own, and nothing interrupts a program with another of the same CPU.
@@ -304,8 +312,10 @@ fn search(list: u32, tier: u32) {
         let order = if unranked { 0 } else { (answer.rank as u64) << 2 | answer.action as u64 };
         if order < question.order || (!unranked && order == question.order && answer.rule < question.rule) {
             question.order = order;
-            question.action = answer.action;
+            question.action = answer.action as u32;
             question.rule = answer.rule;
+            let narrows = if place < 3 { matched::PEER } else { 0 };
+            question.matched = (answer.matched | narrows) as u32;
         }
     }
 }

@@ -4,7 +4,7 @@ use crate::{Be16, plain};
 
 /// The first byte of every record. A reader that knows another version counts the record and leaves it.
 pub const EVENT_VERSION: u8 = 1;
-/// Bytes of the ring that records wait in: room for 8,192 of them.
+/// Bytes of the ring that records wait in: room for 7,281 of them.
 pub const EVENT_RING_BYTES: u32 = 1 << 20;
 
 /// What happened.
@@ -154,7 +154,8 @@ pub struct Event {
     pub tcp_flags: u8,
     /// Of [`event_flags`].
     pub flags: u8,
-    pub padding: u8,
+    /// Of [`crate::asked_flags`].
+    pub policy: u8,
     /// Nanoseconds since boot (`CLOCK_BOOTTIME`).
     pub time: u64,
     /// A [`crate::Reason`]: what became of the packet.
@@ -166,8 +167,14 @@ pub struct Event {
     pub destination_identity: u32,
     /// [`crate::Config::revision`] under which it was decided.
     pub revision: u32,
-    /// The policy rule that decided; 0: none.
-    pub rule: u32,
+    /// The policy rule that decided at the sender; 0: none.
+    pub egress_rule: u32,
+    /// The same at the receiver.
+    pub ingress_rule: u32,
+    /// How narrow the rows of these rules were, of [`crate::matched`].
+    pub egress_match: u8,
+    pub ingress_match: u8,
+    pub padding: [u8; 2],
     /// Of this direction of the flow, this packet included where it was forwarded. Of a call: the socket's cookie.
     pub packets: u64,
     /// Of IP packets, without the link header. Of a call: the number of the caller's cgroup.
@@ -216,6 +223,6 @@ pub mod l7_flags {
 pub const HOST_IDENTITY: u32 = 1;
 
 const _: () = assert!(size_of::<Lately>() == 8 && LATELY_ROWS.is_power_of_two());
-const _: () = assert!(size_of::<L7Event>() == 144);
-const _: () = assert!(size_of::<Event>() == 128 && size_of::<EventCount>() == 16);
+const _: () = assert!(size_of::<L7Event>() == 152);
+const _: () = assert!(size_of::<Event>() == 136 && size_of::<EventCount>() == 16);
 plain!(Event, EventCount, L7Event, Lately);

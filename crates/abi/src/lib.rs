@@ -27,7 +27,7 @@ pub use event::{
 };
 pub use policy::{
     PeerRow, PolicyPeer, PolicyRow, PortAction, PortKey, PortMatch, RuleCount, TIERS, UNRANKED_TIER, action,
-    peer, policy_flags,
+    asked_flags, matched, peer, policy_flags,
 };
 pub use service::{
     AffinityKey, AffinityValue, Backend, BackendKey, BackendSet, Endpoint, Frontend, FrontendKey,

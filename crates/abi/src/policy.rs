@@ -107,15 +107,39 @@ pub struct PortAction {
     pub rank: u32,
     pub rule: u32,
     /// Of [`action`].
-    pub action: u32,
+    pub action: u16,
+    /// Of [`matched`], but for [`matched::PEER`], which follows from the row's peer.
+    pub matched: u16,
 }
 
 /// Values of [`PortAction::action`]: of two of the same rank the lower one decides.
 pub mod action {
-    pub const ALLOW: u32 = 0;
-    pub const DENY: u32 = 1;
+    pub const ALLOW: u16 = 0;
+    pub const DENY: u16 = 1;
     /// On to the next tier.
-    pub const PASS: u32 = 2;
+    pub const PASS: u16 = 2;
+}
+
+/// How narrow the row was that decided; no bit: none decided.
+pub mod matched {
+    /// A row did.
+    pub const ROW: u16 = 1;
+    /// For some peers only.
+    pub const PEER: u16 = 1 << 1;
+    /// For a whole protocol.
+    pub const PROTOCOL: u16 = 1 << 2;
+    /// For some ports of a protocol.
+    pub const PORTS: u16 = 1 << 3;
+}
+
+/// What policies said of a packet: bits of [`crate::Event::policy`], for each end that is a pod of this node with a policy in
+/// that direction.
+pub mod asked_flags {
+    pub const EGRESS: u8 = 1;
+    pub const INGRESS: u8 = 1 << 1;
+    /// The end was asked, and denies it.
+    pub const EGRESS_DENIED: u8 = 1 << 2;
+    pub const INGRESS_DENIED: u8 = 1 << 3;
 }
 
 /// Value of `RULES`, per CPU: packets that opened flows, or were the first after a change, or were denied.

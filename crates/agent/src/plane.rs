@@ -128,8 +128,8 @@ pub fn open_plane(config: &PlaneConfig) -> Result<Opened, Unsupported> {
             let events =
                 told.then(|| plane.events()).transpose().map_err(|error| unsupported(error.into()))?;
             let policies = enforces.then(|| {
-                let dataplane_ebpf::FirstNumbers { list, ports, rule, prefix } = plane.first_numbers();
-                FirstNumbers { list, ports, rule, prefix }
+                let dataplane_ebpf::FirstNumbers { list, ports, prefix, prefixes } = plane.first_numbers();
+                FirstNumbers { list, ports, prefix, prefixes }
             });
             Ok(Opened { plane: Box::new(plane), events: events.map(Source::Ring), policies })
         }

@@ -115,6 +115,9 @@ pub struct PolicyDecision {
     pub rule: Option<RuleRef>,
     /// What the kernel takes the other end for.
     pub identity: IdentityId,
+    /// Whether a denial drops; `None`: the kernel has nothing for the pod.
+    #[serde(default)]
+    pub mode: Option<Mode>,
 }
 
 /// `POST /v1/policy/decision`: the first packet of a flow.

@@ -40,7 +40,7 @@ mod pods;
 mod policy;
 mod visibility;
 
-pub use policy::POLICY_ANNOTATION;
+pub use ::policy::read::POLICY_ANNOTATION;
 
 /// What an index is made for.
 #[derive(Clone, Debug)]

@@ -36,7 +36,9 @@ mod table;
 mod tables;
 mod xdp;
 
-pub use abi::{Event, EventCount, EventKind, L7_BYTES, L7Event, Point, Reason, event_flags};
+pub use abi::{
+    Event, EventCount, EventKind, L7_BYTES, L7Event, Point, Reason, asked_flags, event_flags, matched,
+};
 pub use events::{Events, Record, Telling};
 pub use links::Attach;
 pub use maglev::{InvalidTableSize, TableSize};

@@ -17,9 +17,10 @@ use std::{
 
 use abi::{PeerRow, PolicyPeer, PolicyRow, PortAction, PortKey, V4, V6};
 use dataplane::{Error, MapFill};
+use ipnet::IpNet;
 use model::{
     IdentityId, PodName, PolicyTable,
-    policy::{ListId, PeerKey, PolicyChanged, PortMap, PortsId, RuleId, Tier},
+    policy::{ListId, PeerKey, PolicyChanged, PortMap, PortsId, Tier},
 };
 
 use self::rules::Rules;
@@ -36,13 +37,14 @@ pub(crate) const RULES: &str = "RULES";
 pub(crate) const NAMES: [&str; 5] = [POLICIES, LISTS, PEERS, PORTS, RULES];
 
 /// The first numbers that nothing in the kernel has, as an agent left it: those that came before are not given again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstNumbers {
     pub list: ListId,
     pub ports: PortsId,
-    pub rule: RuleId,
     /// As offset among the identities local to the node.
     pub prefix: u32,
+    /// Prefixes with the identities that they have there.
+    pub prefixes: BTreeMap<IpNet, IdentityId>,
 }
 
 /// See the module.
@@ -125,11 +127,14 @@ impl Policies {
         let ports = self.numbered.keys().copied().chain(peers.values().map(|row| row.ports));
         let prefixes = self.v4.known().values().chain(self.v6.known().values());
         let prefix = prefixes.max().map_or(0, |last| last.wrapping_sub(IdentityId::FIRST_LOCAL) + 1);
+        // One that means nothing is replaced, or removed with what nobody wants.
+        let mut named = back::prefixes(self.v4.known()).unwrap_or_default();
+        named.extend(back::prefixes(self.v6.known()).unwrap_or_default());
         FirstNumbers {
             list: ListId(after(lists.copied().max())),
             ports: PortsId(after(ports.max())),
-            rule: RuleId(after(self.rules.last())),
             prefix,
+            prefixes: named.into_iter().collect(),
         }
     }
 

@@ -6,21 +6,20 @@
 
 mod call;
 mod reasons;
+mod verdict;
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc};
 
 use abi::{Address as _, EventCount, EventKind, Point, Reason, V4, V6, event_flags, protocol};
-use model::policy::{Direction, RuleRef};
 use uuid::{Builder, Uuid};
 
-use self::reasons::drop_reason;
+use self::{reasons::drop_reason, verdict::SharedRules};
 use crate::{
     directory::Directory,
-    event::{Body, Endpoint, Event, Flow, Interface, Ip, L4, Node, Rules, Seen, TcpFlags, Time},
+    event::{Body, Endpoint, Event, Flow, Interface, Ip, L4, Node, Seen, TcpFlags, Time},
     l7::{Conversations, SeenNames},
     proto::flow::{
-        DropReason, LostEvent, LostEventSource, Policy, TraceObservationPoint, TraceReason, TrafficDirection,
-        Verdict,
+        DropReason, LostEvent, LostEventSource, TraceObservationPoint, TraceReason, TrafficDirection, Verdict,
     },
 };
 
@@ -47,6 +46,7 @@ pub struct Decoder {
     interfaces: HashMap<u32, Option<Arc<Interface>>>,
     last: Time,
     random: u64,
+    rules: SharedRules,
     pub(crate) conversations: Conversations,
     pub(crate) names: SeenNames,
 }
@@ -60,12 +60,14 @@ impl Decoder {
             interfaces: HashMap::new(),
             last: Time(i64::MIN),
             random,
+            rules: SharedRules::default(),
             conversations: Conversations::new(),
             names: SeenNames::new(),
         }
     }
 
-    /// Adds what a record says to `into`: one flow, or two of a socket's call, as it was named and as it was translated.
+    /// Adds what a record says to `into`: a flow, after the verdicts of policies about it; or two of a socket's call, as it was
+    /// named and as it was translated.
     ///
     /// `boot` is when the record's clock began. Times never go back: records of several CPUs may overtake one another.
     ///
@@ -83,7 +85,16 @@ impl Decoder {
         let mut add = |flow| into.push(Event { time, body: Body::Flow(flow) });
         match parts.point {
             Point::Call | Point::Answer => self.call(record, parts, directory).into_iter().for_each(add),
-            _ => add(self.flow(record, parts, directory, time)),
+            _ => {
+                let flow = self.flow(record, parts, directory, time);
+                let mut rules = std::mem::take(&mut self.rules);
+                let shared = (&mut rules, directory);
+                verdict::verdicts((record, parts), &flow, shared, || self.uuid())
+                    .into_iter()
+                    .for_each(&mut add);
+                self.rules = rules;
+                add(flow);
+            }
         }
         Ok(())
     }
@@ -155,15 +166,9 @@ impl Decoder {
                 .flatten(),
             interface: self.interface(record.interface, directory),
             node: Arc::clone(&self.node),
-            rules: self.rules(record, parts, directory),
+            rules: self.rules.of(record, directory),
             rare: None,
         }
-    }
-
-    /// The rule that decided, under what it decided.
-    fn rules(&self, record: &abi::Event, parts: Parts, directory: &Directory) -> Option<Arc<Rules>> {
-        let rule = directory.rule(record.rule)?;
-        Some(Arc::new(rules_of(rule, parts.verdict, record.revision.into())))
     }
 
     fn interface(&mut self, index: u32, directory: &Directory) -> Option<Arc<Interface>> {
@@ -198,24 +203,6 @@ impl std::fmt::Debug for Decoder {
     }
 }
 
-/// What decided, under what it decided. `revision` is the table's.
-fn rules_of(rule: &RuleRef, verdict: Verdict, revision: u64) -> Rules {
-    let decided = vec![Policy {
-        name: rule.policy.name.clone(),
-        namespace: rule.policy.namespace.clone(),
-        labels: vec![],
-        revision,
-        kind: rule.policy.kind.to_string(),
-    }];
-    let denied = matches!(verdict, Verdict::Dropped | Verdict::Audit);
-    match (rule.direction, denied) {
-        (Direction::Ingress, false) => Rules { ingress_allowed: decided, ..Rules::default() },
-        (Direction::Ingress, true) => Rules { ingress_denied: decided, ..Rules::default() },
-        (Direction::Egress, false) => Rules { egress_allowed: decided, ..Rules::default() },
-        (Direction::Egress, true) => Rules { egress_denied: decided, ..Rules::default() },
-    }
-}
-
 /// What a record's numbers mean.
 #[derive(Clone, Copy)]
 pub(crate) struct Parts {
@@ -244,7 +231,6 @@ impl Parts {
         let point = Point::ALL.into_iter().find(|point| *point as u8 == record.point)?;
         let reason = *Reason::ALL.get(record.reason as usize)?;
         let (verdict, drop) = match kind {
-            _ if record.flags & event_flags::AUDITED != 0 => (Verdict::Audit, DropReason::PolicyDenied),
             EventKind::New | EventKind::Closed | EventKind::Ongoing | EventKind::L7 => {
                 (Verdict::Forwarded, DropReason::Unknown)
             }

@@ -7,7 +7,7 @@ use crate::{
     event::{Body, Endpoint, Ethernet, Event, Flow, Ip, L4, Names, Seen, Service, TcpFlags},
     names::{EventType, trace_sub_type},
     proto::{
-        flow::{self, layer4::Protocol},
+        flow::{self, DropReason, Verdict, layer4::Protocol},
         observer::{GetFlowsResponse, get_flows_response::ResponseTypes},
     },
     summary::summary,
@@ -75,6 +75,10 @@ impl Flow {
             }
             Seen::PolicyVerdict(matched) => {
                 wire.policy_match_type = *matched as u32;
+                if self.verdict == Verdict::Dropped {
+                    wire.drop_reason_desc = DropReason::PolicyDenied.into();
+                    wire.drop_reason = DropReason::PolicyDenied as u32;
+                }
                 (EventType::PolicyVerdict, 0)
             }
             Seen::L7(l7) => {

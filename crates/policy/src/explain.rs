@@ -4,7 +4,7 @@ use std::fmt;
 
 use model::{
     PolicyTable,
-    policy::{Action, Basis, Decision, Direction, Tier, Verdict},
+    policy::{Action, Basis, Decision, Direction, Mode, Tier, Verdict},
 };
 use serde::{Deserialize, Serialize};
 
@@ -92,7 +92,10 @@ impl RuleWalk {
 impl fmt::Display for Explanation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Connection { source, destination, l4 } = &self.connection;
-        let verdict = said(self.judgement.verdict());
+        let verdict = match self.judgement.is_audited() {
+            true => AUDITED,
+            false => said(self.judgement.verdict()),
+        };
         writeln!(f, "{source} -> {destination} {l4}: {verdict}")?;
         for (name, walk) in [("egress", &self.judgement.egress), ("ingress", &self.judgement.ingress)] {
             match walk {
@@ -110,7 +113,10 @@ impl fmt::Display for Walk {
             Direction::Ingress => ("ingress", "to"),
             Direction::Egress => ("egress", "from"),
         };
-        let verdict = said(self.verdict);
+        let verdict = match (self.verdict, self.mode) {
+            (Verdict::Deny, Mode::Audit) => AUDITED,
+            (verdict, _) => said(verdict),
+        };
         writeln!(f, "{direction} {preposition} {}: {verdict}: {}", self.subject, self.ground)?;
         for tier in &self.tiers {
             let end = match tier.end {
@@ -131,6 +137,8 @@ impl fmt::Display for Walk {
         Ok(())
     }
 }
+
+const AUDITED: &str = "audited (denied, and let through)";
 
 /// A verdict in words.
 pub const fn said(verdict: Verdict) -> &'static str {

@@ -63,6 +63,7 @@ impl Reader<'_> {
             "Namespace" => {
                 if let Some((namespace, _)) = self.typed::<core::Namespace>(root) {
                     let name = namespace.metadata.name.unwrap_or_default();
+                    self.world.set_namespace_mode(&name, namespace.metadata.annotations.as_ref());
                     self.world.set_namespace(&name, namespace.metadata.labels.unwrap_or_default());
                 }
             }

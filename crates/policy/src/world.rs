@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 use k8s_openapi::api::{core::v1 as core, networking::v1::NetworkPolicy};
 use model::{
     Family, PodName,
-    policy::{L4, PolicyKind, PolicyName},
+    policy::{L4, Mode, PolicyKind, PolicyName},
 };
 use serde::Serialize;
 
@@ -22,6 +22,8 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 pub struct World {
     /// Labels by name.
     pub namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Of namespaces that ask for one.
+    pub namespace_modes: BTreeMap<String, Mode>,
     pub pods: BTreeMap<PodName, PodReading>,
     /// All addresses of each node.
     pub nodes: BTreeMap<String, Vec<IpAddr>>,
@@ -84,6 +86,20 @@ impl World {
         let mut labels = labels;
         labels.insert(NAME_LABEL.into(), name.into());
         self.namespaces.insert(name.to_owned(), labels);
+    }
+
+    /// Takes in what a namespace's annotations ask for.
+    pub fn set_namespace_mode(&mut self, name: &str, annotations: Option<&BTreeMap<String, String>>) {
+        match read::mode(annotations) {
+            Some(said) => _ = self.namespace_modes.insert(name.to_owned(), said.unwrap_or_default()),
+            None => _ = self.namespace_modes.remove(name),
+        }
+    }
+
+    /// Whether what policies deny a pod is dropped.
+    pub fn mode(&self, pod: &PodName) -> Mode {
+        let own = self.pods.get(pod).and_then(|pod| pod.mode);
+        own.or_else(|| self.namespace_modes.get(&pod.namespace).copied()).unwrap_or_default()
     }
 
     pub fn set_pod(&mut self, object: &core::Pod) {

@@ -64,7 +64,8 @@ fn decision(
         Basis::Rule(_, rule) | Basis::Isolated(rule) => table.rules.get(&rule),
         Basis::LocalNode | Basis::Itself | Basis::Default | Basis::Unknown => None,
     };
-    PolicyDecision { decision, rule: rule.map(|rule| (**rule).clone()), identity }
+    let mode = table.endpoints.get(pod).map(|policy| policy.mode);
+    PolicyDecision { decision, rule: rule.map(|rule| (**rule).clone()), identity, mode }
 }
 
 async fn enforced(context: &Context, pod: &PodName) -> Result<Enforced, Failure> {

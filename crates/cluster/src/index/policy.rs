@@ -12,7 +12,7 @@ use model::{
 };
 use policy::{
     compile::{Compiler, FirstNumbers, Pod},
-    read::Reading,
+    read::{self, POLICY_ANNOTATION, Reading},
     v1alpha2::ClusterNetworkPolicy,
 };
 
@@ -21,9 +21,6 @@ use crate::{
     kinds::{Key, Kind},
     problem::{ObjectRef, Problem, Report},
 };
-
-/// The annotation, on Pods and Namespaces: `audit` lets through what would be dropped, and tells of it.
-pub const POLICY_ANNOTATION: &str = "twinplane.dev/policy";
 
 /// Kinds without which no policy is compiled.
 const POLICY_KINDS: [&str; 2] = [NetworkPolicy::KIND, ClusterNetworkPolicy::KIND];
@@ -111,7 +108,7 @@ impl Index {
 
     /// Takes in what a Pod's annotation says; what is wrong with it.
     pub(crate) fn set_pod_mode(&mut self, name: &PodName, meta: Option<&ObjectMeta>) -> Vec<Problem> {
-        let (said, problems) = read(ObjectRef::pod(name), meta);
+        let (said, problems) = mode_of(ObjectRef::pod(name), meta);
         let before = match said {
             Some(said) => self.policies.pods.insert(name.clone(), said),
             None => self.policies.pods.remove(name),
@@ -124,7 +121,7 @@ impl Index {
 
     /// The same for a Namespace.
     pub(crate) fn set_namespace_mode(&mut self, name: &str, meta: Option<&ObjectMeta>) -> Vec<Problem> {
-        let (said, problems) = read(ObjectRef::namespace(name), meta);
+        let (said, problems) = mode_of(ObjectRef::namespace(name), meta);
         let before = match said {
             Some(said) => self.policies.namespaces.insert(name.to_owned(), said),
             None => self.policies.namespaces.remove(name),
@@ -150,18 +147,11 @@ fn object(name: &PolicyName) -> ObjectRef {
 }
 
 /// A word that is none of the two is reported, and enforces.
-fn read(object: ObjectRef, meta: Option<&ObjectMeta>) -> (Option<Mode>, Vec<Problem>) {
+fn mode_of(object: ObjectRef, meta: Option<&ObjectMeta>) -> (Option<Mode>, Vec<Problem>) {
     let mut report = Report::of(object);
-    let value = meta.and_then(|meta| meta.annotations.as_ref()?.get(POLICY_ANNOTATION));
-    let said = value.map(|value| match value.trim() {
-        "audit" => Mode::Audit,
-        "enforce" | "" => Mode::Enforce,
-        other => {
-            let shown: String = other.chars().take(40).collect();
-            let reason = format!("unknown mode {shown:?}: want audit or enforce");
-            report.add(format!("metadata.annotations[{POLICY_ANNOTATION}]"), reason);
-            Mode::Enforce
-        }
+    let said = read::mode(meta.and_then(|meta| meta.annotations.as_ref())).map(|said| {
+        let field = || format!("metadata.annotations[{POLICY_ANNOTATION}]");
+        report.take(field, said).unwrap_or_default()
     });
     (said, report.finish())
 }

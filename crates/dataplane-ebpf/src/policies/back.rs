@@ -37,8 +37,8 @@ impl Policies {
             }
         }
         self.read_peers(table)?;
-        table.prefixes.extend(prefixes::<V4>(self.v4.read()?)?);
-        table.prefixes.extend(prefixes::<V6>(self.v6.read()?)?);
+        table.prefixes.extend(prefixes::<V4>(&self.v4.read()?.into_iter().collect())?);
+        table.prefixes.extend(prefixes::<V6>(&self.v6.read()?.into_iter().collect())?);
         let said = table.ports.values().flat_map(|ports| ports.iter()).map(|(_, said)| said.rule);
         let rules: Vec<RuleId> = said.chain(table.lists.values().filter_map(|list| list.isolation)).collect();
         for rule in rules {
@@ -127,16 +127,16 @@ fn port_action(said: PortAction) -> io::Result<policy::PortAction> {
         action::ALLOW => Action::Allow,
         action::DENY => Action::Deny,
         action::PASS => Action::Pass,
-        other => return Err(foreign("action", other)),
+        other => return Err(foreign("action", other.into())),
     };
     Ok(policy::PortAction { rank: Rank(said.rank), action, rule: RuleId(said.rule) })
 }
 
-fn prefixes<A: MapNames>(rows: Vec<(Prefix<A>, u32)>) -> io::Result<Vec<(IpNet, IdentityId)>> {
-    let read = |(prefix, id): (Prefix<A>, u32)| {
+pub(super) fn prefixes<A: MapNames>(rows: &BTreeMap<Prefix<A>, u32>) -> io::Result<Vec<(IpNet, IdentityId)>> {
+    let read = |(prefix, id): (&Prefix<A>, &u32)| {
         let length = u8::try_from(prefix.length).ok();
         let net = length.and_then(|length| IpNet::new(prefix.data.to_ip(), length).ok());
-        Ok((net.ok_or_else(|| foreign("prefix length", prefix.length))?, IdentityId::from_raw(id)))
+        Ok((net.ok_or_else(|| foreign("prefix length", prefix.length))?, IdentityId::from_raw(*id)))
     };
-    rows.into_iter().map(read).collect()
+    rows.iter().map(read).collect()
 }

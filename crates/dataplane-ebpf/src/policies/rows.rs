@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use abi::{Be16, PeerRow, PolicyPeer, PolicyRow, PortAction, PortKey, PortMatch, action, peer, policy_flags};
+use abi::{
+    Be16, PeerRow, PolicyPeer, PolicyRow, PortAction, PortKey, PortMatch, action, matched, peer, policy_flags,
+};
 use ipnet::IpNet;
 use model::{
     PolicyTable,
@@ -48,7 +50,7 @@ pub(super) fn only(ports: &PortMap) -> Option<(&L4Match, &policy::PortAction)> {
 
 pub(super) fn peer_row(id: PortsId, ports: &PortMap) -> PeerRow {
     match only(ports) {
-        Some((l4, said)) => PeerRow { ports: 0, only: match_of(*l4), action: action_of(*said) },
+        Some((l4, said)) => PeerRow { ports: 0, only: match_of(*l4), action: action_of(*l4, *said) },
         None => PeerRow { ports: id.0, ..PeerRow::default() },
     }
 }
@@ -64,18 +66,23 @@ fn match_of(l4: L4Match) -> PortMatch {
     }
 }
 
-fn action_of(said: policy::PortAction) -> PortAction {
+fn action_of(l4: L4Match, said: policy::PortAction) -> PortAction {
     let action = match said.action {
         Action::Allow => action::ALLOW,
         Action::Deny => action::DENY,
         Action::Pass => action::PASS,
     };
-    PortAction { rank: said.rank.0, rule: said.rule.0, action }
+    let narrows = match l4 {
+        L4Match::Any => 0,
+        L4Match::Ports(_, prefix) if prefix.length() == 0 => matched::PROTOCOL,
+        L4Match::Ports(..) => matched::PORTS,
+    };
+    PortAction { rank: said.rank.0, rule: said.rule.0, action, matched: matched::ROW | narrows }
 }
 
 /// The rows under a number.
 pub(super) fn ports(id: PortsId, ports: &PortMap) -> BTreeMap<Prefix<PortKey>, PortAction> {
-    ports.iter().map(|(l4, said)| (port_key(id, *l4), action_of(*said))).collect()
+    ports.iter().map(|(l4, said)| (port_key(id, *l4), action_of(*l4, *said))).collect()
 }
 
 fn port_key(id: PortsId, l4: L4Match) -> Prefix<PortKey> {

@@ -36,10 +36,6 @@ impl Rules {
         Ok(Self { map, capacity, cpus, known, refused: 0 })
     }
 
-    pub(super) fn last(&self) -> Option<u32> {
-        self.known.last().copied()
-    }
-
     /// Enters rules that are not there yet. One without a row works, and is not counted.
     pub(super) fn add<'a>(&mut self, rules: impl Iterator<Item = &'a RuleId>) -> io::Result<()> {
         let zero = vec![RuleCount::default(); self.cpus];

@@ -12,7 +12,7 @@ use super::{
 use crate::{
     event::{Endpoint, Flow, L4, Label, Names, Seen, Service, TcpFlags},
     names::{EventType, trace_sub_type},
-    proto::flow::{HttpHeader, NetworkInterface, Verdict, Workload, layer7::Record},
+    proto::flow::{DropReason as Reason, HttpHeader, NetworkInterface, Verdict, Workload, layer7::Record},
 };
 
 /// Which end of a flow a field is about.
@@ -272,6 +272,7 @@ impl Protocol {
 fn drop_reason(flow: &Flow) -> i32 {
     match flow.seen {
         Seen::Drop(reason) => reason as i32,
+        Seen::PolicyVerdict(_) if flow.verdict == Verdict::Dropped => Reason::PolicyDenied as i32,
         _ => 0,
     }
 }

@@ -38,11 +38,14 @@ impl Tally {
         let Some(ResponseTypes::Flow(flow)) = &response.response_types else { return };
         let unreadable = || ("(unreadable)".to_owned(), String::new());
         let pair = client_and_server(flow).unwrap_or_else(unreadable);
-        if flow.verdict() == Verdict::Dropped {
+        // What a verdict is about is told of besides.
+        let is_verdict = flow.event_type.is_some_and(|event| event.r#type == EventType::PolicyVerdict as i32);
+        if flow.verdict() == Verdict::Dropped && !is_verdict {
             *room(&mut self.drops, (reason(flow), pair.clone()), |(reason, _)| (reason, others())) += 1;
         }
         let counts = room(&mut self.pairs, pair, |_| others());
         match flow.verdict() {
+            _ if is_verdict => counts.other += 1,
             Verdict::Forwarded | Verdict::Redirected => counts.forwarded += 1,
             Verdict::Dropped | Verdict::Error => counts.dropped += 1,
             Verdict::Unknown | Verdict::Audit | Verdict::Traced | Verdict::Translated => counts.other += 1,
@@ -98,19 +101,15 @@ fn top<K: Ord, V>(map: &HashMap<K, V>, size: impl Fn(&V) -> u64) -> Vec<(&K, &V)
 }
 
 fn reason(flow: &Flow) -> String {
-    let event = flow.event_type.unwrap_or_default();
-    match event.r#type == EventType::Drop as i32 {
-        // The datapath's number has eight bits.
-        true => drop_reason(event.sub_type as u8),
-        false => "Policy denied".to_owned(),
-    }
+    // The datapath's number has eight bits.
+    drop_reason(flow.event_type.unwrap_or_default().sub_type as u8)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        event::{Flow as Kept, L4, Seen, TcpFlags},
+        event::{Flow as Kept, L4, PolicyMatch, Seen, TcpFlags},
         proto::flow::DropReason,
         testing::{at, pod, syn},
     };
@@ -140,14 +139,15 @@ mod tests {
             is_reply: None,
             ..connection(40_003)[0].clone()
         };
-        add(&mut tally, dropped);
+        add(&mut tally, dropped.clone());
+        add(&mut tally, Kept { seen: Seen::PolicyVerdict(PolicyMatch::None), ..dropped });
         let text = tally.render();
         let rows: Vec<Vec<&str>> = text
             .lines()
             .map(|line| line.split("   ").map(str::trim).filter(|c| !c.is_empty()).collect())
             .collect();
         assert_eq!(rows[0], ["Top talkers, 1 of 1 pairs"]);
-        assert_eq!(rows[2], ["shop/client", "shop/web:80", "6", "1", "0"]);
+        assert_eq!(rows[2], ["shop/client", "shop/web:80", "6", "1", "1"]);
         assert_eq!(rows[6], ["Service backend not found", "shop/client", "shop/web:80", "1"], "{text}");
     }
 

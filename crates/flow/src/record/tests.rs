@@ -173,46 +173,6 @@ fn what_was_refused_keeps_the_address_that_was_asked_for() {
 }
 
 #[test]
-fn a_policys_drop_is_of_the_pod_that_it_isolates_and_names_the_policy() {
-    use model::policy::{Direction, PolicyKind, PolicyName, PolicyUpdate, RuleId, RuleRef};
-    let policy =
-        PolicyName { kind: PolicyKind::NetworkPolicy, namespace: "shop".into(), name: "deny".into() };
-    let rule = RuleRef { policy, direction: Direction::Ingress, rule: None, name: None, line: None };
-    let mut directory = directory();
-    let rules = [(RuleId(7), Some(Arc::new(rule)))].into();
-    let policy = PolicyUpdate { rules, ..PolicyUpdate::default() };
-    directory.update(&model::Update { policy, ..model::Update::default() });
-    let dropped = abi::Event {
-        kind: EventKind::Dropped as u8,
-        reason: Reason::DroppedPolicyIngress.row(),
-        rule: 7,
-        revision: 9,
-        ..record()
-    };
-    let mut events = vec![];
-    decoder().decode(&dropped, &directory, BOOT, &mut events).expect("known");
-    let flow = events[0].flow().expect("a flow");
-    assert_eq!((flow.verdict, &flow.seen), (Verdict::Dropped, &Seen::Drop(DropReason::PolicyDenied)));
-    assert_eq!(
-        (flow.source.identity, flow.destination.identity),
-        (300, 301),
-        "the backend, and not the frontend"
-    );
-    assert_eq!(flow.direction, TrafficDirection::Ingress, "also where the sender's node drops it");
-    let denied = &flow.rules.as_ref().expect("rules").ingress_denied;
-    assert_eq!(
-        (denied[0].name.as_str(), denied[0].namespace.as_str(), denied[0].revision),
-        ("deny", "shop", 9)
-    );
-
-    let passed = abi::Event { flags: dropped.flags | event_flags::AUDITED, rule: 7, ..record() };
-    decoder().decode(&passed, &directory, BOOT, &mut events).expect("known");
-    let flow = events[1].flow().expect("a flow");
-    assert_eq!(flow.verdict, Verdict::Audit);
-    assert_eq!(flow.rules.as_ref().expect("rules").ingress_denied.len(), 1);
-}
-
-#[test]
 fn what_could_not_be_read_is_empty() {
     let flow = decoded(&abi::Event {
         version: EVENT_VERSION,

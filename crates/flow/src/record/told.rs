@@ -110,7 +110,7 @@ impl Decoder {
             verdict,
             seen,
             direction,
-            is_reply: None,
+            is_reply: (verdict == Verdict::Audit).then_some(false),
             ethernet: None,
             ip: tuple.map(|tuple| Ip {
                 source: tuple.source,
@@ -130,7 +130,7 @@ impl Decoder {
             destination_service: tuple.and_then(service),
             interface: stopped.device.and_then(|index| self.interface(index, directory)),
             node: Arc::clone(&self.node),
-            rules: rule.map(|rule| Arc::new(super::rules_of(rule, verdict, 0))),
+            rules: stopped.rule.and_then(|rule| self.rules.denied(rule.0, directory)),
             rare: None,
         }
     }

@@ -25,8 +25,25 @@ impl<T: Eq + Hash> Interner<T> {
         if let Some(number) = self.by_value.get(&value) {
             return *number;
         }
-        let (number, value) = (self.next, Arc::new(value));
+        let number = self.next;
         self.next = self.next.wrapping_add(1);
+        self.enter(number, value)
+    }
+
+    /// The same; a new one is `wish`, or the next above it (and above 0) that nobody has.
+    pub(super) fn number_near(&mut self, wish: u32, value: T) -> u32 {
+        if let Some(number) = self.by_value.get(&value) {
+            return *number;
+        }
+        let mut number = wish.max(1);
+        while self.by_number.contains_key(&number) {
+            number = number.wrapping_add(1).max(1);
+        }
+        self.enter(number, value)
+    }
+
+    fn enter(&mut self, number: u32, value: T) -> u32 {
+        let value = Arc::new(value);
         self.by_value.insert(value.clone(), number);
         self.by_number.insert(number, (value.clone(), 0));
         self.changed.insert(number, Some(value));

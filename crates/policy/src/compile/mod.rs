@@ -49,19 +49,21 @@ use crate::{
     mutation::{Bug, made},
 };
 
-/// The first numbers to give: above all that the kernel still has from an earlier process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// The first numbers to give: above all that the kernel still has from an earlier process. Rules have numbers of their own
+/// ([`policies`]), which a new process finds again.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FirstNumbers {
     pub list: ListId,
     pub ports: PortsId,
-    pub rule: RuleId,
     /// As offset among the identities local to the node.
     pub prefix: u32,
+    /// Identities that prefixes have already, and keep: lists that are in force name them until others take their place.
+    pub prefixes: BTreeMap<IpNet, IdentityId>,
 }
 
 impl Default for FirstNumbers {
     fn default() -> Self {
-        Self { list: ListId(1), ports: PortsId(1), rule: RuleId(1), prefix: 0 }
+        Self { list: ListId(1), ports: PortsId(1), prefix: 0, prefixes: BTreeMap::new() }
     }
 }
 
@@ -125,10 +127,10 @@ impl Compiler {
             table: PolicyTable::default(),
             update: PolicyUpdate::default(),
             matchers: Matchers::default(),
-            prefixes: Prefixes::beginning_at(first.prefix),
+            prefixes: Prefixes::beginning_at(first.prefix, first.prefixes),
             pods: Pods::default(),
             policies: BTreeMap::new(),
-            rules: Interner::beginning_at(first.rule.0),
+            rules: Interner::beginning_at(1),
             ports: Interner::beginning_at(first.ports.0),
             lists: BTreeMap::new(),
             by_key: HashMap::new(),

@@ -1,6 +1,10 @@
 //! Policies with their selectors and blocks found, and rules numbered. Pure.
+//!
+//! A rule's number follows from its name, so that whoever counts by numbers, and outlives the agent, goes on counting for the same
+//! rule. Where two rules would have one number, which of them has the next one depends on who came first.
 
 use model::policy::{Action, Direction, PolicyName, RuleId, RuleRef, Tier};
+use sha2::{Digest as _, Sha256};
 
 use super::{
     intern::Interner,
@@ -124,13 +128,14 @@ impl Holders<'_> {
     }
 
     fn number(&mut self, policy: &PolicyName, direction: Direction, rule: Option<&crate::Rule>) -> RuleId {
-        let number = self.rules.number(RuleRef {
+        let rule = RuleRef {
             policy: policy.clone(),
             direction,
             rule: rule.map(|rule| rule.number),
             name: rule.and_then(|rule| rule.name.clone()),
             line: rule.and_then(|rule| rule.line.clone()),
-        });
+        };
+        let number = self.rules.number_near(wish(&rule), rule);
         self.rules.hold(number);
         RuleId(number)
     }
@@ -146,6 +151,11 @@ impl Holders<'_> {
         };
         peers.iter().map(source).collect()
     }
+}
+
+fn wish(rule: &RuleRef) -> u32 {
+    let [a, b, c, d, ..]: [u8; 32] = Sha256::digest(rule.to_string()).into();
+    u32::from_be_bytes([a, b, c, d])
 }
 
 fn over_labels(selector: &PodSelector) -> crate::Selector {

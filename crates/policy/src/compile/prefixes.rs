@@ -33,6 +33,8 @@ pub(super) struct Prefixes {
     blocks: BTreeMap<BlockId, Known>,
     next_block: u32,
     next_id: u32,
+    /// Prefixes that have identities from an earlier process.
+    kept: BTreeMap<IpNet, IdentityId>,
     /// Blocks that a prefix entered or left.
     moved: Vec<(BlockId, IdentityId)>,
     /// Prefixes that came or went, with what they are now.
@@ -40,9 +42,10 @@ pub(super) struct Prefixes {
 }
 
 impl Prefixes {
-    /// Numbers begin at `first`, so that none is taken that an earlier process gave and the kernel still has.
-    pub(super) fn beginning_at(first: u32) -> Self {
-        Self { next_id: first, ..Self::default() }
+    /// Numbers begin at `first`, so that none is taken that an earlier process gave and the kernel still has; prefixes in `kept`
+    /// get theirs again.
+    pub(super) fn beginning_at(first: u32, kept: BTreeMap<IpNet, IdentityId>) -> Self {
+        Self { next_id: first, kept, ..Self::default() }
     }
 
     /// The block's id, to be released as often as it is acquired.
@@ -88,11 +91,14 @@ impl Prefixes {
                 return *id;
             }
             Entry::Vacant(free) => {
-                while self.by_id.contains_key(&IdentityId::local(self.next_id)) {
+                let id = self.kept.remove(&prefix).unwrap_or_else(|| {
+                    while self.by_id.contains_key(&IdentityId::local(self.next_id)) {
+                        self.next_id = self.next_id.wrapping_add(1);
+                    }
+                    let id = IdentityId::local(self.next_id);
                     self.next_id = self.next_id.wrapping_add(1);
-                }
-                let id = IdentityId::local(self.next_id);
-                self.next_id = self.next_id.wrapping_add(1);
+                    id
+                });
                 free.insert((id, 1)).0
             }
         };
@@ -181,7 +187,7 @@ mod tests {
 
     #[test]
     fn what_is_released_as_often_as_acquired_is_gone() {
-        let mut prefixes = Prefixes::beginning_at(7);
+        let mut prefixes = Prefixes::beginning_at(7, [(net("10.0.0.0/8"), IdentityId::local(3))].into());
         let block = Block { cidr: net("fd00::/8"), except: vec![net("fd20::/16")] };
         let ids = [prefixes.acquire(&block), prefixes.acquire(&block)];
         assert_eq!(prefixes.all[&block.cidr].0, IdentityId::local(7));
@@ -189,5 +195,11 @@ mod tests {
         assert!(prefixes.all.is_empty() && prefixes.by_id.is_empty() && prefixes.blocks.is_empty());
         prefixes.acquire(&block);
         assert_eq!(prefixes.all[&block.cidr].0, IdentityId::local(9), "numbers are not given again");
+        let earlier = Block { cidr: net("10.0.0.0/8"), except: vec![] };
+        let id = prefixes.acquire(&earlier);
+        assert_eq!(prefixes.all[&earlier.cidr].0, IdentityId::local(3), "as an earlier process gave it");
+        prefixes.release(id);
+        prefixes.acquire(&earlier);
+        assert_eq!(prefixes.all[&earlier.cidr].0, IdentityId::local(11), "once");
     }
 }

@@ -9,7 +9,7 @@ mod parts;
 
 use model::{
     Family, PodName,
-    policy::{Action, Direction, PolicyName, RuleRef, Tier, Verdict},
+    policy::{Action, Direction, Mode, PolicyName, RuleRef, Tier, Verdict},
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +20,10 @@ use crate::world::{Connection, Owner, Undecidable, World};
 pub struct Walk {
     pub direction: Direction,
     pub subject: PodName,
+    /// What policies say.
     pub verdict: Verdict,
+    /// Whether that is enforced.
+    pub mode: Mode,
     pub ground: Ground,
     pub tiers: Vec<TierWalk>,
 }
@@ -111,6 +114,13 @@ impl Judgement {
             false => Verdict::Allow,
         }
     }
+
+    /// Denied, and let through all the same: whoever denies it is audited only.
+    pub fn is_audited(&self) -> bool {
+        let walks = [&self.egress, &self.ingress].into_iter().flatten();
+        let mut denials = walks.filter(|walk| walk.verdict == Verdict::Deny).peekable();
+        denials.peek().is_some() && denials.all(|walk| walk.mode == Mode::Audit)
+    }
 }
 
 /// Whether `connection` is allowed.
@@ -152,7 +162,8 @@ pub fn walk(
         true => (Verdict::Allow, Ground::LocalNode),
         false => decide(&mut tiers, connection.source.address == connection.destination.address),
     };
-    Ok(Walk { direction, subject: subject.clone(), verdict, ground, tiers })
+    let mode = world.mode(subject);
+    Ok(Walk { direction, subject: subject.clone(), verdict, mode, ground, tiers })
 }
 
 fn decide(tiers: &mut [TierWalk], loopback: bool) -> (Verdict, Ground) {

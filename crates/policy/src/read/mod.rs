@@ -1,6 +1,7 @@
 //! Policies from their objects. What cannot be read is reported, and closed. Pure.
 
 mod admin;
+mod mode;
 mod network_policy;
 mod parts;
 mod pod;
@@ -10,6 +11,7 @@ use std::collections::BTreeMap;
 use model::policy::{Direction, SourceLine};
 
 pub use admin::cluster_network_policy;
+pub use mode::{POLICY_ANNOTATION, mode};
 pub use network_policy::network_policy;
 pub use pod::{PodReading, container_ports, pod};
 

@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use k8s_openapi::api::core::v1 as core;
-use model::Protocol;
+use model::{Protocol, policy::Mode};
 
+use super::mode;
 use crate::compile::{ContainerPort, ContainerPorts};
 
 /// A pod as policies see it.
@@ -19,6 +20,8 @@ pub struct PodReading {
     pub host_network: bool,
     /// It succeeded or failed: its addresses may be others' by now. One that is being deleted is not finished.
     pub finished: bool,
+    /// What its own annotation asks for.
+    pub mode: Option<Mode>,
 }
 
 /// What of `object` matters.
@@ -38,6 +41,7 @@ pub fn pod(object: &core::Pod) -> PodReading {
         node: spec.and_then(|spec| spec.node_name.clone()).unwrap_or_default(),
         host_network: spec.and_then(|spec| spec.host_network).unwrap_or_default(),
         finished: matches!(phase, Some("Succeeded" | "Failed")),
+        mode: mode(object.metadata.annotations.as_ref()).map(Result::unwrap_or_default),
     }
 }
 

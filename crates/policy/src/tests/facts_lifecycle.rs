@@ -292,11 +292,12 @@ fn numbers_begin_where_an_earlier_process_left_off() {
     let first = crate::compile::FirstNumbers {
         list: model::policy::ListId(70),
         ports: model::policy::PortsId(80),
-        rule: model::policy::RuleId(90),
         prefix: 100,
+        prefixes: [("10.9.0.0/16".parse().expect("prefix"), IdentityId::local(3))].into(),
     };
     let mut compiler = Compiler::new(first);
-    let block = json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}]});
+    let block = json!({"cidr": "10.0.0.0/8", "except": ["10.9.0.0/16"]});
+    let block = json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": block}]}]});
     let world = World::default().with_policy("x/p", block);
     readings(&world).into_iter().for_each(|reading| compiler.set_policy(reading.policy));
     compiler.set_identity(IdentityId::from_raw(300), Some(&labels(&[])));
@@ -306,6 +307,39 @@ fn numbers_begin_where_an_earlier_process_left_off() {
     let table = compiler.table();
     assert_eq!(table.lists.keys().next().map(|id| id.0), Some(70));
     assert_eq!(table.ports.keys().next().map(|id| id.0), Some(80));
-    assert_eq!(table.rules.keys().next().map(|id| id.0), Some(90));
-    assert_eq!(table.prefixes.values().next(), Some(&IdentityId::local(100)));
+    let identities: Vec<_> = table.prefixes.values().copied().collect();
+    assert_eq!(identities, [IdentityId::local(100), IdentityId::local(3)]);
+}
+
+#[test]
+fn a_new_process_gives_each_rule_the_number_that_it_had() {
+    let spec = |cidr: &str| {
+        json!({
+            "podSelector": {}, "egress": [{}, {"ports": [{"port": 53}]}],
+            "ingress": [{"from": [{"ipBlock": {"cidr": cidr}}]}, {"from": [{"podSelector": {}}]}],
+        })
+    };
+    let number = |policies: &[(&str, &str)]| {
+        let mut compiler = Compiler::default();
+        for (policy, cidr) in policies {
+            let world = World::default().with_policy(policy, spec(cidr));
+            readings(&world).into_iter().for_each(|reading| compiler.set_policy(reading.policy));
+        }
+        compiler.set_identity(IdentityId::from_raw(300), Some(&labels(&[])));
+        for namespace in ["x", "y"] {
+            let pod =
+                Pod { ports: ContainerPorts::default(), ..pod(300, "10.0.1.1", "", true).expect("pod") };
+            compiler.set_pod(&PodName { namespace: namespace.into(), name: "a".into() }, Some(pod));
+        }
+        compiler.take_update();
+        let rules = compiler.table().rules.clone();
+        rules
+            .into_iter()
+            .map(|(id, rule)| (rule.to_string(), id))
+            .collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let before = number(&[("x/p", "10.0.0.0/8"), ("y/p", "10.1.0.0/16")]);
+    assert_eq!(before.len(), 12, "two policies that isolate both ways and have two rules each way");
+    // Another order, and another block in the same place.
+    assert_eq!(before, number(&[("y/p", "10.1.0.0/16"), ("x/p", "192.0.2.0/24")]));
 }

@@ -102,6 +102,7 @@ fn some_pod(rng: &mut Rng, number: usize) -> PodReading {
         node: one(rng, &["n1", "n2"]).to_owned(),
         host_network: rarely(rng, 10),
         finished: rarely(rng, 10),
+        mode: None,
     }
 }
 

@@ -78,7 +78,7 @@ fn a_flow_is_told_of_when_it_begins_and_when_it_ends_and_not_in_between() {
         assert_eq!((begun.reason, begun.tcp_flags, begun.protocol), (Reason::ForwardedNew as u32, SYN, 6));
         assert_eq!(begun.flags, event_flags::TRACKED | event_flags::TRANSLATED);
         assert_eq!((begun.source_identity, begun.destination_identity), (POD, BACKEND));
-        assert_eq!((begun.interface, begun.packets, begun.rule), (bench.pod_link, 1, 0));
+        assert_eq!((begun.interface, begun.packets, begun.policy), (bench.pod_link, 1, 0));
         assert!(begun.time > 0 && begun.revision > 0);
         let at = |words, port: u16| std::net::SocketAddr::new(address(words, begun.family), port);
         assert_eq!(at(begun.source, begun.source_port.get()), pod);

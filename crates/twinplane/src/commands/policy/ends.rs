@@ -66,12 +66,14 @@ impl End {
     }
 }
 
-/// The connection that is meant: in the family of an address, or the first that both pods have.
-pub(super) fn connection(
+/// The connections that are meant: in the family that is `wanted` or that an address has, or in each that both pods have; IPv4 comes
+/// first.
+pub(super) fn connections(
     world: &World,
     [source, destination]: [&End; 2],
     l4: L4,
-) -> Result<Connection, Undecidable> {
+    wanted: Option<Family>,
+) -> Result<Vec<Connection>, Undecidable> {
     let given = [source, destination].into_iter().find_map(|end| match end {
         End::Address(address) => Some(Family::of(*address)),
         End::Pod(_) => None,
@@ -80,9 +82,12 @@ pub(super) fn connection(
         let (source, destination) = (source.party(world, family)?, destination.party(world, family)?);
         Ok(Connection { source, destination, l4 })
     };
-    match given {
-        Some(family) => of(family),
-        None => of(Family::V4).or_else(|first| of(Family::V6).map_err(|_| first)),
+    if let Some(family) = wanted.or(given) {
+        return Ok(vec![of(family)?]);
+    }
+    match (of(Family::V4), of(Family::V6)) {
+        (Err(first), Err(_)) => Err(first),
+        (first, second) => Ok(first.into_iter().chain(second).collect()),
     }
 }
 
@@ -103,11 +108,16 @@ mod tests {
         world
     }
 
-    fn ask(source: &str, destination: &str) -> Result<[String; 2], String> {
+    fn all(source: &str, destination: &str, wanted: Option<Family>) -> Result<Vec<[String; 2]>, String> {
         let [source, destination] = [source, destination].map(|end| end.parse::<End>().expect("an end"));
-        let connection =
-            connection(&world(), [&source, &destination], L4::Other).map_err(|why| why.to_string())?;
-        Ok([connection.source, connection.destination].map(|party| party.address.to_string()))
+        let connections = connections(&world(), [&source, &destination], L4::Other, wanted);
+        let addresses =
+            |asked: Connection| [asked.source, asked.destination].map(|end| end.address.to_string());
+        Ok(connections.map_err(|why| why.to_string())?.into_iter().map(addresses).collect())
+    }
+
+    fn ask(source: &str, destination: &str) -> Result<[String; 2], String> {
+        all(source, destination, None).map(|mut all| all.remove(0))
     }
 
     #[test]
@@ -117,6 +127,11 @@ mod tests {
         assert_eq!(ask("2001:db8::1", "shop/web"), Ok(["2001:db8::1".into(), "fd00::1".into()]));
         let why = ask("shop/four", "shop/six").expect_err("no common family");
         assert_eq!(why, "cannot decide: pod shop/six has no address in IPv4");
+        let both = all("shop/web", "shop/web", None).expect("both families");
+        assert_eq!(both.iter().map(|ends| ends[1].as_str()).collect::<Vec<_>>(), ["10.0.0.1", "fd00::1"]);
+        let six = all("shop/web", "shop/web", Some(Family::V6)).expect("one family");
+        assert_eq!(six, [["fd00::1", "fd00::1"].map(str::to_owned)]);
+        assert!(all("shop/four", "shop/web", Some(Family::V6)).is_err());
         assert_eq!(ask("shop/gone", "shop/web"), Err("cannot decide: there is no pod shop/gone".into()));
         let end: End = "10.0.0.1".parse().expect("an end");
         let party = end.party(&world(), Family::V4).expect("a party");

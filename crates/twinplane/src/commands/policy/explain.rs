@@ -2,7 +2,10 @@
 
 use std::{fmt, path::PathBuf, process::ExitCode};
 
-use model::policy::{Direction, Verdict};
+use model::{
+    Family,
+    policy::{Direction, Verdict},
+};
 use policy::{
     explain::{Explanation, explain},
     simulate::{self, Recorded},
@@ -12,7 +15,7 @@ use serde::Serialize;
 
 use super::{
     super::{output::Output, target::Target},
-    ends::{End, PortArg, connection},
+    ends::{End, PortArg, connections},
     flows::{self, Tally},
     live::{self, Kernel},
     objects::{Known, Objects, read_files, tell},
@@ -29,7 +32,13 @@ pub(super) struct Args {
     /// The destination's port, as 80 or 53/UDP; "icmp" for what has no port
     #[arg(value_name = "PORT[/PROTO]", required_unless_present = "flow")]
     port: Option<PortArg>,
-    /// Explain the drops by policies among these flows instead (JSON lines of `observe -o json`); "-" is standard input
+    /// In IPv4; by default in the family of an address, and between pods in both, told of once where they do not differ
+    #[arg(short = '4', long, conflicts_with = "ipv6")]
+    ipv4: bool,
+    /// In IPv6
+    #[arg(short = '6', long)]
+    ipv6: bool,
+    /// Explain the denials by policies among these flows instead (JSON lines of `observe -o json`); "-" is standard input
     #[arg(long, value_name = "FILE", conflicts_with_all = ["source", "destination", "port"])]
     flow: Option<PathBuf>,
     /// Files that the cluster's policies were applied from, so that rules have lines
@@ -44,11 +53,13 @@ pub(super) struct Args {
 }
 
 /// An answer, or why there is none.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Answer {
     /// `None`: cannot be decided.
     verdict: Option<Verdict>,
+    /// It is denied, and passes all the same: whoever denies it is audited only.
+    audited: bool,
     undecided: Option<String>,
     explanation: Option<Explanation>,
     /// What the kernels of the pods' nodes say; none where manifests are asked about.
@@ -57,6 +68,9 @@ struct Answer {
     /// What flows said of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     recorded: Option<Dropped>,
+    /// The same between the same pods in IPv6, where it is not the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    other_family: Option<Box<Self>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -64,11 +78,12 @@ struct Answer {
 struct Dropped {
     connection: Connection,
     flows: u64,
+    audited: u64,
     reasons: Vec<String>,
     denied_by: Vec<String>,
 }
 
-/// Exit 0: allowed (or every drop is explained), 1: denied (or a drop is not), 2: cannot be decided, or a kernel differs.
+/// Exit 0: allowed or audited (or every denial is explained), 1: denied (or a drop is not), 2: cannot be decided, or a kernel differs.
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut known = args.objects.read(&args.target)?;
     if !args.files.is_empty() {
@@ -84,19 +99,59 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (Some(source), Some(destination), Some(port)) = (&args.source, &args.destination, args.port) else {
         anyhow::bail!("nothing to explain: want SRC DST PORT, or --flow FILE");
     };
-    let asked = connection(&known.world, [source, destination], port.0);
-    let mut answer = answer(&known, asked);
-    if let (Some(explanation), true) = (&answer.explanation, known.is_live) {
-        answer.kernel = live::ask(&known.world, &explanation.connection, &args.target);
-    }
+    let family = match (args.ipv4, args.ipv6) {
+        (true, _) => Some(Family::V4),
+        (_, true) => Some(Family::V6),
+        _ => None,
+    };
+    let mut answer = answers(&known, connections(&known.world, [source, destination], port.0, family));
+    let ask = |answer: &mut Answer| {
+        if let (Some(explanation), true) = (&answer.explanation, known.is_live) {
+            answer.kernel = live::ask(&known.world, &explanation.connection, &args.target);
+        }
+    };
+    ask(&mut answer);
+    answer.other_family.iter_mut().for_each(|other| ask(other));
     args.output.write(&answer, ToString::to_string)?;
-    let differs = answer.kernel.iter().any(|kernel| kernel.agrees == Some(false));
-    Ok(match answer.verdict {
-        _ if differs => ExitCode::from(2),
-        None => ExitCode::from(2),
-        Some(Verdict::Allow) => ExitCode::SUCCESS,
-        Some(Verdict::Deny) => ExitCode::FAILURE,
-    })
+    let other = answer.other_family.as_ref().map_or(0, |other| other.exit());
+    Ok(ExitCode::from(answer.exit().max(other)))
+}
+
+impl Answer {
+    fn exit(&self) -> u8 {
+        let differs = self.kernel.iter().any(|kernel| kernel.agrees == Some(false));
+        match self.verdict {
+            _ if differs => 2,
+            None => 2,
+            Some(Verdict::Deny) if !self.audited => 1,
+            Some(Verdict::Allow | Verdict::Deny) => 0,
+        }
+    }
+
+    /// Whether both say the same for the same reasons.
+    fn is_like(&self, other: &Self) -> bool {
+        let walks = |answer: &Self| {
+            let judgement = answer.explanation.as_ref().map(|explanation| explanation.judgement.clone())?;
+            Some(
+                [judgement.egress, judgement.ingress]
+                    .map(|walk| walk.map(|walk| (walk.verdict, walk.ground))),
+            )
+        };
+        (self.verdict, &self.undecided, walks(self)) == (other.verdict, &other.undecided, walks(other))
+    }
+}
+
+/// Of the first connection; with that of the second, where it differs.
+fn answers(known: &Known, asked: Result<Vec<Connection>, Undecidable>) -> Answer {
+    let mut all = match asked {
+        Ok(asked) => asked.into_iter().map(|asked| answer(known, Ok(asked))).collect(),
+        Err(why) => vec![answer(known, Err(why))],
+    }
+    .into_iter();
+    // There is no connection in no family.
+    let Some(mut first) = all.next() else { return Answer::default() };
+    first.other_family = all.next().filter(|other| !first.is_like(other)).map(Box::new);
+    first
 }
 
 fn reason(why: &Undecidable) -> String {
@@ -118,14 +173,11 @@ fn answer(known: &Known, asked: Result<Connection, Undecidable>) -> Answer {
     match explained {
         Ok(explanation) => Answer {
             verdict: Some(explanation.judgement.verdict()),
-            undecided: None,
+            audited: explanation.judgement.is_audited(),
             explanation: Some(explanation),
-            kernel: vec![],
-            recorded: None,
+            ..Answer::default()
         },
-        Err(why) => {
-            Answer { verdict: None, undecided: Some(why), explanation: None, kernel: vec![], recorded: None }
-        }
+        Err(why) => Answer { undecided: Some(why), ..Answer::default() },
     }
 }
 
@@ -145,10 +197,10 @@ fn of_flows(args: &Args, known: &Known, path: &std::path::Path) -> anyhow::Resul
         let judged = simulate::judge(&mut world, &recorded);
         let mut answer = Answer {
             verdict: judged.as_ref().ok().map(policy::oracle::Judgement::verdict),
+            audited: judged.as_ref().is_ok_and(policy::oracle::Judgement::is_audited),
             undecided: judged.as_ref().err().map(reason),
             explanation: judged.ok().map(|judgement| Explanation { connection, judgement }),
-            kernel: vec![],
-            recorded: None,
+            ..Answer::default()
         };
         answer.recorded = Some(dropped(recorded.connection, tally));
         answers.push(answer);
@@ -165,6 +217,7 @@ fn dropped(connection: Connection, tally: &Tally) -> Dropped {
     Dropped {
         connection,
         flows: tally.dropped,
+        audited: tally.audited,
         reasons: tally.reasons.iter().cloned().collect(),
         denied_by: tally.denied_by.iter().cloned().collect(),
     }
@@ -194,13 +247,21 @@ impl fmt::Display for Answer {
                 [] => String::new(),
                 all => format!(" by {}", all.join(", ")),
             };
-            writeln!(f, "flows: dropped {} times{by} ({})", dropped.flows, dropped.reasons.join(", "))?;
+            if dropped.audited > 0 {
+                writeln!(f, "flows: audited {} times{by}", dropped.audited)?;
+            }
+            if dropped.flows > 0 {
+                writeln!(f, "flows: dropped {} times{by} ({})", dropped.flows, dropped.reasons.join(", "))?;
+            }
             if self.verdict == Some(Verdict::Allow) {
                 writeln!(
                     f,
                     "flows: the policies of now allow it: they changed since, or it was dropped for another reason"
                 )?;
             }
+        }
+        if let Some(other) = &self.other_family {
+            write!(f, "\nin IPv6 it differs:\n{other}")?;
         }
         Ok(())
     }
@@ -240,7 +301,7 @@ spec:
         let known = known();
         let [source, destination] = [source, destination].map(|end| end.parse::<End>().expect("an end"));
         let port: PortArg = "80".parse().expect("a port");
-        answer(&known, connection(&known.world, [&source, &destination], port.0))
+        answers(&known, connections(&known.world, [&source, &destination], port.0, None))
     }
 
     #[test]

@@ -44,7 +44,9 @@ type Labels = [Option<[LabelMap; 2]>; 2];
 pub(super) struct Tally {
     pub(super) passed: u64,
     pub(super) dropped: u64,
-    /// Policies that flows name for drops.
+    /// Let through although policies deny it; counted among those that passed, too.
+    pub(super) audited: u64,
+    /// Policies that flows name for denials.
     pub(super) denied_by: BTreeSet<String>,
     /// Reasons of drops.
     pub(super) reasons: BTreeSet<String>,
@@ -59,9 +61,20 @@ pub(super) struct Recording {
     pub(super) unreadable: u64,
 }
 
+/// How a flow went.
+#[derive(Clone, Copy)]
+enum Outcome {
+    Passed,
+    Audited,
+    Dropped,
+}
+
 impl Tally {
-    /// Whether a policy dropped something of it.
+    /// Whether a policy denied something of it, dropped or not.
     pub(super) fn is_denied(&self) -> bool {
+        if self.audited > 0 {
+            return true;
+        }
         let policy = [DropReason::PolicyDenied, DropReason::PolicyDeny].map(|reason| reason.as_str_name());
         self.reasons.iter().any(|reason| policy.contains(&reason.as_str()))
     }
@@ -72,20 +85,27 @@ impl Recording {
     fn take(&mut self, world: &World, answer: &GetFlowsResponse) {
         let Some(ResponseTypes::Flow(flow)) = &answer.response_types else { return };
         let seen = Seen::from(&**flow);
-        let dropped = match flow.verdict() {
-            Verdict::Dropped => true,
-            Verdict::Forwarded | Verdict::Audit | Verdict::Redirected => false,
+        let outcome = match (flow.verdict(), &seen.seen) {
+            (Verdict::Audit, _) => Outcome::Audited,
+            // The flow that it is about is told of besides.
+            (_, SeenAs::PolicyVerdict(_)) => return self.left_out += 1,
+            (Verdict::Dropped, _) => Outcome::Dropped,
+            (Verdict::Forwarded | Verdict::Redirected, _) => Outcome::Passed,
             // Connection tracking gives no verdict, and tells of what got through only.
-            Verdict::Unknown if matches!(seen.seen, SeenAs::Trace { .. }) => false,
+            (Verdict::Unknown, SeenAs::Trace { .. }) => Outcome::Passed,
             _ => return self.left_out += 1,
         };
         let Some((connection, labels)) = first_packet(world, &seen) else {
             return self.left_out += 1;
         };
         let tally = self.seen.entry((connection, labels)).or_default();
-        match dropped {
-            false => tally.passed += 1,
-            true => {
+        match outcome {
+            Outcome::Passed => tally.passed += 1,
+            Outcome::Audited => {
+                tally.audited += 1;
+                tally.denied_by.extend(denied_by(flow));
+            }
+            Outcome::Dropped => {
                 tally.dropped += 1;
                 tally.reasons.insert(flow.drop_reason_desc().as_str_name().to_owned());
                 tally.denied_by.extend(denied_by(flow));
@@ -103,7 +123,7 @@ impl Recording {
     pub(super) fn tell(&self) {
         let used: u64 = self.seen.values().map(|tally| tally.passed + tally.dropped).sum();
         eprintln!(
-            "{used} flows of {} connections; left out: {} (answers, before translation, no packets){}",
+            "{used} flows of {} connections; left out: {} (answers, before translation, verdicts, no packets){}",
             self.seen.len(),
             self.left_out,
             if self.unreadable > 0 {
@@ -260,6 +280,9 @@ pub(super) mod tests {
     /// A flow from `front` to `web`, as `observe -o json` prints it.
     pub(crate) fn line(verdict: &str, port: u16, role: &str) -> String {
         let drop = match verdict {
+            "AUDIT" => {
+                r#""event_type":{"type":5},"is_reply":false,"ingress_denied_by":[{"name":"web","namespace":"shop","kind":"NetworkPolicy"}],"#
+            }
             "DROPPED" => {
                 r#""drop_reason_desc":"POLICY_DENIED","event_type":{"type":1},"ingress_denied_by":[{"name":"web","namespace":"shop","kind":"NetworkPolicy"}],"#
             }
@@ -287,11 +310,15 @@ pub(super) mod tests {
             line("DROPPED", 81, "other"),
             // As the iptables plane has it.
             line("VERDICT_UNKNOWN", 80, "frontend"),
+            line("FORWARDED", 82, "other"),
+            line("AUDIT", 82, "other"),
+            // The verdict of the drop above.
+            line("DROPPED", 81, "other").replace(r#"{"type":1}"#, r#"{"type":5}"#),
             reply,
             "no JSON".to_owned(),
         ];
         let recording = read(&World::default(), &file(&folder, &lines)).expect("read");
-        assert_eq!((recording.seen.len(), recording.left_out, recording.unreadable), (2, 1, 1));
+        assert_eq!((recording.seen.len(), recording.left_out, recording.unreadable), (3, 2, 1));
         let all: Vec<_> = recording.recorded().collect();
         let (passed, tally) = &all[0];
         assert_eq!(passed.connection.l4, L4::Port(Protocol::Tcp, 80));
@@ -303,5 +330,7 @@ pub(super) mod tests {
         assert_eq!((tally.passed, tally.dropped), (0, 1));
         assert_eq!(tally.denied_by, ["NetworkPolicy shop/web".to_owned()].into());
         assert_eq!(tally.reasons, ["POLICY_DENIED".to_owned()].into());
+        let (_, tally) = &all[2];
+        assert_eq!((tally.passed, tally.dropped, tally.audited, tally.is_denied()), (1, 0, 1, true));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use agent::wire::{PolicyDecision, PolicyQuestion};
 use model::{
     PolicyTable,
-    policy::{Basis, Direction, L4},
+    policy::{Basis, Direction, L4, Mode, Verdict},
 };
 use policy::{
     explain::{Agreement, agreement},
@@ -86,6 +86,12 @@ fn compare(walk: &Walk, told: &PolicyDecision) -> Option<String> {
         table.rules.insert(id, Arc::new(rule.clone()));
     }
     match agreement(walk, &table, told.decision) {
+        Agreement::Same
+            if walk.verdict == Verdict::Deny && told.mode.is_some_and(|mode| mode != walk.mode) =>
+        {
+            let does = if walk.mode == Mode::Audit { "drops it" } else { "lets it through, audited" };
+            Some(format!("DIFFERS: {does}"))
+        }
         Agreement::Same => None,
         Agreement::Differs { enforced } => {
             let verdict = policy::explain::said(enforced.verdict);
@@ -103,7 +109,7 @@ fn compare(walk: &Walk, told: &PolicyDecision) -> Option<String> {
 mod tests {
     use model::{
         IdentityId,
-        policy::{Decision, RuleId, RuleRef, Tier, Verdict},
+        policy::{Decision, RuleId, RuleRef, Tier},
     };
     use policy::manifest;
 
@@ -141,10 +147,12 @@ spec:
             decision: Decision { verdict, basis },
             rule,
             identity: IdentityId::from_raw(2),
+            mode: Some(Mode::Enforce),
         };
         let basis = Basis::Rule(Tier::NetworkPolicy, RuleId(5));
         assert_eq!(compare(&walk, &told(Verdict::Allow, basis, Some(rule.clone()))), None);
         let other = RuleRef { rule: Some(4), ..rule.clone() };
+        let isolates = RuleRef { rule: None, ..rule.clone() };
         for (verdict, basis, rule) in [
             (Verdict::Deny, Basis::Isolated(RuleId(7)), Some(RuleRef { rule: None, ..rule })),
             (Verdict::Allow, basis, Some(other)),
@@ -154,5 +162,12 @@ spec:
             let said = compare(&walk, &told(verdict, basis, rule));
             assert!(said.as_ref().is_some_and(|said| said.starts_with("DIFFERS")), "{said:?}");
         }
+        let isolated = Connection { l4: L4::Port(model::Protocol::Tcp, 81), ..connection };
+        let walk = oracle::judge(&world, &isolated).expect("decided").ingress.expect("a pod");
+        let basis = Basis::Isolated(RuleId(7));
+        let denied = told(Verdict::Deny, basis, Some(isolates));
+        assert_eq!(compare(&walk, &denied), None);
+        let audited = PolicyDecision { mode: Some(Mode::Audit), ..denied };
+        assert_eq!(compare(&walk, &audited).as_deref(), Some("DIFFERS: lets it through, audited"));
     }
 }

@@ -128,6 +128,7 @@ async fn of_cluster(kubeconfig: Option<PathBuf>) -> anyhow::Result<Known> {
     let world = &mut known.world;
     for namespace in list::<Namespace>(&client, "namespaces").await? {
         let name = namespace.metadata.name.unwrap_or_default();
+        world.set_namespace_mode(&name, namespace.metadata.annotations.as_ref());
         world.set_namespace(&name, namespace.metadata.labels.unwrap_or_default());
     }
     list::<Pod>(&client, "pods").await?.iter().for_each(|pod| world.set_pod(pod));

@@ -1,7 +1,7 @@
 //! When what is allowed changes: at once, for flows that are open too, and for nobody else.
 
 use dataplane::{Dataplane as _, Key};
-use dataplane_ebpf::{Config, EbpfDataplane, EventKind, Sizes, event_flags};
+use dataplane_ebpf::{Config, EbpfDataplane, EventKind, Sizes, asked_flags, event_flags};
 use model::{
     Changed, IdentityId,
     policy::{Action, Direction::Egress as Out, Direction::Ingress as In, L4Match, Peer, Tier},
@@ -98,8 +98,21 @@ fn an_audited_pod_is_told_of_and_nothing_else() {
         enforce(bench, vec![], &Table::open().isolated(In, 7, &[]).audited());
         passed(&bench.wire_brings(&Frame::tcp(remote, pod, SYN).bytes()));
         let [told] = taken(events)[..] else { panic!("one event") };
-        assert_eq!((told.kind, told.rule), (EventKind::New as u8, 7));
+        assert_eq!((told.kind, told.ingress_rule), (EventKind::New as u8, 7));
+        assert_eq!(told.policy, asked_flags::INGRESS | asked_flags::INGRESS_DENIED);
         assert_eq!(told.flags & event_flags::AUDITED, event_flags::AUDITED);
+        // An open flow that a new policy would stop is told of by its next packet, and once.
+        let open = Table::open().audited();
+        change(bench, &Table::open().isolated(In, 7, &[]).audited(), &open);
+        passed(&bench.wire_brings(&Frame::tcp(remote, pod, ACK).bytes()));
+        assert_eq!(taken(events), []);
+        change(bench, &open, &Table::open().isolated(In, 8, &[]).audited());
+        for _ in 0..3 {
+            passed(&bench.wire_brings(&Frame::tcp(remote, pod, ACK).bytes()));
+        }
+        let [told] = taken(events)[..] else { panic!("one event") };
+        assert_eq!((told.kind, told.ingress_rule), (EventKind::Ongoing as u8, 8));
+        assert_eq!(told.policy, asked_flags::INGRESS | asked_flags::INGRESS_DENIED);
     });
 }
 
@@ -175,7 +188,8 @@ fn a_restarted_agent_enforces_from_the_first_packet_on_and_gives_no_number_twice
         let mut second = EbpfDataplane::open(config).expect("open again");
         let numbers = second.first_numbers();
         let last = table.0.ports.keys().last().expect("ports").0;
-        assert_eq!((numbers.list.0, numbers.ports.0, numbers.rule.0, numbers.prefix), (3, last + 1, 8, 4));
+        assert_eq!((numbers.list.0, numbers.ports.0, numbers.prefix), (3, last + 1, 4));
+        assert_eq!(numbers.prefixes, [(cidr, id)].into());
         let mut enforced = super::Bench {
             plan: bench.plan,
             uplink: bench.uplink,

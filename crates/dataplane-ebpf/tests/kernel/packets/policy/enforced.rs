@@ -1,7 +1,7 @@
 //! Allowed, denied, and what no policy is asked about.
 
 use dataplane::Dataplane as _;
-use dataplane_ebpf::{EventKind, Point, Reason, event_flags};
+use dataplane_ebpf::{EventKind, Point, Reason, asked_flags, event_flags, matched};
 use model::{
     TrafficPolicy::Cluster,
     policy::{Action, Direction::Egress as Out, Direction::Ingress as In, L4Match, Peer, RuleId, Tier},
@@ -24,10 +24,19 @@ fn an_isolated_pod_gets_what_a_rule_allows_by_every_way_to_it() {
         let other = bench.at(|p| p.pod, 8081);
         passed(&bench.wire_brings(&Frame::tcp(remote, pod, SYN).bytes()));
         let [told] = taken(events)[..] else { panic!("one event") };
-        assert_eq!((told.kind, told.rule), (EventKind::New as u8, 5));
+        assert_eq!((told.kind, told.ingress_rule, told.egress_rule), (EventKind::New as u8, 5, 0));
+        assert_eq!(told.policy, asked_flags::INGRESS);
+        assert_eq!(u16::from(told.ingress_match), matched::ROW | matched::PEER | matched::PORTS);
         dropped(&bench.wire_brings(&Frame::tcp(remote, other, SYN).bytes()), INGRESS);
         let [told] = taken(events)[..] else { panic!("one event") };
-        assert_eq!((told.kind, told.rule, told.point), (EventKind::Dropped as u8, 7, Point::FromWire as u8));
+        assert_eq!(
+            (told.kind, told.ingress_rule, told.point),
+            (EventKind::Dropped as u8, 7, Point::FromWire as u8)
+        );
+        assert_eq!(
+            (told.policy, told.ingress_match),
+            (asked_flags::INGRESS | asked_flags::INGRESS_DENIED, 0)
+        );
         assert_eq!(told.reason, Reason::DroppedPolicyIngress as u32);
         assert_eq!((told.source_identity, told.destination_identity, told.tcp_flags), (FRIEND, POD, SYN));
         dropped(&bench.wire_brings(&Frame::tcp(client, pod, SYN).bytes()), INGRESS);
@@ -62,7 +71,7 @@ fn a_service_is_judged_by_its_backend_and_the_backends_port() {
         enforce(bench, first, &table);
         dropped(&bench.pod_sends(&Frame::tcp(from, frontend, SYN).bytes()), EGRESS);
         let [told] = taken(events)[..] else { panic!("one event") };
-        assert_eq!((told.source_identity, told.destination_identity, told.rule), (POD, FRIEND, 7));
+        assert_eq!((told.source_identity, told.destination_identity, told.egress_rule), (POD, FRIEND, 7));
         assert_eq!(told.new_destination_port.get(), 8080, "the backend's");
         assert_eq!(told.flags & event_flags::TRANSLATED, event_flags::TRANSLATED);
         let table = Table::open().isolated(Out, 7, &[(friend(), &[(tcp(8080), allow(5))])]);
@@ -70,7 +79,7 @@ fn a_service_is_judged_by_its_backend_and_the_backends_port() {
         let answer = bench.pod_sends(&Frame::tcp(from, frontend, SYN).bytes());
         assert_eq!(answer.verdict, REDIRECT);
         let [told] = taken(events)[..] else { panic!("one event") };
-        assert_eq!(told.rule, 5);
+        assert_eq!((told.egress_rule, told.policy), (5, asked_flags::EGRESS));
         // As a socket sends it that was given its backend.
         let direct = bench.at(|p| p.remote_pod, 8080);
         passed(&bench.pod_sends(&Frame::tcp(bench.at(|p| p.pod, 40001), direct, SYN).bytes()));
@@ -195,17 +204,26 @@ fn an_outsider_that_the_node_masquerades_is_not_the_node() {
 
 #[test]
 fn a_pod_reaches_itself_through_a_service() {
-    enforcing(|bench, _| {
+    enforcing(|bench, events| {
         let (pod, ..) = ends(bench);
         let service = bench.web(Cluster, &[(pod, true)]);
         let closed = Table::open().isolated(In, 7, &[]).isolated(Out, 8, &[]);
         enforce(bench, vec![service.clone()], &closed);
         let (from, frontend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.cluster_ip, 80));
         passed(&bench.pod_sends(&Frame::tcp(from, frontend, SYN).bytes()));
+        let [told] = taken(events)[..] else { panic!("one event") };
+        assert_eq!(
+            (told.policy, told.egress_rule, told.ingress_rule),
+            (asked_flags::EGRESS | asked_flags::INGRESS, 0, 0)
+        );
         // Not past the tier above.
         let admin =
             closed.ranked(In, Tier::Admin, &[(Peer::Pods, &[(L4Match::Any, rule(3, Action::Deny, 9))])]);
         enforce(bench, vec![service], &admin);
         dropped(&bench.pod_sends(&Frame::tcp(bench.at(|p| p.pod, 40001), frontend, SYN).bytes()), INGRESS);
+        let [told] = taken(events)[..] else { panic!("one event") };
+        let asked = asked_flags::EGRESS | asked_flags::INGRESS | asked_flags::INGRESS_DENIED;
+        assert_eq!((told.policy, told.egress_rule, told.ingress_rule), (asked, 0, 9), "each end has its own");
+        assert_eq!(u16::from(told.ingress_match), matched::ROW | matched::PEER);
     });
 }

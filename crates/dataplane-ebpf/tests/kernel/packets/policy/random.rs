@@ -6,12 +6,13 @@ use std::{
 };
 
 use dataplane::Dataplane as _;
+use dataplane_ebpf::matched;
 use ipnet::IpNet;
 use model::{
     Changed, IdentityId, PolicyTable, Protocol, Reserved,
     policy::{
-        Action, Basis, Direction, L4, L4Match, Peer, PeerAddress, PortAction, PortPrefix, Question, Tier,
-        Verdict,
+        Action, Basis, Direction, L4, L4Match, Peer, PeerAddress, PeerKey, PortAction, PortPrefix, Question,
+        Tier, Verdict,
     },
 };
 
@@ -168,7 +169,12 @@ fn check(
         Basis::LocalNode | Basis::Itself | Basis::Default | Basis::Unknown => 0,
     };
     for event in taken(events) {
-        assert_eq!(event.rule, rule, "{context}");
+        let (told, other, narrow) = match direction {
+            Direction::Egress => (event.egress_rule, event.ingress_rule, event.egress_match),
+            Direction::Ingress => (event.ingress_rule, event.egress_rule, event.ingress_match),
+        };
+        assert_eq!((told, other), (rule, 0), "{context}");
+        assert_eq!(u16::from(narrow), narrowness(policy, (direction, peer, l4), said.basis), "{context}");
     }
 }
 
@@ -221,7 +227,7 @@ fn reads_back(bench: &Bench<'_>, wanted: &PolicyTable) {
 
 /// Gives lists numbers of their own for each round: they are never given again.
 fn renumber(policy: &mut PolicyTable, round: u32) {
-    use model::policy::{ListId, PeerKey};
+    use model::policy::ListId;
     let list = |id: ListId| ListId(id.0 + 10 * round);
     policy.lists = std::mem::take(&mut policy.lists).into_iter().map(|(id, of)| (list(id), of)).collect();
     policy.peers = std::mem::take(&mut policy.peers)
@@ -235,4 +241,28 @@ fn renumber(policy: &mut PolicyTable, round: u32) {
             }
         }
     }
+}
+
+/// Of the row that decided, as the kernel tells it.
+fn narrowness(
+    policy: &PolicyTable,
+    (direction, peer, l4): (Direction, PeerAddress, L4),
+    basis: Basis,
+) -> u16 {
+    let Basis::Rule(tier, rule) = basis else { return 0 };
+    let list = policy.endpoints[&pod()].direction(direction).list(tier).expect("the list that decided");
+    let longest = |peer| {
+        let ports = policy.ports.get(policy.peers.get(&PeerKey { list, peer })?)?;
+        let (ports, said) =
+            ports.iter().filter(|(ports, _)| ports.matches(l4)).max_by_key(|(ports, _)| **ports)?;
+        (said.rule == rule).then_some((peer, *ports))
+    };
+    let of_peer = |peer| if peer == Peer::Anyone { 0 } else { matched::PEER };
+    let of_ports = |ports| match ports {
+        L4Match::Any => 0,
+        L4Match::Ports(_, PortPrefix::ALL) => matched::PROTOCOL,
+        L4Match::Ports(..) => matched::PORTS,
+    };
+    let (peer, ports) = peer.peers().find_map(longest).expect("a row");
+    matched::ROW | of_peer(peer) | of_ports(ports)
 }

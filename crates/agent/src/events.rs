@@ -1,4 +1,6 @@
 //! Events on the objects that cannot be programmed, so that `kubectl describe` tells. Best effort.
+//!
+//! What is wrong with a policy is the same on every node: its Event's name follows from what it says, so that it is there once.
 
 use std::collections::BTreeSet;
 
@@ -13,9 +15,16 @@ use k8s_openapi::{
 };
 use kube::{Api, Client, Resource, api::PostParams, core::NamespaceResourceScope};
 use model::{Port, ServiceName};
+use policy::v1alpha2::ClusterNetworkPolicy;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 const COMPONENT: &str = "twinplane-agent";
+const POLICY_REASON: &str = "PolicyNotProgrammed";
+/// Where Events on objects without a namespace are.
+const EVENTS_OF_CLUSTER: &str = "default";
+/// Characters of an object's name in its Event's: there is room for what makes it unique.
+const NAME: usize = 200;
 /// The same event again within one run is not written again; forgotten when so many are known.
 const REMEMBERED: usize = 1024;
 
@@ -24,6 +33,7 @@ const REMEMBERED: usize = 1024;
 enum Kind {
     Service,
     NetworkPolicy,
+    ClusterNetworkPolicy,
 }
 
 /// Something to tell about an object.
@@ -33,16 +43,21 @@ pub(crate) struct Notice {
     object: ServiceName,
     reason: &'static str,
     message: String,
+    /// All nodes have the same to tell.
+    shared: bool,
 }
 
 impl Notice {
-    /// A part of an object that is not programmed. Other kinds have no reader of events, or no namespace to write them to.
+    /// A part of an object that is not programmed. Other kinds have no reader of events.
     pub(crate) fn refused(problem: &Problem, node: &str) -> Option<Self> {
         let (kind, reason) = match problem.object.kind {
             "Service" => (Kind::Service, "ServiceNotProgrammed"),
-            "NetworkPolicy" => (Kind::NetworkPolicy, "PolicyNotProgrammed"),
+            "NetworkPolicy" => (Kind::NetworkPolicy, POLICY_REASON),
+            "ClusterNetworkPolicy" => (Kind::ClusterNetworkPolicy, POLICY_REASON),
             _ => return None,
         };
+        let shared = kind != Kind::Service;
+        let what = format!("{}: {}", problem.field, problem.reason);
         Some(Self {
             kind,
             object: ServiceName {
@@ -50,7 +65,8 @@ impl Notice {
                 name: problem.object.name.clone(),
             },
             reason,
-            message: format!("node {node}: {}: {}", problem.field, problem.reason),
+            message: if shared { what } else { format!("node {node}: {what}") },
+            shared,
         })
     }
 
@@ -64,6 +80,7 @@ impl Notice {
                 "failed to start healthcheck {service:?} on port {port}: {error}",
                 service = service.to_string()
             ),
+            shared: false,
         }
     }
 }
@@ -89,19 +106,30 @@ async fn create(client: &Client, node: &str, notice: &Notice) -> Result<(), kube
     let involved_object = match notice.kind {
         Kind::Service => reference::<Service>(client, namespace, name).await?,
         Kind::NetworkPolicy => reference::<NetworkPolicy>(client, namespace, name).await?,
+        Kind::ClusterNetworkPolicy => {
+            let object = Api::<ClusterNetworkPolicy>::all(client.clone()).get_metadata(name).await?;
+            referred::<ClusterNetworkPolicy>(name, None, object.metadata.uid)
+        }
     };
+    let namespace = if namespace.is_empty() { EVENTS_OF_CLUSTER } else { namespace };
+    let unique =
+        notice.shared.then(|| unique_name(notice, involved_object.uid.as_deref().unwrap_or_default()));
     let now = Timestamp::now();
     let event = Event {
         metadata: ObjectMeta {
-            namespace: Some(namespace.clone()),
-            generate_name: Some(format!("{name}.")),
+            namespace: Some(namespace.to_owned()),
+            generate_name: unique.is_none().then(|| format!("{name}.")),
+            name: unique,
             ..ObjectMeta::default()
         },
         involved_object,
         type_: Some("Warning".into()),
         reason: Some(notice.reason.into()),
         message: Some(notice.message.clone()),
-        source: Some(EventSource { component: Some(COMPONENT.into()), host: Some(node.to_owned()) }),
+        source: Some(EventSource {
+            component: Some(COMPONENT.into()),
+            host: (!notice.shared).then(|| node.to_owned()),
+        }),
         reporting_component: Some(COMPONENT.into()),
         reporting_instance: Some(node.to_owned()),
         first_timestamp: Some(Time(now)),
@@ -109,7 +137,23 @@ async fn create(client: &Client, node: &str, notice: &Notice) -> Result<(), kube
         count: Some(1),
         ..Event::default()
     };
-    Api::namespaced(client.clone(), namespace).create(&PostParams::default(), &event).await.map(drop)
+    match Api::namespaced(client.clone(), namespace).create(&PostParams::default(), &event).await {
+        // Another node told it.
+        Err(kube::Error::Api(status)) if notice.shared && status.code == 409 => Ok(()),
+        done => done.map(drop),
+    }
+}
+
+/// The same for the same words about the same object.
+fn unique_name(notice: &Notice, uid: &str) -> String {
+    let mut hash = Sha256::new();
+    for part in [uid, notice.reason, &notice.message] {
+        hash.update(part);
+        hash.update([0]);
+    }
+    let [a, b, c, d, e, f, g, h, ..]: [u8; 32] = hash.finalize().into();
+    let name: String = notice.object.name.chars().take(NAME).collect();
+    format!("{name}.{:016x}", u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
 
 /// The object as it is now, by its UID.
@@ -119,12 +163,20 @@ where
     K: Clone + std::fmt::Debug + serde::de::DeserializeOwned,
 {
     let object = Api::<K>::namespaced(client.clone(), namespace).get_metadata(name).await?;
-    Ok(ObjectReference {
+    Ok(referred::<K>(name, Some(namespace.to_owned()), object.metadata.uid))
+}
+
+fn referred<K: Resource<DynamicType = ()>>(
+    name: &str,
+    namespace: Option<String>,
+    uid: Option<String>,
+) -> ObjectReference {
+    ObjectReference {
         api_version: Some(K::api_version(&()).into_owned()),
         kind: Some(K::kind(&()).into_owned()),
-        namespace: Some(namespace.to_owned()),
+        namespace,
         name: Some(name.to_owned()),
-        uid: object.metadata.uid,
+        uid,
         ..ObjectReference::default()
-    })
+    }
 }

@@ -1,4 +1,4 @@
-//! Writes identities and endpoints to the API server, as the index wishes.
+//! Writes identities, endpoints and what policies are to be told to the API server, as the index wishes.
 //!
 //! Decides nothing: every write is conditional on what the index had seen, and what came of it the watches tell. A wish that
 //! stays is tried again.
@@ -10,11 +10,13 @@ use std::{
 
 use cluster::{TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, Wish};
 use futures::{StreamExt as _, stream};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 use kube::{
     Api, Client, Error,
     api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
 };
 use model::IdentityId;
+use policy::v1alpha2::ClusterNetworkPolicy;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
@@ -69,6 +71,14 @@ async fn grant_one(client: Client, wish: Wish) -> Result<(), Error> {
             identities(client).delete(&id.to_string(), &at(version)).await.map(drop)
         }
         Wish::Publish { endpoint, replaces } => publish(client, endpoint, replaces.as_ref()).await,
+        Wish::Judge { policy, version, others, judgement } => {
+            let now = judgement.condition(Time(Timestamp::now()));
+            let conditions: Vec<_> = others.iter().chain([&now]).collect();
+            let status =
+                json!({"metadata": {"resourceVersion": version}, "status": {"conditions": conditions}});
+            let api = Api::<ClusterNetworkPolicy>::all(client.clone());
+            api.patch_status(policy, &PatchParams::default(), &Patch::Merge(status)).await.map(drop)
+        }
         Wish::Withdraw { pod, version } => {
             endpoints(client, &pod.namespace).delete(&pod.name, &at(version)).await.map(drop)
         }

@@ -35,11 +35,13 @@ use crate::{
 };
 
 mod identities;
+mod judgements;
 mod nodes;
 mod pods;
 mod policy;
 mod visibility;
 
+pub use self::judgements::Judgement;
 pub use ::policy::read::POLICY_ANNOTATION;
 
 /// What an index is made for.

@@ -183,10 +183,12 @@ pub(crate) mod private {
     impl Entry for ClusterNetworkPolicy {
         fn apply(&self, index: &mut Index) {
             index.set_policy(read::cluster_network_policy(self, None));
+            index.set_told(&key_of(self).1, Some(self));
         }
 
         fn remove(key: &Key, index: &mut Index) {
             index.remove_policy(PolicyKind::ClusterNetworkPolicy, key);
+            index.set_told(&key.1, None);
         }
 
         fn known(index: &Index) -> BTreeSet<Key> {

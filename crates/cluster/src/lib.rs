@@ -40,7 +40,7 @@ pub use identity::{
     NAMESPACE_LABELS, NamedPort, News, SERVICE_ACCOUNT, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE,
     Wish, definitions,
 };
-pub use index::{Index, POLICY_ANNOTATION, Settings};
+pub use index::{Index, Judgement, POLICY_ANNOTATION, Settings};
 pub use kinds::Kind;
 pub use problem::{ObjectRef, Problem};
 pub use visibility::L7_ANNOTATION;

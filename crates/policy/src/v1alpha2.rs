@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{
     ClusterResourceScope,
-    apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    apimachinery::pkg::apis::meta::v1::{Condition, LabelSelector, ObjectMeta},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// The object.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -23,6 +24,22 @@ pub struct ClusterNetworkPolicy {
     pub metadata: ObjectMeta,
     #[serde(default)]
     pub spec: Spec,
+    #[serde(default, skip_serializing_if = "Status::is_empty")]
+    pub status: Status,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Status {
+    /// One of each type.
+    #[serde(deserialize_with = "nullable")]
+    pub conditions: Vec<Condition>,
+}
+
+impl Status {
+    fn is_empty(&self) -> bool {
+        self.conditions.is_empty()
+    }
 }
 
 fn api_version() -> String {
@@ -161,4 +178,81 @@ pub struct Range {
 
 fn nullable<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(input: D) -> Result<Vec<T>, D::Error> {
     Ok(Option::deserialize(input)?.unwrap_or_default())
+}
+
+/// A definition of the kind, for an API server that is a lab's: shorter than the project's own, it leaves what is inside of
+/// subjects and rules to whoever reads them.
+pub fn definition() -> CustomResourceDefinition {
+    let any = json!({"type": "object", "x-kubernetes-preserve-unknown-fields": true});
+    let rules = json!({"type": "array", "maxItems": 25, "items": any});
+    let spec = json!({
+        "type": "object", "required": ["tier", "priority", "subject"],
+        "properties": {
+            "tier": {"type": "string", "enum": ["Admin", "Baseline"]},
+            "priority": {"type": "integer", "format": "int32", "minimum": 0, "maximum": 1000},
+            "subject": any, "ingress": rules, "egress": rules,
+        },
+    });
+    let text = json!({"type": "string"});
+    let condition = json!({
+        "type": "object", "required": ["type", "status", "reason", "message", "lastTransitionTime"],
+        "properties": {
+            "type": text, "status": text, "reason": text, "message": text,
+            "observedGeneration": {"type": "integer", "format": "int64"},
+            "lastTransitionTime": {"type": "string", "format": "date-time"},
+        },
+    });
+    let conditions = json!({
+        "type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["type"], "items": condition,
+    });
+    let status = json!({"type": "object", "properties": {"conditions": conditions}});
+    let column = |name: &str, kind: &str, path: &str| json!({"name": name, "type": kind, "jsonPath": path});
+    let accepted = ".status.conditions[?(@.type==\"Accepted\")].status";
+    let version = json!({
+        "name": "v1alpha2", "served": true, "storage": true, "subresources": {"status": {}},
+        "additionalPrinterColumns": [
+            column("Tier", "string", ".spec.tier"), column("Priority", "integer", ".spec.priority"),
+            column("Accepted", "string", accepted), column("Age", "date", ".metadata.creationTimestamp"),
+        ],
+        "schema": {"openAPIV3Schema": {
+            "type": "object", "required": ["spec"],
+            "properties": {
+                "apiVersion": text, "kind": text, "metadata": {"type": "object"}, "spec": spec, "status": status,
+            },
+        }},
+    });
+    let (group, plural) = ("policy.networking.k8s.io", "clusternetworkpolicies");
+    let names = json!({
+        "kind": "ClusterNetworkPolicy", "listKind": "ClusterNetworkPolicyList", "plural": plural,
+        "singular": "clusternetworkpolicy", "shortNames": ["cnp"],
+    });
+    let definition = json!({
+        "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {
+            "name": format!("{plural}.{group}"),
+            // An API server wants a word about definitions in groups of Kubernetes' own.
+            "annotations": {"api-approved.kubernetes.io": "unapproved, of a lab"},
+        },
+        "spec": {"group": group, "scope": "Cluster", "names": names, "versions": [version]},
+    });
+    // A constant of ours: a test reads it.
+    serde_json::from_value(definition).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_is_of_this_kind() {
+        let definition = definition();
+        let resource = <ClusterNetworkPolicy as k8s_openapi::Resource>::URL_PATH_SEGMENT;
+        assert_eq!(definition.spec.names.plural, resource);
+        assert_eq!(definition.spec.group, <ClusterNetworkPolicy as k8s_openapi::Resource>::GROUP);
+        assert!(definition.spec.versions[0].subresources.is_some());
+        let object =
+            json!({"metadata": {"name": "x"}, "spec": {"tier": "Admin"}, "status": {"conditions": null}});
+        let read: ClusterNetworkPolicy = serde_json::from_value(object).expect("an object");
+        assert_eq!((read.spec.tier.as_str(), read.status.conditions.len()), ("Admin", 0));
+    }
 }

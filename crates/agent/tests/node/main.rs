@@ -6,6 +6,7 @@ mod health;
 mod identities;
 mod network;
 mod pods;
+mod policies;
 mod pressure;
 mod services;
 mod support;

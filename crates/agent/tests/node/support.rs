@@ -16,6 +16,7 @@ use agent::{Config, Observer, Opened, Routing, client::Client};
 use apiserver::ApiServer;
 use dataplane::{Backoff, Timing, fake::Fake};
 use netns::Owned;
+use policy::compile::FirstNumbers;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::oneshot};
 
@@ -28,6 +29,8 @@ pub(crate) struct Node {
     /// What the agent is started with.
     pub(crate) config: Config,
     pub(crate) client: Client,
+    /// Whether policies are asked for.
+    pub(crate) enforces: bool,
     directory: tempfile::TempDir,
     runtime: tokio::runtime::Runtime,
     api: String,
@@ -114,6 +117,7 @@ impl Node {
             fake: Fake::default(),
             config,
             client: Client::new(socket),
+            enforces: false,
             directory,
             runtime,
             api: format!("http://127.0.0.1:{port}"),
@@ -140,6 +144,7 @@ impl Node {
             fake: Fake::default(),
             config,
             client: Client::new(socket),
+            enforces: self.enforces,
             directory,
             runtime: runtime.expect("runtime"),
             api: self.api.replace("127.0.0.1", "10.128.0.11"),
@@ -153,11 +158,12 @@ impl Node {
     pub(crate) fn start_agent(&mut self) {
         let config = self.config.clone();
         let (plane, api) = (self.fake.clone(), self.api.clone());
+        let policies = self.enforces.then(FirstNumbers::default);
         let (_, running) = inside(&self.namespace, |started, stopped| async move {
             let kube = kube::Client::try_from(kube::Config::new(api.parse().expect("URL"))).expect("client");
             started.send(String::new()).expect("told");
             let stop = async move { drop(stopped.await) };
-            agent::run(config, Opened { plane: Box::new(plane), events: None, policies: None }, kube, stop)
+            agent::run(config, Opened { plane: Box::new(plane), events: None, policies }, kube, stop)
                 .await
                 .expect("the agent ends well");
         });

@@ -44,6 +44,7 @@ pub use labels::{CLUSTER, CLUSTER_NAME, NAMESPACE, NAMESPACE_LABELS, SERVICE_ACC
 pub use objects::{
     EndpointStatus, IdentitySpec, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, definitions,
 };
+pub(crate) use objects::{SCHEMA, SCHEMA_NOW};
 pub use policy::NamedPort;
 pub use view::{EndpointView, IdentityView, News};
 pub use wishes::Wish;

@@ -17,6 +17,10 @@ use super::NamedPort;
 const GROUP: &str = "twinplane.dev";
 const VERSION: &str = "v1alpha1";
 const API_VERSION: &str = "twinplane.dev/v1alpha1";
+/// Which of our schemas a definition has, as a number that grows; none: the first.
+pub(crate) const SCHEMA: &str = "twinplane.dev/schema";
+/// Of this agent. 2: endpoints have named ports.
+pub(crate) const SCHEMA_NOW: u32 = 2;
 /// Since when nobody has used an identity, as whoever collects it saw (RFC 3339).
 pub const UNUSED_SINCE: &str = "twinplane.dev/unused-since";
 
@@ -227,7 +231,10 @@ fn definition(
     });
     json!({
         "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
-        "metadata": {"name": format!("{}.{GROUP}", names["plural"].as_str().unwrap_or_default())},
+        "metadata": {
+            "name": format!("{}.{GROUP}", names["plural"].as_str().unwrap_or_default()),
+            "annotations": {SCHEMA: SCHEMA_NOW.to_string()},
+        },
         "spec": {"group": GROUP, "scope": scope, "names": names, "versions": [version]},
     })
 }

@@ -2,10 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::Condition,
+    jiff::{SignedDuration, Timestamp},
+};
 use model::{IdentityId, Labels, PodName};
 
 use super::{Choice, EndpointStatus, Identities, TwinplaneEndpoint, policy::published};
+use crate::index::Judgement;
 
 /// How long an identity must be unused before it is removed: much longer than any watch lags behind, because a node that
 /// begins to use it calls its collection off.
@@ -31,6 +35,9 @@ pub enum Wish {
     Publish { endpoint: Box<TwinplaneEndpoint>, replaces: Option<String> },
     /// Remove an endpoint, if it is still at this version.
     Withdraw { pod: PodName, version: String },
+    /// Say in a ClusterNetworkPolicy's status whether it is enforced as it is written, besides what `others` say there, if it is
+    /// still at this version.
+    Judge { policy: String, version: String, others: Vec<Condition>, judgement: Box<Judgement> },
 }
 
 impl Identities {

@@ -36,7 +36,10 @@ impl Index {
             return None;
         }
         let nodes: Vec<&str> = self.nodes.keys().map(String::as_str).collect();
-        self.identities.take_wishes(&nodes, now, again)
+        let again = std::mem::take(&mut self.policies.stirred) || again;
+        let mut wishes = self.identities.take_wishes(&nodes, now, again)?;
+        wishes.extend(self.judgements(&nodes));
+        Some(wishes)
     }
 
     /// Every identity that is known, in order of number.

@@ -16,7 +16,7 @@ use policy::{
     v1alpha2::ClusterNetworkPolicy,
 };
 
-use super::Index;
+use super::{Index, judgements::AllTold};
 use crate::{
     kinds::{Key, Kind},
     problem::{ObjectRef, Problem, Report},
@@ -33,7 +33,11 @@ pub(super) struct Policies {
     pods: BTreeMap<PodName, Mode>,
     namespaces: BTreeMap<String, Mode>,
     /// Pods wait for theirs.
-    enforced: bool,
+    pub(super) enforced: bool,
+    /// What is said of ClusterNetworkPolicies.
+    pub(super) told: AllTold,
+    /// Something of it, or of what is to be said, moved.
+    pub(super) stirred: bool,
 }
 
 impl Policies {
@@ -139,11 +143,14 @@ impl Index {
 }
 
 fn object(name: &PolicyName) -> ObjectRef {
-    let kind = match name.kind {
+    ObjectRef { kind: kind(name.kind), namespace: name.namespace.clone(), name: name.name.clone() }
+}
+
+pub(super) fn kind(kind: PolicyKind) -> &'static str {
+    match kind {
         PolicyKind::NetworkPolicy => NetworkPolicy::KIND,
         PolicyKind::ClusterNetworkPolicy => ClusterNetworkPolicy::KIND,
-    };
-    ObjectRef { kind, namespace: name.namespace.clone(), name: name.name.clone() }
+    }
 }
 
 /// A word that is none of the two is reported, and enforces.

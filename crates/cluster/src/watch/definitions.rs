@@ -1,5 +1,5 @@
-//! Sees to it that the API server has the definitions of our own kinds. Never takes anything from a definition that is there
-//! and newer than this agent knows: agents of two releases may run at once.
+//! Sees to it that the API server has the definitions of our own kinds, and replaces those of an older agent. Never takes anything
+//! from a definition that is newer than this agent knows: agents of two releases may run at once.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomRe
 use kube::{Api, Client, api::PostParams};
 
 use super::chain;
-use crate::identity;
+use crate::identity::{self, SCHEMA, SCHEMA_NOW};
 
 /// Pause before the API server is asked again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -44,6 +44,7 @@ async fn try_ensure(
     wanted: &CustomResourceDefinition,
 ) -> Result<(), Missing> {
     let found = match api.get_opt(name).await.map_err(Missing::Refused)? {
+        Some(found) if schema(&found) < SCHEMA_NOW => replace(api, name, found, wanted).await?,
         Some(found) => found,
         None => match api.create(&PostParams::default(), wanted).await {
             Ok(created) => created,
@@ -55,6 +56,39 @@ async fn try_ensure(
     let conditions = found.status.iter().flat_map(|status| status.conditions.iter().flatten());
     let established = |condition: &_| is_established(condition);
     if conditions.into_iter().any(established) { Ok(()) } else { Err(Missing::NotYet) }
+}
+
+/// Gives `found` the schema of `wanted`. Without the permission to, it stays as it is: what it does not have is lost, and the rest
+/// works.
+async fn replace(
+    api: &Api<CustomResourceDefinition>,
+    name: &str,
+    found: CustomResourceDefinition,
+    wanted: &CustomResourceDefinition,
+) -> Result<CustomResourceDefinition, Missing> {
+    let mut next = found.clone();
+    next.spec = wanted.spec.clone();
+    let annotations = wanted.metadata.annotations.clone().unwrap_or_default();
+    next.metadata.annotations.get_or_insert_default().extend(annotations);
+    match api.replace(name, &PostParams::default(), &next).await {
+        Ok(replaced) => {
+            tracing::info!(name, "definition of an older agent replaced");
+            Ok(replaced)
+        }
+        // Another agent was first.
+        Err(kube::Error::Api(status)) if status.code == 409 => Err(Missing::NotYet),
+        Err(kube::Error::Api(status)) => {
+            let error = &status.message;
+            tracing::warn!(name, error, "the definition of an older agent cannot be replaced, it stays");
+            Ok(found)
+        }
+        Err(error) => Err(Missing::Refused(error)),
+    }
+}
+
+fn schema(definition: &CustomResourceDefinition) -> u32 {
+    let said = definition.metadata.annotations.as_ref().and_then(|all| all.get(SCHEMA));
+    said.and_then(|number| number.parse().ok()).unwrap_or(1)
 }
 
 fn is_established(

@@ -76,7 +76,7 @@ impl Api {
                     self.log.push(Told::Endpoint(Event::Delete(endpoint)));
                 }
             }
-            Wish::Keep { .. } | Wish::Mark { .. } | Wish::Remove { .. } => {}
+            Wish::Keep { .. } | Wish::Mark { .. } | Wish::Remove { .. } | Wish::Judge { .. } => {}
         }
     }
 

@@ -64,7 +64,11 @@ fn grant(cluster: &mut Cluster) {
                     endpoint.metadata.resource_version = Some(version.to_string());
                     cluster.index.observe(Event::Apply(endpoint));
                 }
-                Wish::Keep { .. } | Wish::Mark { .. } | Wish::Remove { .. } | Wish::Withdraw { .. } => {}
+                Wish::Keep { .. }
+                | Wish::Mark { .. }
+                | Wish::Remove { .. }
+                | Wish::Withdraw { .. }
+                | Wish::Judge { .. } => {}
             }
         }
     }

@@ -16,8 +16,9 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
+use anyhow::Context as _;
 use apiserver::ApiServer;
-use kube::{Client, Config};
+use kube::{Api, Client, Config, api::PostParams};
 use netns::NetNs;
 use tokio::{
     net::{TcpListener, UnixListener},
@@ -118,6 +119,7 @@ async fn start_and_run(shared: &Arc<Shared>, edge: &std::sync::OnceLock<Edge>) -
     let (address, serving) = start_api(&shared.state).await?;
     shared.update(|status| status.api = Some(address));
     let client = Client::try_from(Config::new(format!("http://{address}").parse()?))?;
+    define(&client).await?;
 
     shared.begin("start the load balancer");
     let balancers = Edge::new(shared.state.topology.clone(), shared.state.health_check)?;
@@ -135,6 +137,13 @@ async fn start_and_run(shared: &Arc<Shared>, edge: &std::sync::OnceLock<Edge>) -
         ended = agents => Err(ended.context("supervise agents")),
         ended = relay => Err(ended.context("supervise the relay")),
     }
+}
+
+/// Kinds that a cluster has because somebody installed them, and that policies of a lab may be of.
+async fn define(client: &Client) -> anyhow::Result<()> {
+    let definition = policy::v1alpha2::definition();
+    Api::all(client.clone()).create(&PostParams::default(), &definition).await.context("define a kind")?;
+    Ok(())
 }
 
 fn context(shared: &Shared, client: Client, balancers: Edge) -> anyhow::Result<controllers::Context<Edge>> {

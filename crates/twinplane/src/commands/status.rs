@@ -3,7 +3,7 @@
 
 mod relay;
 
-use std::process::ExitCode;
+use std::{collections::BTreeSet, process::ExitCode};
 
 use agent::wire::AgentStatus;
 use dataplane::{Counter, Feature, MapFill, ObjectState, ObjectStatus, Unseen};
@@ -73,6 +73,7 @@ fn table(report: &Report) -> String {
             ),
         ],
     ];
+    head.extend(policies(&status.problems));
     head.extend(status.waiting_for.iter().map(|what| vec!["waiting for".into(), what.clone()]));
     let interruptions = status.interruptions.iter();
     head.extend(
@@ -90,6 +91,14 @@ fn table(report: &Report) -> String {
     ];
     let head = columns(&["", ""], head).trim_start().to_owned();
     head + &sections.concat()
+}
+
+/// How many policies are not enforced as they are written, if any.
+fn policies(problems: &[ObjectStatus]) -> Option<Vec<String>> {
+    let of_policies = problems.iter().filter(|problem| problem.kind.ends_with("NetworkPolicy"));
+    let concerned: BTreeSet<_> = of_policies.map(|problem| (&problem.kind, &problem.name)).collect();
+    let count = concerned.len();
+    (count > 0).then(|| vec!["policies".into(), format!("{count} with parts that cannot be enforced")])
 }
 
 /// A blank line and a table; nothing where there is nothing to show.
@@ -216,6 +225,25 @@ mod tests {
                 "verdicts no rule gives one",
             ]
         );
+    }
+
+    #[test]
+    fn policies_with_problems_are_counted_each_once() {
+        let problem = |kind: &str, field: &str| ObjectStatus {
+            kind: kind.into(),
+            name: "shop/web".into(),
+            state: ObjectState::Refused,
+            field: Some(field.into()),
+            reason: Some("unknown".into()),
+            generation: Generation(0),
+        };
+        assert_eq!(policies(&[problem("Service", "a")]), None);
+        let all = [
+            problem("NetworkPolicy", "a"),
+            problem("NetworkPolicy", "b"),
+            problem("ClusterNetworkPolicy", "a"),
+        ];
+        assert_eq!(policies(&all).expect("some")[1], "2 with parts that cannot be enforced");
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! Policies within the index: when they are told of, whom they concern, what is reported.
 
+use std::net::IpAddr;
+
 use cluster::{Kind, POLICY_ANNOTATION, TwinplaneEndpoint, TwinplaneIdentity, Wish};
+use ipnet::IpNet;
 use k8s_openapi::{
     api::{
         core::v1::{Namespace, Pod},
@@ -233,4 +236,41 @@ fn what_is_wrong_with_a_policy_is_reported_on_it_while_it_is_there() {
     cluster.delete::<ClusterNetworkPolicy>(&nodes).delete::<NetworkPolicy>(&bad);
     assert!(cluster.problems().is_empty());
     assert_eq!(<ClusterNetworkPolicy as Kind>::KIND, "ClusterNetworkPolicy");
+}
+
+#[test]
+fn another_pod_of_known_labels_costs_one_address_and_no_row_of_a_list() {
+    let rule =
+        json!({"from": [{"podSelector": {"matchLabels": {"app": "client"}}}], "ports": [{"port": 80}]});
+    let spec = json!({"podSelector": {"matchLabels": {"app": "server"}}, "ingress": [rule]});
+    let mut cluster = with_policies(&[network_policy(&spec)]);
+    let known = identity(&cluster, "client");
+    let (new, labels) =
+        (4001, json!({"k8s:app": "client", "k8s:io.kubernetes.pod.namespace": "shop", "k8s:v": "2"}));
+    cluster.apply::<TwinplaneIdentity>(&json!({"metadata": {"name": "4001"}, "spec": {"labels": labels}}));
+    let mut told = |address: &str, identity: u32| {
+        let name = format!("far-{}", address.replace('.', "-"));
+        let status = json!({"node": "node-b", "identity": identity, "addresses": [address]});
+        let metadata = json!({"namespace": "shop", "name": name});
+        cluster.apply::<TwinplaneEndpoint>(&json!({"metadata": metadata, "status": status}));
+        let update = cluster.index.take_update().expect("an update");
+        cluster.snapshot.advance(update.clone());
+        (update.addresses, update.policy)
+    };
+    let (_, policy) = told("10.20.1.2", new);
+    assert_eq!(policy.peers.len(), 1, "labels that nobody had: {policy:?}");
+    for (address, identity) in [("10.20.1.3", new), ("10.20.1.4", known.get())] {
+        let (addresses, policy) = told(address, identity);
+        let prefix = IpNet::from(address.parse::<IpAddr>().expect("address"));
+        assert_eq!(addresses, [(prefix, Some(IdentityId::from_raw(identity)))].into());
+        assert!(policy.is_empty(), "{policy:?}");
+    }
+    // On this node it has a row of its own, which refers to lists that are there.
+    let mut before = cluster.snapshot.policy.clone();
+    cluster.apply::<Pod>(&pod("client-2", "client", &json!({})));
+    cluster.index.set_endpoint(attached("client-2", "10.20.0.4"));
+    grant(&mut cluster);
+    assert_eq!(identity(&cluster, "client-2"), known);
+    before.endpoints.insert(name("client-2"), before.endpoints[&name("client")]);
+    assert_eq!(cluster.snapshot.policy, before);
 }

@@ -70,6 +70,7 @@ fn save() -> String {
 ///
 /// The one difference that remains: kube-proxy walks a Go map, so that the order between services in a shared
 /// chain is by chance; here it is by name. No packet can tell: rules of different services exclude each other.
+/// Tables are in order of name: the legacy variant lists them by their first use.
 fn normalised(text: &str) -> String {
     let mut lines: Vec<_> = text.lines().filter(|line| !line.starts_with('#')).collect();
     for shared in ["-A KUBE-SERVICES ", "-A KUBE-EXTERNAL-SERVICES ", "-A KUBE-NODEPORTS "] {
@@ -79,5 +80,8 @@ fn normalised(text: &str) -> String {
             run.sort_by_key(|line| line.split("--comment ").nth(1).and_then(|rest| rest.split(' ').next()));
         }
     }
-    lines.join("\n")
+    let mut tables: Vec<_> =
+        lines.split_inclusive(|line| *line == "COMMIT").map(|table| table.join("\n")).collect();
+    tables.sort_unstable();
+    tables.join("\n")
 }

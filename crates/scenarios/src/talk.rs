@@ -90,7 +90,8 @@ fn serve_tcp(listener: &TcpListener, pod: Pod, stop: &AtomicBool) {
 }
 
 fn serve_stream(mut stream: TcpStream, pod: Pod, client: IpAddr) -> io::Result<()> {
-    stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+    // Longer than a flow is held on a machine that is busy otherwise.
+    stream.set_read_timeout(Some(Duration::from_secs(300)))?;
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     while reader.read_line(&mut line)? > 0 {

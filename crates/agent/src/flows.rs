@@ -51,7 +51,7 @@ use crate::{
 /// Where flows are served unless it is said otherwise.
 pub const OBSERVER_SOCKET: &str = "/run/twinplane/observer.sock";
 
-/// After everything was taken: a ring of 8,192 records is full only where more than 800,000 are told of in a second.
+/// After everything was taken: a ring of 7,281 records is full only where more than 700,000 are told of in a second.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Records stored in one go, readers being woken once.
 const BATCH: usize = 256;

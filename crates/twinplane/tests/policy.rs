@@ -89,6 +89,111 @@ fn asked(lab: &Named, nginx: &str, address: &str) {
     assert!(suggested.contains("name: allow-nginx") && suggested.contains("role: frontend"), "{suggested}");
 }
 
+/// One for each first packet at the pod that has a policy, with the rule.
+fn verdicts(lab: &Named) {
+    let observe = |rest: &[&str]| {
+        let common =
+            ["observe", "--lab", &lab.0, "--all", "--type", "policy-verdict", "--to-label", "app=nginx"];
+        succeeded(&run(&[&common[..], rest].concat()))
+    };
+    let lines = observe(&[]);
+    let line =
+        |pod: &str| lines.lines().find(|line| line.contains(pod)).unwrap_or_else(|| panic!("{pod}: {lines}"));
+    for (pod, said) in [
+        ("client-allowed", " policy-verdict:L3-Only INGRESS ALLOWED (TCP Flags: SYN)"),
+        ("client-blocked", " policy-verdict:none INGRESS DENIED (TCP Flags: SYN)"),
+    ] {
+        assert!(line(pod).contains(said), "{lines}");
+    }
+    let all: Vec<serde_json::Value> =
+        observe(&["-o", "json"]).lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let of = |pod: &str| {
+        let found = all.iter().find(|answer| answer["flow"]["source"]["pod_name"] == pod);
+        found.unwrap_or_else(|| panic!("{pod}: {all:?}"))["flow"].clone()
+    };
+    let (allowed, denied) = (of("client-allowed"), of("client-blocked"));
+    for flow in [&allowed, &denied] {
+        assert_eq!((&flow["event_type"]["type"], &flow["traffic_direction"]), (&5.into(), &"INGRESS".into()));
+    }
+    assert_eq!((&allowed["verdict"], &allowed["policy_match_type"]), (&"FORWARDED".into(), &1.into()));
+    assert_eq!(
+        (&denied["verdict"], &denied["drop_reason_desc"]),
+        (&"DROPPED".into(), &"POLICY_DENIED".into())
+    );
+    for (flow, by, label) in [
+        (&allowed, "ingress_allowed_by", "twinplane:rule=ingress[0]"),
+        (&denied, "ingress_denied_by", "twinplane:isolates=ingress"),
+    ] {
+        let policy = &flow[by][0];
+        assert_eq!(
+            (&policy["name"], &policy["kind"]),
+            (&"nginx-allow-frontend".into(), &"NetworkPolicy".into())
+        );
+        assert_eq!(policy["labels"][0], label, "{flow}");
+    }
+}
+
+/// Rules go on counting where they were.
+fn restarted(lab: &Named, nginx: &str) {
+    let counts = || {
+        let asked = ["policy", "get", &format!("netflow-test/{nginx}"), "-o", "json", "--lab", &lab.0];
+        let output = run(&asked);
+        let table: serde_json::Value = serde_json::from_str(&texts(&output).0).ok()?;
+        let row = |row: &serde_json::Value| Some((row["rule"]["rule"].clone(), row["packets"].as_u64()?));
+        let rows: Vec<_> = table["rows"].as_array()?.iter().filter_map(row).collect();
+        // Named again, once the agent knows everything.
+        (!table["rows"][0]["rule"].is_null()).then_some(rows)
+    };
+    let before = counts().expect("counts");
+    for node in ["node-a", "node-b"] {
+        succeeded(&lab.lab("agent stop", &[node]));
+        succeeded(&lab.lab("agent start", &[node]));
+    }
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let after = loop {
+        if let Some(after) = counts() {
+            break after;
+        }
+        assert!(Instant::now() < deadline, "the agents know no rules");
+    };
+    assert!(before.iter().all(|(_, packets)| *packets > 0), "{before:?}");
+    for (rule, packets) in &before {
+        let now = after.iter().find(|(other, _)| other == rule).map(|(_, packets)| *packets);
+        assert!(now >= Some(*packets), "{rule}: {before:?}, then {after:?}");
+    }
+}
+
+/// Under an annotation nothing is dropped, and what would be is told of.
+fn audited(lab: &Named, address: &str, nginx: &str) {
+    let annotate = |what: &str| {
+        succeeded(&lab.lab("kubectl", &["--", "annotate", "namespace", "netflow-test", what]));
+    };
+    annotate("twinplane.dev/policy=audit");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while status(lab, "netflow-test/client-blocked", address) != "200" {
+        assert!(Instant::now() < deadline, "it is dropped");
+    }
+    let asked = ["observe", "--lab", &lab.0, "--all", "--verdict", "AUDIT"];
+    let told = loop {
+        let told = texts(&run(&asked)).0;
+        if told.contains("AUDITED") || Instant::now() > deadline {
+            break told;
+        }
+    };
+    let line = told.lines().find(|line| line.contains("AUDITED (TCP Flags: SYN)"));
+    assert!(line.is_some_and(|line| line.contains("netflow-test/client-blocked")), "{told}");
+    let explain = ["policy", "explain", "netflow-test/client-blocked", nginx, "80", "--lab", &lab.0];
+    let output = run(&explain);
+    let (out, err) = texts(&output);
+    assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    assert!(out.contains("80/TCP: audited (denied, and let through)"), "{out}");
+    assert!(
+        out.lines().filter(|line| line.starts_with("kernel of")).all(|line| line.ends_with(": agrees")),
+        "{out}"
+    );
+    annotate("twinplane.dev/policy-");
+}
+
 #[test]
 fn who_is_allowed_is_served_and_who_is_not_times_out_and_is_seen() {
     enforces(&["--dataplane", "ebpf"]);
@@ -131,7 +236,13 @@ fn enforces(up: &[&str]) {
     let line = drops.lines().find(|line| line.contains("Policy denied DROPPED (TCP Flags: SYN)"));
     let line = line.unwrap_or_else(|| panic!("no drop by policy: {drops}"));
     assert!(line.contains("netflow-test/client-blocked") && line.contains("netflow-test/nginx-"), "{line}");
-    asked(&lab, nginx["items"][0]["metadata"]["name"].as_str().expect("a name"), &pod);
+    let name = nginx["items"][0]["metadata"]["name"].as_str().expect("a name");
+    asked(&lab, name, &pod);
+    if up.contains(&"ebpf") {
+        verdicts(&lab);
+        restarted(&lab, name);
+    }
+    audited(&lab, &pod, &format!("netflow-test/{name}"));
     succeeded(&kubectl(&["delete", "networkpolicy", "nginx-allow-frontend"]));
     while status(&lab, "netflow-test/client-blocked", &frontend) != "200" {
         assert!(Instant::now() < deadline + Duration::from_secs(20), "it stays denied");

@@ -99,7 +99,9 @@ impl Story<'_> {
              No answer was ever told of: the handshake never began, which is why the client hung.",
             BLOCKED.name, who.client.1, who.servers.1
         );
-        found.told.extend(exhibit.capture.output.lines().next().map(str::to_owned));
+        // The verdict comes before the drop that it is about.
+        let drop = exhibit.capture.output.lines().find(|line| line.contains(" DROPPED "));
+        found.told.extend(drop.map(str::to_owned));
         found.exhibits.push(exhibit);
         found.fact("drops_told", drops);
         found.exhibits.push(self.drop_in_full(since)?);

@@ -1,11 +1,15 @@
 //! The accepted differences between the planes, each written down once.
 
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Family, Frontend, FrontendAddress, FrontendKind, Masquerade, NodePortAddresses, ServicePort, Snapshot,
-    Target, TrafficPolicy,
+    Family, Frontend, FrontendAddress, FrontendKind, IdentityId, Masquerade, NodePortAddresses, ServicePort,
+    Snapshot, Target, TrafficPolicy,
     oracle::{Origin, Outcome, Packet, addressed},
+    policy::{Direction, L4, PeerAddress, Question, Verdict},
 };
 
 /// A dataplane this project has.
@@ -131,6 +135,17 @@ pub const DIVERGENCES: &[Divergence] = &[
         applies: |situation| matches!(situation.outcome, Outcome::NoLocalEndpoints),
     },
     Divergence {
+        name: "denied-without-endpoints",
+        reason: "on the iptables plane policies are asked before any rule of the filter table, also kube-proxy's that \
+                 refuses for want of endpoints: a pod that may not send to a Service's address waits for its timeout; the \
+                 eBPF plane asks about backends, and refuses where there is none to ask about",
+        ebpf: None,
+        iptables: Some(Answer::Silence),
+        applies: |situation| {
+            matches!(situation.outcome, Outcome::NoEndpoints) && situation.is_denied_to_its_pod()
+        },
+    },
+    Divergence {
         name: HAIRPIN,
         reason: "the eBPF plane chooses a pod's backend when it connects, before there is a packet that could be masqueraded; \
                  a pod that is given itself talks to itself directly, and sees its own address instead of its node's",
@@ -182,6 +197,30 @@ impl Situation<'_> {
             Target::Backends(backends, Masquerade::No)
                 if frontend.source_ranges.is_empty() && backends.iter().any(|it| it.address.ip() == source)
         )
+    }
+
+    /// Whether a pod of the node may not send to the address as it is.
+    fn is_denied_to_its_pod(&self) -> bool {
+        let Packet { source, destination, protocol } = *self.packet;
+        let Snapshot { endpoints, addresses, policy, .. } = self.snapshot;
+        let sender = endpoints.values().find(|endpoint| endpoint.addresses.contains(&source.ip()));
+        let Some(sender) = sender.filter(|sender| policy.endpoints.contains_key(&sender.pod)) else {
+            return false;
+        };
+        let owner = |known: &BTreeMap<IpNet, IdentityId>| {
+            let holding = known.iter().filter(|(net, _)| net.contains(&destination.ip()));
+            holding.max_by_key(|(net, _)| net.prefix_len()).map(|(_, id)| *id)
+        };
+        let peer =
+            PeerAddress { identity: owner(addresses).unwrap_or_default(), prefix: owner(&policy.prefixes) };
+        let question = Question {
+            endpoint: &sender.pod,
+            direction: Direction::Egress,
+            peer,
+            l4: L4::Port(protocol, destination.port()),
+            loopback: false,
+        };
+        policy.decide(&question).verdict == Verdict::Deny
     }
 
     fn is_from_host_to_external_ip(&self) -> bool {

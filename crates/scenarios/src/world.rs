@@ -1,5 +1,7 @@
 //! Where a case happens: on the oracle alone, or on a plane between real sockets.
 
+mod closed;
+
 use std::{
     collections::BTreeMap,
     io::ErrorKind,
@@ -36,6 +38,7 @@ pub struct World {
     pub(crate) lab: Option<Lab>,
     /// Nodes reach each other's pods through a tunnel.
     tunnel: bool,
+    closed: bool,
 }
 
 /// Nodes that run a plane, and pods that serve.
@@ -77,6 +80,7 @@ impl World {
             oracle: Oracle::default(),
             lab,
             tunnel: false,
+            closed: false,
         }
     }
 
@@ -122,6 +126,9 @@ impl World {
                 next.endpoints =
                     endpoints.map(|endpoint| (endpoint.pod.clone(), Arc::new(endpoint))).collect();
                 next.node.tunnel = self.tunnel.then(|| lab.topology.tunnel(node));
+                if self.closed {
+                    closed::close(&mut next);
+                }
                 lab.apply(node, &next, &next.changed_since(&before));
             }
             self.oracle.snapshots.insert(node, next);
@@ -203,11 +210,12 @@ impl World {
     /// programmed. `meanwhile` runs while there is none.
     pub fn restart(&mut self, meanwhile: impl FnOnce()) {
         let Some(lab) = &mut self.lab else { return meanwhile() };
+        let setting = Setting { policy: self.closed, ..Setting::usual(lab.plane) };
         let pins = lab.planes.split_off(&Node::A).into_iter().map(|(node, plane)| (node, plane.stop()));
         let pins: Vec<_> = pins.collect();
         meanwhile();
         for (node, pins) in pins {
-            lab.planes.insert(node, NodePlane::start(Setting::usual(lab.plane), &lab.topology, node, pins));
+            lab.planes.insert(node, NodePlane::start(setting, &lab.topology, node, pins));
             let snapshot = &self.oracle.snapshots[&node];
             lab.apply(node, snapshot, &Changed::all(snapshot));
         }

@@ -94,6 +94,7 @@ cases! {
         filtered_node_port_without_local_endpoints,
         internal_local,
         no_endpoints,
+        denied_without_endpoints,
         source_ranges,
         source_ranges_on_the_node,
         terminating,

@@ -110,6 +110,15 @@ pub(super) fn no_endpoints(world: &mut World) {
     }
 }
 
+/// Whether a pod may send is asked first on one plane, whether anybody is there on the other.
+pub(super) fn denied_without_endpoints(world: &mut World) {
+    world.program(&[Service::web(&[])]);
+    world.close_pods();
+    world.expect(Probe::tcp(Place::Pod(A1), WEB), Want::NoEndpoints);
+    world.expect(Probe::tcp(Place::Host(A), WEB), Want::NoEndpoints);
+    world.expect(Probe::tcp(Client, WEB_VIP), Want::NoEndpoints);
+}
+
 /// They guard the load-balancer address, and nothing else.
 pub(super) fn source_ranges(world: &mut World) {
     world.program(&[Service::web(&[A2, B1]).source_ranges(&["192.0.2.0/24", "2001:db8:2::/48"])]);

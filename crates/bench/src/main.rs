@@ -6,6 +6,7 @@
 
 mod agents;
 mod connect;
+mod enforce;
 mod fleet;
 mod listener;
 mod machine;
@@ -116,6 +117,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
             }
             Part::Programming => {
                 program::measure(effort, &mut report)?;
+                enforce::measure(&mut report)?;
                 stale::measure(&mut report)?;
             }
             Part::Memory => {

@@ -50,7 +50,8 @@ fn one<T: Copy>(rng: &mut Rng, of: &[T]) -> T {
 
 fn l4_match(rng: &mut Rng) -> L4Match {
     let protocol = one(rng, &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
-    let port = one(rng, &PORTS);
+    // Neighbours, as often as not.
+    let port = if rng.bool() { one(rng, &PORTS) } else { rng.u16(79..82) };
     match rng.u8(..5) {
         0 => L4Match::Any,
         1 => L4Match::Ports(protocol, PortPrefix::ALL),
@@ -117,7 +118,7 @@ impl Filling<'_> {
         self.table.lists.insert(list, RuleList { direction, tier, isolation });
         for peer in peers {
             if self.rng.u8(..3) == 0 {
-                let count = self.rng.usize(1..4);
+                let count = self.rng.usize(1..7);
                 let said: Vec<_> =
                     (0..count).map(|_| (l4_match(self.rng), self.said(direction, tier))).collect();
                 let ports = PortsId(self.table.ports.len() as u32 + 1);
@@ -164,7 +165,10 @@ pub(crate) fn packet(rng: &mut Rng, family: Family) -> Packet {
     let direction = one(rng, &Direction::ALL);
     let l4 = match rng.u8(..8) {
         0 => L4::Other,
-        _ => L4::Port(one(rng, &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp]), one(rng, &PORTS)),
+        number => {
+            let port = if number < 5 { one(rng, &PORTS) } else { rng.u16(79..82) };
+            L4::Port(one(rng, &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp]), port)
+        }
     };
     Packet { direction, peer, l4 }
 }

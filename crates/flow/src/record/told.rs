@@ -16,15 +16,26 @@ use crate::{
     proto::flow::{DropReason, TraceObservationPoint, TraceReason, TrafficDirection, Verdict},
 };
 
+/// A denial. How narrow the rule is, no rule says; most often it is a policy's isolation.
+const UNMATCHED: Seen = Seen::PolicyVerdict(PolicyMatch::None);
+
 impl Decoder {
-    /// `now`: when it was read. `None`: it is of no interest, a flow of the node's own loopback.
-    pub fn decode_told(&mut self, told: &Told, directory: &Directory, now: Time) -> Option<Event> {
-        let flow = match told {
-            Told::Tracked(tracked) if is_loopback(tracked) => return None,
-            Told::Tracked(tracked) => self.tracked(tracked, directory),
-            Told::Stopped(stopped) => self.stopped(stopped, directory),
+    /// `now`: when it was read. A policy's drop comes after its verdict. Nothing: it is of no interest, a flow of the node's own
+    /// loopback.
+    pub fn decode_told(&mut self, told: &Told, directory: &Directory, now: Time) -> Vec<Event> {
+        let flows = match told {
+            Told::Tracked(tracked) if is_loopback(tracked) => vec![],
+            Told::Tracked(tracked) => vec![self.tracked(tracked, directory)],
+            Told::Stopped(stopped) => {
+                let flow = self.stopped(stopped, directory);
+                let uuid = self.uuid();
+                let verdict = || Flow { uuid, seen: UNMATCHED, ..flow.clone() };
+                let verdict = (stopped.why == Stop::Policy).then(verdict);
+                verdict.into_iter().chain([flow]).collect()
+            }
         };
-        Some(Event { time: self.not_before(now), body: Body::Flow(flow) })
+        let time = self.not_before(now);
+        flows.into_iter().map(|flow| Event { time, body: Body::Flow(flow) }).collect()
     }
 
     fn tracked(&mut self, tracked: &Tracked, directory: &Directory) -> Flow {
@@ -97,8 +108,7 @@ impl Decoder {
             None => TrafficDirection::Ingress,
         };
         let (verdict, seen) = match stopped.why {
-            // How narrow the rule is, no rule says; most often it is a policy's isolation.
-            Stop::Audited => (Verdict::Audit, Seen::PolicyVerdict(PolicyMatch::None)),
+            Stop::Audited => (Verdict::Audit, UNMATCHED),
             why => (Verdict::Dropped, Seen::Drop(drop_reason(why))),
         };
         let service = |tuple: Tuple| {

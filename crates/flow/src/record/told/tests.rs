@@ -58,7 +58,7 @@ fn decoder() -> Decoder {
 }
 
 fn event(told: &Told) -> Option<Event> {
-    decoder().decode_told(told, &directory(), Time(5))
+    decoder().decode_told(told, &directory(), Time(5)).pop()
 }
 
 fn flow(told: &Told) -> Flow {
@@ -244,21 +244,25 @@ fn what_a_policy_denies_names_its_rule_and_what_it_would_deny_is_audited() {
     let told = |why, rule| {
         let asked = tuple("10.20.0.2", "10.20.0.3", tcp(40_000, 8080));
         let stopped = Stopped { why, rule, tuple: Some(asked), tcp_flags: 2, device: Some(3) };
-        let event = decoder().decode_told(&Told::Stopped(stopped), &directory, Time(5)).expect("of interest");
-        event.flow().expect("a flow").clone()
+        let events = decoder().decode_told(&Told::Stopped(stopped), &directory, Time(5));
+        events.iter().map(|event| event.flow().expect("a flow").clone()).collect::<Vec<_>>()
     };
+    let said = Seen::PolicyVerdict(PolicyMatch::None);
     for (why, verdict, seen) in [
-        (Stop::Policy, Verdict::Dropped, Seen::Drop(DropReason::PolicyDenied)),
-        (Stop::Audited, Verdict::Audit, Seen::PolicyVerdict(PolicyMatch::None)),
+        (Stop::Policy, Verdict::Dropped, &[said.clone(), Seen::Drop(DropReason::PolicyDenied)][..]),
+        (Stop::Audited, Verdict::Audit, std::slice::from_ref(&said)),
     ] {
-        let flow = told(why, Some(RuleId(7)));
-        assert_eq!((flow.verdict, &flow.seen, flow.direction), (verdict, &seen, TrafficDirection::Ingress));
-        let rules = flow.rules.expect("a rule");
-        assert_eq!(rules.ingress_denied[0].name, "web");
-        assert!(rules.egress_denied.is_empty() && rules.ingress_allowed.is_empty());
+        let flows = told(why, Some(RuleId(7)));
+        assert_eq!(flows.iter().map(|flow| flow.seen.clone()).collect::<Vec<_>>(), seen);
+        for flow in flows {
+            assert_eq!((flow.verdict, flow.direction), (verdict, TrafficDirection::Ingress));
+            let rules = flow.rules.expect("a rule");
+            assert_eq!(rules.ingress_denied[0].name, "web");
+            assert!(rules.egress_denied.is_empty() && rules.ingress_allowed.is_empty());
+        }
     }
-    let unknown = told(Stop::Policy, Some(RuleId(8)));
-    assert_eq!((unknown.rules, unknown.direction), (None, TrafficDirection::Egress));
+    let [_, unknown] = &told(Stop::Policy, Some(RuleId(8)))[..] else { panic!("a verdict and a drop") };
+    assert_eq!((&unknown.rules, unknown.direction), (&None, TrafficDirection::Egress));
 }
 
 /// Losses of sockets are told once, without a CPU.

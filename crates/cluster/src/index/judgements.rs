@@ -134,3 +134,42 @@ fn message(problems: &[Problem]) -> String {
         None => text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(text: &str) -> Time {
+        Time(text.parse().expect("a time"))
+    }
+
+    fn problem(reason: &str) -> Problem {
+        let object = ObjectRef { kind: "ClusterNetworkPolicy", namespace: String::new(), name: "p".into() };
+        Problem { object, field: "spec.egress[0]".into(), reason: reason.into() }
+    }
+
+    #[test]
+    fn the_time_is_that_of_the_last_change_of_the_answer_not_of_its_words() {
+        let (then, now) = (at("2026-11-23T10:00:00Z"), at("2026-11-23T11:00:00Z"));
+        let mut told = Told { version: "1".into(), generation: Some(1), conditions: vec![] };
+        let first = Judgement::of(&[problem("odd")], &told);
+        assert_eq!((first.accepted, first.since.as_ref(), first.is_told(&told)), (false, None, false));
+        told.conditions = vec![first.condition(then.clone())];
+        assert!(Judgement::of(&[problem("odd")], &told).is_told(&told));
+        let other = Judgement::of(&[problem("odder")], &told);
+        assert!(!other.is_told(&told));
+        assert_eq!(other.condition(now.clone()).last_transition_time, then);
+        told.generation = Some(2);
+        let fine = Judgement::of(&[], &told);
+        assert_eq!((fine.accepted, fine.is_told(&told)), (true, false));
+        let fine = fine.condition(now.clone());
+        assert_eq!((fine.last_transition_time, fine.observed_generation), (now, Some(2)));
+    }
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let text = message(&[problem(&"ü".repeat(2 * MOST))]);
+        assert_eq!(text.chars().count(), MOST + 3);
+        assert!(text.ends_with("ü..."));
+    }
+}

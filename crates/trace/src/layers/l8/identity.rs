@@ -95,8 +95,8 @@ impl Story<'_> {
         let mut exhibit = seen(&of_drops)?;
         let drops = whole(&exhibit).map_err(|gaps| unaccounted(gaps.to_string()))?;
         exhibit.capture.note = format!(
-            "{} (identity {}) to the Service's pods ({}): denied at the first segment, each of the {drops} times it was sent. \
-             No answer was ever told of: the handshake never began, which is why the client hung.",
+            "{} (identity {}) to the Service's pods ({}): the policy's verdict, and the drop, at the first segment, each of the \
+             {drops} times it was sent. No answer was ever told of: the handshake never began, which is why the client hung.",
             BLOCKED.name, who.client.1, who.servers.1
         );
         // The verdict comes before the drop that it is about.
@@ -111,7 +111,7 @@ impl Story<'_> {
     fn drop_in_full(&self, since: &str) -> Result<Exhibit, Error> {
         let fields = "verdict,drop_reason_desc,source.identity,source.pod_name,destination.identity,\
                       destination.pod_name,ingress_denied_by";
-        let more = ["--verdict", "DROPPED", "-o", "json", "--field-mask", fields];
+        let more = ["--type", "drop", "-o", "json", "--field-mask", fields];
         let line = self.flows_of(BLOCKED, since, &more);
         let Line { place, argv } = line;
         let script =
@@ -143,10 +143,14 @@ impl Story<'_> {
                 flow.is_answer == Some(true) && flow.has("SYN") && flow.verdict == "FORWARDED"
             };
             let answer = flows.iter().find(is_answer).filter(|_| !dropped);
-            let pod = answer.map(|flow| flow.server.name().to_owned());
+            let judged = exhibit.capture.output.contains(" INGRESS ALLOWED ");
+            let pod = answer.filter(|_| judged).map(|flow| flow.server.name().to_owned());
             Ok(pod.map(|pod| (exhibit, pod)))
         })?;
-        exhibit.capture.note = format!("{} reaches {pod}, and is answered.", ALLOWED.name);
+        exhibit.capture.note = format!(
+            "{} reaches {pod}, which the policy's verdict allowed by who it is (L3), and is answered.",
+            ALLOWED.name
+        );
         found.exhibits.push(exhibit);
         Ok(pod)
     }

@@ -1,5 +1,7 @@
 //! The tables of one address family, and what is written into them in which order.
 
+mod difference;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
@@ -14,6 +16,7 @@ use aya::Pod;
 use dataplane::Error;
 use model::{NodeConfig, ServicePortId, Snapshot};
 
+use self::difference::{gone, gone_keys, merge};
 use crate::{
     identities::Identities,
     lookups::Lookups,
@@ -383,25 +386,4 @@ impl<A: MapNames> Family<A> {
         let endpoints = self.endpoints.known().keys().map(|address| rows::endpoint_bit(*address));
         self.owned.values().flat_map(|rows| rows.bits.iter().copied()).chain(endpoints)
     }
-}
-
-fn gone<'a, K: Ord + Copy, V, W>(
-    old: &'a BTreeMap<K, V>,
-    new: &'a BTreeMap<K, W>,
-) -> impl Iterator<Item = K> + 'a {
-    old.keys().filter(|key| !new.contains_key(key)).copied()
-}
-
-fn gone_keys<K: Ord + Copy, V, W>(old: &BTreeMap<K, V>, new: &BTreeMap<K, W>) -> Vec<K> {
-    gone(old, new).collect()
-}
-
-fn merge<A: Address>(mut old: Rows<A>, new: Rows<A>, ours: impl Fn(&FrontendKey<A>) -> bool) -> Rows<A> {
-    old.frontends.extend(new.frontends.into_iter().filter(|(key, _)| ours(key)));
-    old.backends.extend(new.backends);
-    old.members.extend(new.members);
-    old.ranges.extend(new.ranges);
-    old.tables.extend(new.tables);
-    old.bits.extend(new.bits);
-    old
 }

@@ -1,9 +1,11 @@
 //! Identities between nodes: agents that see the API server's state late, in their own time, write to it at once, start anew
 //! and collect. Whatever the order, no number ever stands for the wrong labels, and in the end all agree.
 
+mod pods;
+
 use std::collections::{BTreeMap, BTreeSet};
 
-use cluster::{EndpointView, Index, News, TwinplaneEndpoint, TwinplaneIdentity, UNUSED_SINCE, Wish};
+use cluster::{EndpointView, Index, News, TwinplaneIdentity, Wish};
 use ipnet::IpNet;
 use k8s_openapi::{
     api::{
@@ -17,98 +19,15 @@ use model::{Endpoint, IdentityId, Labels, MacAddress, PodName, Reserved, Snapsho
 use proptest::prelude::*;
 use serde_json::json;
 
-use crate::support::{node, read};
+use self::pods::{address, endpoint, name, object, wanted};
+use crate::{
+    api::{Api, Told},
+    support::{node, read},
+};
 
 const NODES: [&str; 3] = ["node-a", "node-b", "node-c"];
 const SETS: usize = 3;
 const PODS: usize = 4;
-
-/// What the API server has, and what it told so far.
-#[derive(Default)]
-struct Api {
-    identities: BTreeMap<IdentityId, TwinplaneIdentity>,
-    endpoints: BTreeMap<PodName, TwinplaneEndpoint>,
-    version: u64,
-    log: Vec<Told>,
-}
-
-#[derive(Clone)]
-enum Told {
-    Identity(Event<TwinplaneIdentity>),
-    Endpoint(Event<TwinplaneEndpoint>),
-}
-
-impl Api {
-    fn put_identity(&mut self, mut identity: TwinplaneIdentity) {
-        self.version += 1;
-        identity.metadata.resource_version = Some(self.version.to_string());
-        identity.metadata.uid.get_or_insert_with(|| format!("uid-{}", self.version));
-        let id = identity.metadata.name.as_deref().expect("name").parse().expect("a number");
-        self.identities.insert(id, identity.clone());
-        self.log.push(Told::Identity(Event::Apply(identity)));
-    }
-
-    fn remove_identity(&mut self, id: IdentityId) {
-        if let Some(identity) = self.identities.remove(&id) {
-            self.log.push(Told::Identity(Event::Delete(identity)));
-        }
-    }
-
-    fn is_at(&self, id: IdentityId, version: &str) -> bool {
-        self.identities.get(&id).is_some_and(|i| i.metadata.resource_version.as_deref() == Some(version))
-    }
-
-    /// As the real one: conditional, and what does not fit any more is refused.
-    fn grant(&mut self, wish: Wish) {
-        match wish {
-            Wish::Create { id, labels } => {
-                if !self.identities.contains_key(&id) {
-                    self.put_identity(TwinplaneIdentity::new(id, labels));
-                }
-            }
-            Wish::Keep { id, version } if self.is_at(id, &version) => self.mark(id, None),
-            Wish::Mark { id, version, since } if self.is_at(id, &version) => self.mark(id, Some(since)),
-            Wish::Remove { id, version } if self.is_at(id, &version) => self.remove_identity(id),
-            Wish::Publish { endpoint, replaces } => self.publish(*endpoint, replaces.as_deref()),
-            Wish::Withdraw { pod, version } => {
-                if self.version_of(&pod) == Some(&version) {
-                    let endpoint = self.endpoints.remove(&pod).expect("there");
-                    self.log.push(Told::Endpoint(Event::Delete(endpoint)));
-                }
-            }
-            Wish::Keep { .. } | Wish::Mark { .. } | Wish::Remove { .. } | Wish::Judge { .. } => {}
-        }
-    }
-
-    fn mark(&mut self, id: IdentityId, since: Option<Timestamp>) {
-        let mut identity = self.identities[&id].clone();
-        let annotations = identity.metadata.annotations.get_or_insert_default();
-        match since {
-            Some(since) => _ = annotations.insert(UNUSED_SINCE.into(), since.to_string()),
-            None => _ = annotations.remove(UNUSED_SINCE),
-        }
-        self.put_identity(identity);
-    }
-
-    fn version_of(&self, pod: &PodName) -> Option<&str> {
-        self.endpoints.get(pod)?.metadata.resource_version.as_deref()
-    }
-
-    fn publish(&mut self, mut endpoint: TwinplaneEndpoint, replaces: Option<&str>) {
-        let metadata = &mut endpoint.metadata;
-        let name = PodName {
-            namespace: metadata.namespace.clone().expect("namespace"),
-            name: metadata.name.clone().expect("name"),
-        };
-        if self.version_of(&name) != replaces {
-            return;
-        }
-        self.version += 1;
-        metadata.resource_version = Some(self.version.to_string());
-        self.endpoints.insert(name, endpoint.clone());
-        self.log.push(Told::Endpoint(Event::Apply(endpoint)));
-    }
-}
 
 /// An agent: what it has heard, and what it was about to write.
 struct Agent {
@@ -221,45 +140,6 @@ impl Agent {
     fn identity(&self, place: usize, pod: usize) -> Option<IdentityId> {
         let prefix = IpNet::from(address(place, pod));
         self.snapshot.addresses.get(&prefix).copied()
-    }
-}
-
-fn name(place: usize, pod: usize) -> PodName {
-    PodName { namespace: "d".into(), name: format!("{}-{pod}", NODES[place]) }
-}
-
-fn address(place: usize, pod: usize) -> std::net::IpAddr {
-    [10, 20, place as u8, pod as u8 + 2].into()
-}
-
-fn object(place: usize, pod: usize, set: usize) -> Pod {
-    let PodName { namespace, name } = name(place, pod);
-    read(&json!({
-        "metadata": {"namespace": namespace, "name": name, "uid": name, "labels": {"set": set.to_string()}},
-        "spec": {"nodeName": NODES[place], "containers": []},
-    }))
-}
-
-fn endpoint(place: usize, pod: usize) -> Endpoint {
-    Endpoint {
-        pod: name(place, pod),
-        addresses: vec![address(place, pod)],
-        interface: format!("tp{pod}"),
-        ifindex: 1,
-        mac: MacAddress::default(),
-        host_mac: MacAddress::default(),
-        netns: None,
-        l7: Default::default(),
-    }
-}
-
-/// The labels and the first candidate of a set, as an agent that is alone sees them.
-fn wanted(set: usize) -> (IdentityId, Labels) {
-    let mut agent = Agent::start(0, &Api::default(), [(0, set)].into());
-    agent.think(Timestamp::UNIX_EPOCH);
-    match agent.held.first() {
-        Some(Wish::Create { id, labels }) => (*id, labels.clone()),
-        other => panic!("{other:?}"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! Kubernetes objects in, frontends and backends out: tables named after the facts they hold.
 
+mod api;
 mod choice;
 mod host_ports;
 mod identities;

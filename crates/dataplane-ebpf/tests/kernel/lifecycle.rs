@@ -19,7 +19,10 @@ use model::{
 
 use crate::{
     model_of::{address, cluster_ip, frontend, node, service, snapshot, with_backends},
-    sockets::cluster::{Cluster, Setting, USUAL, ask_tcp},
+    sockets::{
+        cluster::{Cluster, Setting, USUAL},
+        talk::ask_tcp,
+    },
     space::{self, PinFolder},
 };
 

@@ -9,4 +9,5 @@ pub(crate) mod cluster;
 mod direct;
 mod policy;
 mod scenarios;
+pub(crate) mod talk;
 mod xdp;

@@ -11,26 +11,20 @@ use flow::{
     event::Time,
     proto::{
         flow::{Flow, FlowFilter},
-        observer::{
-            GetAgentEventsRequest, GetAgentEventsResponse, GetDebugEventsRequest, GetDebugEventsResponse,
-            GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNamespacesResponse, GetNodesRequest,
-            GetNodesResponse, ServerStatusRequest, ServerStatusResponse, get_flows_response::ResponseTypes,
-            observer_server::Observer,
-        },
+        observer::{GetFlowsRequest, GetFlowsResponse, GetNodesRequest, get_flows_response::ResponseTypes},
         relay::{NodeState, NodeStatusEvent},
     },
 };
-use futures::{StreamExt as _, stream};
-use observer::{node::Answers, peers::Peers, serve};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpStream,
 };
-use tonic::{Code, Request, Response, Status};
+use tonic::Code;
 
 use crate::{
     common::{Process, Server, all, feed, flow_of, key, node_server},
-    relay::{Cluster, change, next, observer_now, socket},
+    fake::Fake,
+    relay::{Cluster, change, next, observer_now},
     tls::tls_node,
 };
 
@@ -241,64 +235,6 @@ async fn a_thousand_followers_of_a_relay() {
     while client.get_flows(follow.clone()).await.is_err() {
         assert!(tokio::time::Instant::now() < deadline, "places stay taken");
         tokio::task::yield_now().await;
-    }
-}
-
-/// A node that answers as it likes.
-#[derive(Clone)]
-struct Fake {
-    answers: Vec<GetFlowsResponse>,
-    /// Says nothing more, and does not end.
-    hangs: bool,
-}
-
-impl Fake {
-    async fn start(self, cluster: &Cluster, name: &str) -> Process {
-        let routes = serve::node_routes(self, Peers::default()).await.unwrap();
-        Process::start(&socket(cluster.folder(), name), routes)
-    }
-}
-
-type Refused<T> = Result<Response<T>, Status>;
-
-#[tonic::async_trait]
-impl Observer for Fake {
-    type GetFlowsStream = Answers<GetFlowsResponse>;
-    type GetAgentEventsStream = Answers<GetAgentEventsResponse>;
-    type GetDebugEventsStream = Answers<GetDebugEventsResponse>;
-
-    async fn get_flows(&self, _: Request<GetFlowsRequest>) -> Refused<Self::GetFlowsStream> {
-        let answers = stream::iter(self.answers.clone()).map(Ok);
-        Ok(Response::new(match self.hangs {
-            true => Box::pin(answers.chain(stream::pending())),
-            false => Box::pin(answers),
-        }))
-    }
-
-    async fn get_agent_events(
-        &self,
-        _: Request<GetAgentEventsRequest>,
-    ) -> Refused<Self::GetAgentEventsStream> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn get_debug_events(
-        &self,
-        _: Request<GetDebugEventsRequest>,
-    ) -> Refused<Self::GetDebugEventsStream> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn get_nodes(&self, _: Request<GetNodesRequest>) -> Refused<GetNodesResponse> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn get_namespaces(&self, _: Request<GetNamespacesRequest>) -> Refused<GetNamespacesResponse> {
-        Err(Status::unimplemented(""))
-    }
-
-    async fn server_status(&self, _: Request<ServerStatusRequest>) -> Refused<ServerStatusResponse> {
-        Err(Status::internal("no"))
     }
 }
 

@@ -5,7 +5,10 @@ use std::{collections::BTreeSet, net::SocketAddr};
 use dataplane_ebpf::LoadBalancer;
 use model::{FrontendAddress, FrontendKind, Protocol, ServicePort, TrafficPolicy::Cluster as ByCluster};
 
-use super::cluster::{Cluster, Setting, USUAL, ask_tcp, ask_udp};
+use super::{
+    cluster::{Cluster, Setting, USUAL},
+    talk::{ask_tcp, ask_udp},
+};
 use crate::model_of::{address, cluster_ip, frontend, service, with_backends};
 
 const CLIENT: &str = "198.51.100.10";

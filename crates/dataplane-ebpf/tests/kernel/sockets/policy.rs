@@ -17,7 +17,10 @@ use model::{
     },
 };
 
-use super::cluster::{Cluster, Setting, USUAL, ask_tcp};
+use super::{
+    cluster::{Cluster, Setting, USUAL},
+    talk::ask_tcp,
+};
 use crate::model_of::{address, cluster_ip, service, with_backends};
 
 /// Less than a second SYN takes.

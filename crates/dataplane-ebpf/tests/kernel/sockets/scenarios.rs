@@ -9,7 +9,10 @@ use model::{
     TrafficPolicy::{Cluster as ByCluster, Local as ByLocal},
 };
 
-use super::cluster::{Cluster, Setting, USUAL, ask_tcp, ask_udp, refused_tcp, serve_tcp, serve_udp};
+use super::{
+    cluster::{Cluster, Setting, USUAL},
+    talk::{ask_tcp, ask_udp, refused_tcp, serve_tcp, serve_udp},
+};
 use crate::{
     model_of::{address, cluster_ip, frontend, service, with_backends},
     space,

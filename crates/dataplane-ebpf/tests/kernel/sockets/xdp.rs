@@ -4,7 +4,10 @@ use dataplane::Dataplane as _;
 use dataplane_ebpf::Acceleration;
 use model::{FrontendAddress, FrontendKind, Protocol, ServicePort, TrafficPolicy::Cluster as ByCluster};
 
-use super::cluster::{Cluster, Setting, USUAL, ask_tcp, ask_udp};
+use super::{
+    cluster::{Cluster, Setting, USUAL},
+    talk::{ask_tcp, ask_udp},
+};
 use crate::{
     model_of::{address, frontend, service, with_backends},
     space,

@@ -177,7 +177,7 @@ fn every_filter_shows_what_it_says() {
         (&["--since", "1970-01-01T00:00:03Z", "--until", "1970-01-01T00:00:04Z"], &[3, 4]),
         (&["--verdict", "DROPPED"], &[3, 8]),
         (&["--not", "--verdict", "FORWARDED"], &[3, 8, 9]),
-        (&["--drop-reason-desc", "POLICY_DENIED"], &[3]),
+        (&["--drop-reason-desc", "POLICY_DENIED"], &[3, 8]),
         (&["--pod", "other/web"], &[2]),
         (&["--from-pod", "shop/db"], &[6]),
         (&["--to-pod", "shop/web"], &[6]),

@@ -46,8 +46,16 @@ pub const BEGINS: u32 = 1 << 2;
 pub const JUDGED: u32 = 1 << 3;
 /// A policy denies it, and is audited only.
 pub const AUDITED: u32 = 1 << 4;
+/// The connection table had no entry of it. Of plain packets only.
+pub const ABSENT: u32 = 1 << 5;
+/// Its new entry is as the scratch's flow has it. Of plain packets only.
+pub const COPIED: u32 = 1 << 6;
+/// The scratch says what is known of the opposite direction.
+pub const LOOKED_BACK: u32 = 1 << 7;
+/// The scratch says whether the new flow's destination is a pod of this node.
+pub const RESOLVED: u32 = 1 << 8;
 /// From here on: the bits of [`abi::asked_flags`].
-pub const ASKED_SHIFT: u32 = 8;
+pub const ASKED_SHIFT: u32 = 16;
 
 /// What is told, and what is known of who opened the flow, of [`event_flags`].
 type Tale = (EventKind, u8);
@@ -63,11 +71,16 @@ pub fn is_due<A>(flow: &Flow<A>, interval: u32, now: u32) -> bool {
 #[inline(never)]
 pub fn offer<F: Identities, H: Hook>(ctx: Context) {
     let (Some(config), Some(scratch)) = (maps::config(), F::scratch()) else { return };
-    let read = scratch.noted & READ != 0;
-    let flow = if read { F::flows().get_ptr_mut(&scratch.key) } else { None };
-    // SAFETY: as in `conntrack::find`.
-    let mut flow = flow.map(|flow| unsafe { &mut *flow });
-    let Some((kind, role)) = tale::<F, H>(config, scratch, flow.as_deref_mut()) else { return };
+    let Scratch { key, headers, reason, noted, rules, matched, asked, identities, flow: copy, .. } = scratch;
+    let read = *noted & READ != 0;
+    let mut flow = match *noted {
+        noted if !read || noted & (ABSENT | COPIED) == ABSENT => None,
+        noted if noted & COPIED != 0 => Some(copy),
+        // SAFETY: as in `conntrack::find`.
+        _ => F::flows().get_ptr_mut(&*key).map(|flow| unsafe { &mut *flow }),
+    };
+    let packet = (&*key, &*headers, *reason, *noted);
+    let Some((kind, role)) = tale::<F, H>(config, packet, flow.as_deref_mut()) else { return };
     let Some(count) = EVENT_COUNTS.get_ptr_mut(kind as u32) else { return };
     // SAFETY: this CPU's own, and nothing interrupts a program with another of the same CPU.
     let count = unsafe { &mut *count };
@@ -80,23 +93,24 @@ pub fn offer<F: Identities, H: Hook>(ctx: Context) {
     event.kind = kind as u8;
     event.point = H::POINT as u8;
     event.family = F::VERSION;
-    event.reason = scratch.reason as u32;
+    event.reason = *reason as u32;
     event.interface = ctx.interface();
     event.revision = config.revision;
-    [event.egress_rule, event.ingress_rule] = scratch.rules;
-    [event.egress_match, event.ingress_match] = scratch.matched;
-    event.policy = (scratch.noted >> ASKED_SHIFT) as u8;
+    [event.egress_rule, event.ingress_rule] = *rules;
+    [event.egress_match, event.ingress_match] = *matched;
+    event.policy = (*noted >> ASKED_SHIFT) as u8;
     event.flags = event_flags::UNREADABLE;
     if read {
         event.flags = role;
-        event.tcp_flags = scratch.headers.flags;
-        describe::<F>(event, &scratch.key, flow.as_deref());
-        if flow.is_none()
-            && matches!(scratch.reason, Reason::DroppedPolicyEgress | Reason::DroppedPolicyIngress)
-        {
-            describe_denied::<F>(event, &scratch.key, &scratch.asked);
+        event.tcp_flags = headers.flags;
+        let mut destination = describe(event, key, flow.as_deref());
+        if flow.is_none() && matches!(reason, Reason::DroppedPolicyEgress | Reason::DroppedPolicyIngress) {
+            destination = describe_denied(event, key, asked);
         }
-        event.flags |= if scratch.noted & AUDITED != 0 { event_flags::AUDITED } else { 0 };
+        let [sender, receiver] = *identities;
+        let receiver = if destination == asked.destination { receiver } else { 0 };
+        identify::<F>(event, (key.source, destination), [sender, receiver]);
+        event.flags |= if *noted & AUDITED != 0 { event_flags::AUDITED } else { 0 };
     }
     room.submit(0);
 }
@@ -115,9 +129,9 @@ pub fn hand_over(kind: EventKind, record: &[u8]) {
 
 /// To whom a packet was, of a flow that was not opened: the backend is known by then.
 #[inline(always)]
-fn describe_denied<F: Identities>(event: &mut Event, key: &Tuple<F::Address>, asked: &Asked<F::Address>) {
+fn describe_denied<A: Address>(event: &mut Event, key: &Tuple<A>, asked: &Asked<A>) -> A {
     if asked.protocol == 0 || asked.flags & flow_flags::REPLY != 0 {
-        return;
+        return key.destination;
     }
     event.flags |= event_flags::TRACKED;
     if asked.destination != key.destination || asked.port != key.destination_port {
@@ -125,7 +139,19 @@ fn describe_denied<F: Identities>(event: &mut Event, key: &Tuple<F::Address>, as
     }
     (event.new_source, event.new_destination) = (asked.source.words(), asked.destination.words());
     (event.new_source_port, event.new_destination_port) = (key.source_port, asked.port);
-    event.destination_identity = identity::of::<F>(asked.destination);
+    asked.destination
+}
+
+/// Who the sender and the receiver are, as far as that was not found before (`known`; 0: not).
+#[inline(always)]
+pub fn identify<F: Identities>(
+    event: &mut Event,
+    (source, destination): (F::Address, F::Address),
+    known: [u32; 2],
+) {
+    let [sender, receiver] = known;
+    event.source_identity = if sender != 0 { sender } else { identity::of::<F>(source) };
+    event.destination_identity = if receiver != 0 { receiver } else { identity::of::<F>(destination) };
 }
 
 /// A record of now, in place: it is too big for the stack.
@@ -143,12 +169,11 @@ fn blank(room: &mut RingBufEntry<Event>) -> &mut Event {
 #[inline(always)]
 fn tale<F: Family, H: Hook>(
     config: &Config,
-    scratch: &Scratch<F::Address>,
+    (key, headers, reason, noted): (&Tuple<F::Address>, &Headers, Reason, u32),
     flow: Option<&mut Flow<F::Address>>,
 ) -> Option<Tale> {
     let (now, told) = (jiffies(), |kind| Some((kind, 0)));
-    let Scratch { key, headers, noted, .. } = scratch;
-    match scratch.reason {
+    match reason {
         Reason::ForwardedNew => told(EventKind::New),
         Reason::ForwardedUpdated | Reason::ForwardedEstablished => match flow {
             _ if noted & ENDS != 0 => told(EventKind::Closed),
@@ -165,7 +190,7 @@ fn tale<F: Family, H: Hook>(
         Reason::ForwardedIcmpError => lately::tale::<F>(config, key, headers.flags, now),
         Reason::PassedUnrelated | Reason::PassedProtocol => {
             let is_message = key.protocol == F::ICMP;
-            let concerns = H::OF_POD && *noted & READ != 0 && (H::INGRESS || is_message);
+            let concerns = H::OF_POD && noted & READ != 0 && (H::INGRESS || is_message);
             let left_out = is_left_out(config, key, headers)
                 || (is_message && F::is_link_control(key.source_port.get() as u8));
             if concerns && !left_out { lately::tale::<F>(config, key, headers.flags, now) } else { None }
@@ -193,14 +218,13 @@ fn is_left_out<A>(config: &Config, key: &Tuple<A>, headers: &Headers) -> bool {
         && headers.length <= headers.transport_header
 }
 
-/// Who it was, and what became of the packet. The flags stay, and more are added.
+/// What became of the packet; returns to whom it was in the end, for [`identify`]. The flags stay, and more are added.
 #[inline(always)]
-pub fn describe<F: Identities>(event: &mut Event, key: &Tuple<F::Address>, flow: Option<&Flow<F::Address>>) {
+pub fn describe<A: Address>(event: &mut Event, key: &Tuple<A>, flow: Option<&Flow<A>>) -> A {
     event.protocol = key.protocol;
     (event.source, event.destination) = (key.source.words(), key.destination.words());
     (event.source_port, event.destination_port) = (key.source_port, key.destination_port);
-    event.source_identity = identity::of::<F>(key.source);
-    let destination = match flow {
+    match flow {
         None => key.destination,
         Some(flow) => {
             event.flags |= event_flags::TRACKED;
@@ -218,6 +242,5 @@ pub fn describe<F: Identities>(event: &mut Event, key: &Tuple<F::Address>, flow:
             (event.new_source_port, event.new_destination_port) = (flow.source_port, flow.destination_port);
             flow.destination
         }
-    };
-    event.destination_identity = identity::of::<F>(destination);
+    }
 }

@@ -45,16 +45,24 @@ pub struct Scratch<A> {
     /// Of the packet that it quotes, and its tuple.
     pub quoted: Headers,
     pub inner: Tuple<A>,
+    /// [`abi::Config::revision`] before anything was looked up for the packet: what comes of it holds for no later one.
+    pub revision: u32,
     /// Under what the packet counts once it is sent. Here and not in a register: the verifier would look at all that follows
     /// once per reason.
     pub reason: Reason,
-    /// What there is to tell of the packet's flow, of the bits in [`crate::events`].
+    /// What is known of the packet and of its flow, of the bits in [`crate::events`].
     pub noted: u32,
     /// The rules of policies that decided about it, at the sender and at the receiver; 0: none.
     pub rules: [u32; 2],
     /// How narrow their rows were, of [`abi::matched`].
     pub matched: [u8; 2],
     pub asked: Asked<A>,
+    /// Whose the packet's source and its destination after translation are, where policies have asked; 0: not known.
+    pub identities: [u32; 2],
+    /// [`crate::events::LOOKED_BACK`]: what is known of the opposite direction, for [`crate::slow`].
+    pub reverse: u32,
+    /// [`crate::events::RESOLVED`]: the interface of the new flow's destination, where that is a pod of this node; else 0.
+    pub receiver: u32,
     /// What is left to do once policies have had their say, of [`crate::slow::step`].
     pub step: u32,
     /// Headers as they lie in the packet, while they are read.

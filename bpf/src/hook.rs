@@ -201,10 +201,13 @@ pub fn run<H: Hook>(ctx: Context) -> i32 {
 /// bytes.
 #[inline(always)]
 fn handle<F: Identities, H: Hook>(ctx: Context) -> Outcome {
-    if let Some(outcome) = fast::<F, H>(ctx) {
-        return outcome;
-    }
+    let is_absent = match fast::<F, H>(ctx) {
+        Ok(outcome) => return outcome,
+        Err(row) => row == Row::Absent,
+    };
     let mut outcome = inspect::run::<F, H>(ctx);
+    let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };
+    scratch.noted |= if is_absent { events::ABSENT } else { 0 };
     let policy_is_on = maps::config().is_some_and(policy::is_on);
     if outcome.verdict == A_MESSAGE {
         let read = icmp::read::<F>(ctx);
@@ -239,7 +242,6 @@ fn handle<F: Identities, H: Hook>(ctx: Context) -> Outcome {
             None => slow::proceed::<F, H>(ctx),
         };
     }
-    let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };
     if outcome.verdict == TO_BE_SENT {
         scratch.reason = outcome.reason;
         outcome = send::run::<F, H>(ctx);
@@ -268,28 +270,36 @@ fn is_left_alone(reason: Reason) -> bool {
     )
 }
 
-/// One lookup for a plain packet of a known, steady flow; `None` for the slow path.
+/// Why the fast path sent nothing.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Row {
+    /// The connection table has no entry of the packet.
+    Absent,
+    /// It may have one, which the fast path cannot use.
+    NotSteady,
+}
+
+/// One lookup for a plain packet of a known, steady flow; an error for the slow path.
 #[inline(always)]
-fn fast<F: Family, H: Hook>(ctx: Context) -> Option<Outcome> {
-    let Some(config) = maps::config() else { return Some(Outcome::pass(Reason::PassedUnrelated)) };
-    let packet = parse::packet::<F>(ctx)?;
+fn fast<F: Family, H: Hook>(ctx: Context) -> Result<Outcome, Row> {
+    let Some(config) = maps::config() else { return Ok(Outcome::pass(Reason::PassedUnrelated)) };
+    let Some(packet) = parse::packet::<F>(ctx) else { return Err(Row::NotSteady) };
     if !H::concerns::<F>(config, &packet.tuple) {
         let to_pod = H::POINT as u8 == Point::ToPod as u8;
         if to_pod && config.l7 != 0 && l7::is_open::<F>(&packet.tuple) {
-            return None;
+            return Err(Row::NotSteady);
         }
-        return Some(Outcome::pass(Reason::PassedUnrelated));
+        return Ok(Outcome::pass(Reason::PassedUnrelated));
     }
-    if let Some(flow) = F::flows().get_ptr_mut(&packet.tuple) {
-        // SAFETY: as in `conntrack::find`.
-        let flow = unsafe { &mut *flow };
-        if conntrack::is_steady(packet.flags, flow, config, jiffies()) && !flow.has(flow_flags::L7) {
-            let outcome = nat::forward::<F, H>(ctx, &packet, flow, Reason::ForwardedEstablished);
-            // An answer quotes what the slow path has read.
-            return (outcome.verdict != TO_BE_TOLD).then_some(outcome);
-        }
+    let Some(flow) = F::flows().get_ptr_mut(&packet.tuple) else { return Err(Row::Absent) };
+    // SAFETY: as in `conntrack::find`.
+    let flow = unsafe { &mut *flow };
+    if !conntrack::is_steady(packet.flags, flow, config, jiffies()) || flow.has(flow_flags::L7) {
+        return Err(Row::NotSteady);
     }
-    None
+    let outcome = nat::forward::<F, H>(ctx, &packet, flow, Reason::ForwardedEstablished);
+    // An answer quotes what the slow path has read.
+    if outcome.verdict == TO_BE_TOLD { Err(Row::NotSteady) } else { Ok(outcome) }
 }
 
 /// Outcome to action and count. The one place that returns to the kernel.

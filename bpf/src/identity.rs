@@ -2,7 +2,7 @@
 
 use abi::{V4, V6};
 use aya_ebpf::{
-    btf_maps::{LpmTrie, lpm_trie::Key},
+    btf_maps::{LpmTrie, PerCpuArray, lpm_trie::Key},
     macros::btf_map,
 };
 
@@ -10,6 +10,7 @@ use crate::{
     family::{Family, Ipv4, Ipv6},
     kernel::Context,
     maps::{IDENTITY_ROWS, PREFIX_ROWS},
+    policy::{VERDICT_ROWS, Verdict},
 };
 
 /// What the table has for no address: nothing is known yet.
@@ -23,10 +24,12 @@ type Prefixes<A> = LpmTrie<A, u32, PREFIX_ROWS>;
 pub trait Identities: Family {
     fn identities() -> &'static Table<Self::Address>;
     fn prefixes() -> &'static Prefixes<Self::Address>;
+    /// What policies decided last.
+    fn verdicts() -> &'static PerCpuArray<Verdict<Self::Address>, VERDICT_ROWS>;
 }
 
 macro_rules! identities {
-    ($family:ty, $address:ty, $map:ident, $prefixes:ident) => {
+    ($family:ty, $address:ty, $map:ident, $prefixes:ident, $verdicts:ident) => {
         impl Identities for $family {
             fn identities() -> &'static Table<$address> {
                 #[btf_map]
@@ -39,11 +42,17 @@ macro_rules! identities {
                 static $prefixes: Prefixes<$address> = Prefixes::new();
                 &$prefixes
             }
+
+            fn verdicts() -> &'static PerCpuArray<Verdict<$address>, VERDICT_ROWS> {
+                #[btf_map]
+                static $verdicts: PerCpuArray<Verdict<$address>, VERDICT_ROWS> = PerCpuArray::new();
+                &$verdicts
+            }
         }
     };
 }
-identities!(Ipv4, V4, IDENTITIES_V4, PREFIXES_V4);
-identities!(Ipv6, V6, IDENTITIES_V6, PREFIXES_V6);
+identities!(Ipv4, V4, IDENTITIES_V4, PREFIXES_V4, VERDICTS_V4);
+identities!(Ipv6, V6, IDENTITIES_V6, PREFIXES_V6, VERDICTS_V6);
 
 /// The identity of an address.
 #[inline(always)]

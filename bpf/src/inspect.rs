@@ -28,6 +28,7 @@ pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
     let (Some(config), Some(scratch)) = (maps::config(), F::scratch()) else {
         return Outcome::drop(Reason::DroppedInternal);
     };
+    (scratch.revision, scratch.identities) = (config.revision, [0; 2]);
     (scratch.noted, scratch.rules, scratch.matched) = (0, [0; 2], [0; 2]);
     if let Err(reason) = headers::walk::<F>(ctx, ETHERNET as u32, false) {
         // [`crate::hook`] knows which reasons pass.
@@ -90,7 +91,11 @@ fn transport<F: Family>(
     words: &mut [u32; headers::BUFFER_WORDS],
 ) -> Result<(), Reason> {
     let at = headers.transport as usize;
+    let plain = headers.shape == Shape::Plain;
     let (shortest, loaded) = match key.protocol {
+        protocol::TCP if plain && ctx.read::<{ TCP_HEADER as usize }, _>(F::TRANSPORT, words) => {
+            (TCP_HEADER, true)
+        }
         protocol::TCP => (TCP_HEADER, ctx.load(at, words, TCP_HEADER)),
         protocol::UDP => (UDP_HEADER, ctx.load(at, words, UDP_HEADER)),
         _ => {

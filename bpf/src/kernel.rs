@@ -8,6 +8,8 @@ use aya_ebpf::{
     helpers::generated as helper,
 };
 
+use crate::parse::Bytes;
+
 /// Continue with the next program, then the stack: `TCX_NEXT`, and `TC_ACT_UNSPEC` where clsact runs us.
 pub const NEXT: i32 = -1;
 /// `TC_ACT_SHOT`.
@@ -219,6 +221,17 @@ impl Context {
         const AFTER_ETHERNET: u32 = 1; // BPF_ADJ_ROOM_MAC
         // SAFETY: the helper checks the length.
         unsafe { helper::bpf_skb_adjust_room(self.0, -bytes, AFTER_ETHERNET, 0) == 0 }
+    }
+
+    /// Like [`Self::load`], in place and without a helper; false where the bytes, whole words, are not linear.
+    #[inline(always)]
+    pub fn read<const BYTES: usize, const N: usize>(self, offset: usize, words: &mut [u32; N]) -> bool {
+        const { assert!(BYTES <= 4 * N && BYTES.is_multiple_of(4)) };
+        let Some(bytes) = Bytes::<BYTES>::at(self, offset) else { return false };
+        for (index, word) in words[..BYTES / 4].iter_mut().enumerate() {
+            *word = bytes.word(index);
+        }
+        true
     }
 
     #[inline(always)]

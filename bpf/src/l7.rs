@@ -103,7 +103,8 @@ pub fn offer<F: Identities, H: Hook>(ctx: Context, reason: Reason) {
     event.reason = reason as u32;
     event.interface = ctx.interface();
     event.revision = config.revision;
-    events::describe::<F>(event, key, flow.as_deref());
+    let destination = events::describe(event, key, flow.as_deref());
+    events::identify::<F>(event, (key.source, destination), [0; 2]);
     hand_over(ctx, space, at, length);
 }
 

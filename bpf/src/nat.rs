@@ -228,7 +228,7 @@ pub fn set_deltas<F: Family>(key: &Tuple<F::Address>, flow: &mut Flow<F::Address
         .fold();
 }
 
-/// Enters a translated flow: `scratch.flow` has its destination and its route, `scratch.key` the packet's tuple.
+/// Enters a translated flow: `scratch.flow` has its destination, its route and its counts, `scratch.key` the packet's tuple.
 ///
 /// The reply's entry comes first and reserves the tuple: two CPUs cannot take one port for the same backend.
 #[inline(always)]
@@ -237,7 +237,7 @@ pub fn open<F: Family>(
     config: &Config,
     masquerade: bool,
 ) -> Result<(), Reason> {
-    let Scratch { key, reply_key, flow, reply, .. } = scratch;
+    let Scratch { key, reply_key, flow, reply, revision, .. } = scratch;
     flow.source = key.source;
     flow.flags = flow_flags::TRANSLATED | (flow.flags & flow_flags::HOST);
     if masquerade {
@@ -252,8 +252,8 @@ pub fn open<F: Family>(
     flow.state = state as u8;
     flow.timeout = conntrack::timeout(config, key.protocol, state);
     flow.last_seen = now;
-    flow.revision = config.revision;
-    (flow.packets, flow.bytes, flow.told) = (0, 0, abi::coarse(flow.last_seen));
+    flow.revision = *revision;
+    flow.told = abi::coarse(flow.last_seen);
     *reply_key = flow.reply_key(key.protocol);
 
     reply.source = key.destination;

@@ -41,6 +41,16 @@ impl<const N: usize> Bytes<N> {
         unsafe { *((self.0 + OFFSET) as *const T) }
     }
 
+    /// A word by its index; 0 behind the end.
+    #[inline(always)]
+    pub fn word(self, index: usize) -> u32 {
+        if 4 * index + 4 > N {
+            return 0;
+        }
+        // SAFETY: as in `read`.
+        unsafe { *((self.0 + 4 * index) as *const u32) }
+    }
+
     #[inline(always)]
     pub fn write<T: Word, const OFFSET: usize>(self, value: T) {
         const { assert!(OFFSET + size_of::<T>() <= N) };

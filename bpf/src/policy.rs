@@ -2,10 +2,14 @@
 //!
 //! A flow is asked about as the pod that opened it and the one that it is for see it, whichever way the packet goes: an answer
 //! passes as long as what it answers does. Each end that is a pod of this node is asked once: the sender on the way out of the
-//! pod, after service translation, the receiver before delivery. What has no flow is asked about alone ([`untracked`]).
+//! pod, after service translation, the receiver before delivery. What has no flow is asked about alone ([`untracked`]). What
+//! was decided is remembered by the two ends ([`verdicts`]), so that most new flows, and most packets of who is denied, ask no
+//! table.
 //!
 //! Never asks about what a process of this node sends: that is told by the packet having been received from no device, and not
 //! by its address, which masquerading gives to others.
+
+mod verdicts;
 
 use abi::{
     Be16, Config, Count, Flow, Lookup, PeerRow, Point, PolicyPeer, PolicyRow, PortAction, PortKey, Reason,
@@ -22,9 +26,11 @@ use crate::{
     hook::Hook,
     identity::{self, Identities},
     kernel::Context,
-    maps::{ENDPOINT_ROWS, GROWS},
+    maps::{self, ENDPOINT_ROWS, GROWS},
     slow::step,
 };
+
+pub use self::verdicts::{ROWS as VERDICT_ROWS, Verdict, is_denied};
 
 /// Rows: user space may ask for others. Buckets cost 16 bytes a row, whether there is one or not (`htab_map_alloc`).
 pub const LIST_ROWS: usize = 16_384;
@@ -62,7 +68,7 @@ pub struct Asked<A> {
     pub port: Be16,
     /// 0: without ports.
     pub protocol: u8,
-    /// Of [`flow_flags`].
+    /// Of [`flow_flags`]: of an answer, of a process of this node.
     pub flags: u8,
 }
 
@@ -112,7 +118,8 @@ pub fn is_from_host<H: Hook>(ctx: Context) -> bool {
 /// The flow of an entry as policies see it.
 #[inline(always)]
 fn ask<A: abi::Address>(asked: &mut Asked<A>, key: &Tuple<A>, flow: &Flow<A>) {
-    (asked.protocol, asked.flags) = (key.protocol, flow.flags);
+    asked.protocol = key.protocol;
+    asked.flags = flow.flags & (flow_flags::REPLY | flow_flags::HOST);
     if flow.has(flow_flags::REPLY) {
         (asked.sender, asked.source) = (flow.destination, key.destination);
         (asked.destination, asked.port) = (key.source, key.source_port);
@@ -125,10 +132,8 @@ fn ask<A: abi::Address>(asked: &mut Asked<A>, key: &Tuple<A>, flow: &Flow<A>) {
 /// Judges the flow of the scratch's step; why it is dropped, or `None`.
 #[inline(never)]
 pub fn judge<F: Identities, H: Hook>(ctx: Context) -> Option<Reason> {
-    let (Some(scratch), Some(question)) = (F::scratch(), question()) else {
-        return Some(Reason::DroppedInternal);
-    };
-    let Scratch { asked, noted, rules, matched, key, flow, step, .. } = scratch;
+    let Some(scratch) = F::scratch() else { return Some(Reason::DroppedInternal) };
+    let Scratch { asked, noted, key, flow, step, receiver, revision, .. } = scratch;
     if *noted & events::JUDGED != 0 {
         return None;
     }
@@ -143,42 +148,79 @@ pub fn judge<F: Identities, H: Hook>(ctx: Context) -> Option<Reason> {
         _ => ask(asked, key, flow),
     }
     *noted |= events::JUDGED;
-    let (sender, receiver) = ends::<F, H>(ctx, asked);
+    let known = if *noted & events::RESOLVED != 0 { Some(*receiver) } else { None };
+    let (sender, receiver) = ends::<F, H>(ctx, asked, known);
+    let receiver = if asked.flags & flow_flags::HOST == 0 { receiver } else { 0 };
+    if sender | receiver == 0 {
+        return None;
+    }
+    let Some(verdict) = verdicts::of::<F>(asked) else { return Some(Reason::DroppedInternal) };
+    if !verdict.is_of(asked, *revision) || verdict.ends != [sender, receiver] {
+        verdict.revision = 0;
+        verdict.ends = [sender, receiver];
+        if decide::<F>() {
+            verdict.revision = *revision;
+        }
+        if maps::config().is_some_and(|config| config.event_level != 0) {
+            // For those who come after.
+            for (identity, address) in verdict.identities.iter_mut().zip([asked.source, asked.destination]) {
+                *identity = if *identity == 0 { identity::of::<F>(address) } else { *identity };
+            }
+        }
+    }
+    verdicts::pronounce(ctx, scratch, verdict)
+}
+
+/// Asks the policies of both ends, as the verdict's row has them, about what the scratch asks, and writes down what they say.
+/// False where nothing is known of an end yet: nobody may rely on that.
+#[inline(never)]
+fn decide<F: Identities>() -> bool {
+    let (Some(Scratch { asked, .. }), Some(question)) = (F::scratch(), question()) else { return false };
+    let Some(verdict) = verdicts::of::<F>(asked) else { return false };
+    verdict.asked = *asked;
+    (verdict.denied, verdict.noted) = (verdicts::BY_NONE, 0);
+    (verdict.rules, verdict.matched, verdict.identities) = ([0; 2], [0; 2], [0; 2]);
     question.loopback = (asked.sender == asked.destination) as u32;
     let [high, low] = asked.port.raw().to_ne_bytes();
     question.port = PortKey { ports: 0, protocol: asked.protocol, port: [high, low], padding: 0 };
     question.bits = if asked.protocol == 0 { PortKey::ANY_BITS } else { PortKey::PORT_BITS };
+    let [sender, receiver] = verdict.ends;
     if sender != 0 {
         let row = lists(sender, false, question);
         if row != OPEN {
             peers::<F>(question, asked.destination);
-            let denied = row == UNKNOWN || !is_allowed(ctx);
-            (rules[0], matched[0]) = (question.rule, question.matched as u8);
-            *noted |= said(asked_flags::EGRESS, asked_flags::EGRESS_DENIED, denied);
+            verdict.identities[1] = question.peers[0];
+            let denied = row == UNKNOWN || !is_allowed();
+            (verdict.rules[0], verdict.matched[0]) = (question.rule, question.matched as u8);
+            verdict.noted |= said(asked_flags::EGRESS, asked_flags::EGRESS_DENIED, denied);
             if denied && row != AUDITED {
-                return Some(Reason::DroppedPolicyEgress);
+                verdict.denied = verdicts::BY_SENDER;
+                return row != UNKNOWN;
             }
-            *noted |= if denied { events::AUDITED } else { 0 };
+            verdict.noted |= if denied { events::AUDITED } else { 0 };
         }
     }
-    if receiver != 0 && asked.flags & flow_flags::HOST == 0 {
+    if receiver != 0 {
         let row = lists(receiver, true, question);
         if row != OPEN {
-            peers::<F>(question, if question.loopback != 0 { asked.sender } else { asked.source });
+            let from = if question.loopback != 0 { asked.sender } else { asked.source };
+            peers::<F>(question, from);
+            verdict.identities[0] = if question.loopback != 0 { 0 } else { question.peers[0] };
             if question.peers[0] == HOST {
                 // Somebody else behind the node's address.
                 question.peers[0] = WORLD;
             }
-            let denied = row == UNKNOWN || !is_allowed(ctx);
-            (rules[1], matched[1]) = (question.rule, question.matched as u8);
-            *noted |= said(asked_flags::INGRESS, asked_flags::INGRESS_DENIED, denied);
+            let denied = row == UNKNOWN || !is_allowed();
+            (verdict.rules[1], verdict.matched[1]) = (question.rule, question.matched as u8);
+            verdict.noted |= said(asked_flags::INGRESS, asked_flags::INGRESS_DENIED, denied);
             if denied && row != AUDITED {
-                return Some(Reason::DroppedPolicyIngress);
+                verdict.denied = verdicts::BY_RECEIVER;
+                return row != UNKNOWN;
             }
-            *noted |= if denied { events::AUDITED } else { 0 };
+            verdict.noted |= if denied { events::AUDITED } else { 0 };
         }
     }
-    None
+    true
 }
 
 /// What an end says, among the bits that are noted.
@@ -189,17 +231,21 @@ fn said(asked: u8, denies: u8, denied: bool) -> u32 {
 }
 
 /// The interfaces of the sender and of the receiver, where they are pods of this node and asked here; else 0. At a pod's own
-/// interface it is that pod, whatever address it claims to have.
+/// interface it is that pod, whatever address it claims to have. `known`: the receiver of a new flow, found before.
 #[inline(always)]
-fn ends<F: Family, H: Hook>(ctx: Context, asked: &Asked<F::Address>) -> (u32, u32) {
+fn ends<F: Family, H: Hook>(ctx: Context, asked: &Asked<F::Address>, known: Option<u32>) -> (u32, u32) {
+    let receiver = || match known {
+        Some(interface) => interface,
+        None => interface::<F>(asked.destination),
+    };
     let reply = asked.flags & flow_flags::REPLY != 0;
     let here = ctx.interface();
     match (H::POINT, reply) {
-        (Point::FromPod, false) => (here, interface::<F>(asked.destination)),
+        (Point::FromPod, false) => (here, receiver()),
         (Point::FromPod, true) => (interface::<F>(asked.sender), here),
         (Point::ToPod, false) => (0, here),
         (Point::ToPod, true) => (here, 0),
-        (_, false) => (0, interface::<F>(asked.destination)),
+        (_, false) => (0, receiver()),
         (_, true) => (interface::<F>(asked.sender), 0),
     }
 }
@@ -245,9 +291,9 @@ fn peers<F: Identities>(question: &mut Question, address: F::Address) {
     question.peers = [identity, identity::prefix::<F>(address), pods, peer::ANYONE];
 }
 
-/// Goes through the tiers; counts on the rule that decided.
+/// Goes through the tiers, and says which rule decided.
 #[inline(never)]
-fn is_allowed(ctx: Context) -> bool {
+fn is_allowed() -> bool {
     let Some(question) = question() else { return false };
     let mut allowed = true;
     for tier in 0..TIERS {
@@ -270,13 +316,6 @@ fn is_allowed(ctx: Context) -> bool {
             break;
         }
         (question.rule, question.matched) = (0, 0);
-    }
-    if let Some(count) = RULES.get_ptr_mut(question.rule) {
-        // SAFETY: the row is this CPU's own, and nothing interrupts a program with another of the same CPU.
-        unsafe {
-            (*count).packets += 1;
-            (*count).bytes += ctx.length() as u64;
-        }
     }
     allowed
 }
@@ -310,12 +349,15 @@ fn search(list: u32, tier: u32) {
         };
         let unranked = tier == UNRANKED_TIER as u32;
         let order = if unranked { 0 } else { (answer.rank as u64) << 2 | answer.action as u64 };
-        if order < question.order || (!unranked && order == question.order && answer.rule < question.rule) {
+        if order < question.order || (order == question.order && answer.rule < question.rule) {
             question.order = order;
             question.action = answer.action as u32;
             question.rule = answer.rule;
             let narrows = if place < 3 { matched::PEER } else { 0 };
             question.matched = (answer.matched | narrows) as u32;
+        }
+        if unranked {
+            return;
         }
     }
 }

@@ -3,7 +3,7 @@
 use abi::{Reason, protocol};
 
 use crate::{
-    conntrack,
+    conntrack, events,
     family::{Family, Scratch},
     headers::{Headers, Shape},
     hook::{Hook, Outcome},
@@ -15,7 +15,14 @@ use crate::{
 #[inline(never)]
 pub fn run<F: Family, H: Hook>(ctx: Context) -> Outcome {
     let Some(scratch) = F::scratch() else { return Outcome::drop(Reason::DroppedInternal) };
-    let Scratch { key, headers, reason, .. } = scratch;
+    let Scratch { key, headers, reason, flow, noted, .. } = scratch;
+    if *noted & events::COPIED != 0
+        && let Some(packet) = parse::packet::<F>(ctx)
+    {
+        // Counted again, from nothing.
+        (flow.packets, flow.bytes) = (0, 0);
+        return nat::forward::<F, H>(ctx, &packet, flow, *reason);
+    }
     let Some(flow) = conntrack::find::<F>(key) else { return Outcome::drop(Reason::DroppedTableFull) };
     let (headers, reason) = (*headers, *reason);
     if headers.shape == Shape::Plain

@@ -73,7 +73,8 @@ impl Family for Ipv4 {
         headers: &mut Headers,
         tuple: &mut Tuple<V4>,
     ) -> Result<(), Reason> {
-        if !ctx.load(at as usize, words, LENGTH as u32) {
+        let in_place = at == ETHERNET as u32 && ctx.read::<LENGTH, _>(ETHERNET, words);
+        if !in_place && !ctx.load(at as usize, words, LENGTH as u32) {
             return Err(Reason::DroppedTruncated);
         }
         let [first, _, high, low] = words[0].to_ne_bytes();

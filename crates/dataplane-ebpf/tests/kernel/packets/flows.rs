@@ -98,11 +98,9 @@ fn a_new_flow_costs_a_known_number_of_lookups() {
         bench.program(vec![bench.web(Cluster, &[(backend, false)])]);
         let syn = Frame::tcp(bench.at(|p| p.pod, 40000), bench.at(|p| p.cluster_ip, 80), SYN);
         let answer = bench.pod_sends(&syn.bytes());
-        // Besides the fast path's one: the tuple again, and the entry just made; one frontend; one backend; the client's
-        // origin, and the route.
+        // Besides the fast path's one in the connection table: one frontend; one backend; the client's origin, and the route.
         let expected = [
             ("slow_backend_lookups".to_owned(), 1),
-            ("slow_conntrack_lookups".to_owned(), 2),
             ("slow_frontend_lookups".to_owned(), 1),
             ("slow_route_lookups".to_owned(), 2),
         ];

@@ -1,10 +1,12 @@
 //! When what is allowed changes: at once, for flows that are open too, and for nobody else.
 
+use std::net::SocketAddr;
+
 use dataplane::{Dataplane as _, Key};
 use dataplane_ebpf::{Config, EbpfDataplane, EventKind, Sizes, asked_flags, event_flags};
 use model::{
     Changed, IdentityId,
-    policy::{Action, Direction::Egress as Out, Direction::Ingress as In, L4Match, Peer, Tier},
+    policy::{Action, Direction::Egress as Out, Direction::Ingress as In, L4Match, Peer, RuleId, Tier},
 };
 
 use super::{
@@ -51,6 +53,52 @@ fn a_changed_policy_reaches_open_flows_and_spares_the_others() {
         let steady = bench.wire_brings(&Frame::tcp(remote, pod, ACK).bytes());
         assert_eq!(steady.reasons(), [("forwarded_established".to_owned(), 1)].into());
         assert_eq!(steady.lookups(), [].into(), "one lookup for an open flow, with policies or without");
+    });
+}
+
+#[test]
+fn what_was_decided_about_two_ends_is_counted_told_of_and_forgotten_with_the_revision() {
+    enforcing(|bench, events| {
+        let (pod, remote, _) = ends(bench);
+        let denied = Table::open().isolated(In, 7, &[(friend(), &[(tcp(9090), allow(6))])]);
+        let allowed = Table::open().isolated(In, 7, &[(friend(), &[(tcp(8080), allow(5))])]);
+        enforce(bench, vec![], &denied);
+        let before = bench.plane.rule_count(RuleId(7)).expect("count").0;
+        let mut told = vec![];
+        for (port, asks) in [(40000, true), (40000, false), (40001, false)] {
+            let from = SocketAddr::new(remote.ip(), port);
+            let answer = bench.wire_brings(&Frame::tcp(from, pod, SYN).bytes());
+            dropped(&answer, INGRESS);
+            assert_eq!(answer.lookups().contains_key("slow_policy_lookups"), asks, "{port}");
+            let [event] = taken(events)[..] else { panic!("one event") };
+            told.push((
+                event.ingress_rule,
+                event.source_identity,
+                event.destination_identity,
+                event.new_destination,
+            ));
+        }
+        assert!(told.iter().all(|event| *event == told[0]) && told[0].0 == 7, "{told:?}");
+        assert_eq!(bench.plane.rule_count(RuleId(7)).expect("count").0, before + 3);
+        // Neither another port nor another sender is meant.
+        passed(&bench.wire_brings(&Frame::tcp(remote, bench.at(|p| p.pod, 9090), SYN).bytes()));
+        change(bench, &denied, &allowed);
+        taken(events);
+        let allowed_before = bench.plane.rule_count(RuleId(5)).expect("count").0;
+        for (port, asks) in [(40000, true), (40001, false)] {
+            let from = SocketAddr::new(remote.ip(), port);
+            let answer = bench.wire_brings(&Frame::tcp(from, pod, SYN).bytes());
+            passed(&answer);
+            assert_eq!(answer.lookups().contains_key("slow_policy_lookups"), asks, "{port}");
+            let [event] = taken(events)[..] else { panic!("one event") };
+            assert_eq!((event.kind, event.ingress_rule), (EventKind::New as u8, 5));
+        }
+        assert_eq!(bench.plane.rule_count(RuleId(5)).expect("count").0, allowed_before + 2);
+        dropped(&bench.wire_brings(&Frame::tcp(bench.at(|p| p.client, 40000), pod, SYN).bytes()), INGRESS);
+        change(bench, &allowed, &denied);
+        dropped(&bench.wire_brings(&Frame::tcp(remote, pod, ACK).bytes()), INGRESS);
+        let from = SocketAddr::new(remote.ip(), 40002);
+        dropped(&bench.wire_brings(&Frame::tcp(from, pod, SYN).bytes()), INGRESS);
     });
 }
 

@@ -240,8 +240,8 @@ fn enforces(up: &[&str]) {
     asked(&lab, name, &pod);
     if up.contains(&"ebpf") {
         verdicts(&lab);
-        restarted(&lab, name);
     }
+    restarted(&lab, name);
     audited(&lab, &pod, &format!("netflow-test/{name}"));
     succeeded(&kubectl(&["delete", "networkpolicy", "nginx-allow-frontend"]));
     while status(&lab, "netflow-test/client-blocked", &frontend) != "200" {

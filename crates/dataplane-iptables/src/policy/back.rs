@@ -42,7 +42,13 @@ pub(crate) struct Reader<'a> {
     prefixes: u32,
 }
 
-/// The lists of one direction as far as they were read.
+/// A family's part, and whom its sets of prefixes stand for.
+struct Reading<'a> {
+    kernel: &'a Kernel<'a>,
+    blocks: BTreeMap<SetName, Peer>,
+}
+
+/// One list.
 #[derive(Default)]
 struct Read {
     rows: BTreeMap<Peer, Vec<(L4Match, PortAction)>>,
@@ -69,15 +75,16 @@ impl<'a> Reader<'a> {
     ) -> Result<PolicyTable, Foreign> {
         let mut table = PolicyTable::default();
         let mut policy = EndpointPolicy::default();
-        let peers = self.prefixes(kernel.sets, &mut table);
+        let reading = Reading { kernel, blocks: self.prefixes(kernel.sets, &mut table) };
         for (direction, target) in entry(kernel.saved, interface)? {
             match target {
                 Target::Jump(first) => {
-                    let lists = self.lists(kernel, direction, first, &peers, &mut table, &mut policy.mode)?;
+                    let (lists, mode) = self.lists(&reading, direction, first, &mut table)?;
                     match direction {
                         Direction::Ingress => policy.ingress = lists,
                         Direction::Egress => policy.egress = lists,
                     }
+                    policy.mode = policy.mode.max(mode);
                 }
                 Target::Drop => return Ok(PolicyTable::default()),
                 Target::Return | Target::Log { .. } | Target::Goto(_) => {}
@@ -87,25 +94,24 @@ impl<'a> Reader<'a> {
         Ok(table)
     }
 
-    /// The lists from the chain `next` on.
+    /// The lists from the chain `next` on; audited, where one of their denials is.
     fn lists(
         &mut self,
-        kernel: &Kernel<'_>,
+        reading: &Reading<'_>,
         direction: Direction,
         next: ChainName,
-        peers: &BTreeMap<SetName, Peer>,
         table: &mut PolicyTable,
-        mode: &mut Mode,
-    ) -> Result<DirectionPolicy, Foreign> {
+    ) -> Result<(DirectionPolicy, Mode), Foreign> {
+        let mut mode = Mode::Enforce;
         let mut lists = DirectionPolicy::default();
         let mut next = Some(next);
         while let Some(chain) = next {
             // A tier leads to a later one only.
             let Some(tier) = named::tier(chain.as_str()) else { break };
             let list = ListId(1 + direction as u32 * Tier::ALL.len() as u32 + tier as u32);
-            let read = self.chain(kernel, &chain, tier, peers)?;
+            let read = self.chain(reading, &chain, tier)?;
             if read.audits {
-                *mode = Mode::Audit;
+                mode = Mode::Audit;
             }
             table.lists.insert(list, RuleList { direction, tier, isolation: read.isolation });
             for (peer, said) in read.rows {
@@ -123,18 +129,12 @@ impl<'a> Reader<'a> {
             }
             next = read.next.filter(|next| named::tier(next.as_str()).is_some_and(|next| next > tier));
         }
-        Ok(lists)
+        Ok((lists, mode))
     }
 
-    fn chain(
-        &mut self,
-        kernel: &Kernel<'_>,
-        chain: &ChainName,
-        tier: Tier,
-        peers: &BTreeMap<SetName, Peer>,
-    ) -> Result<Read, Foreign> {
+    fn chain(&mut self, reading: &Reading<'_>, chain: &ChainName, tier: Tier) -> Result<Read, Foreign> {
         let mut read = Read::default();
-        let rules = kernel.saved.chain(Table::Mangle, chain.as_str()).unwrap_or_default();
+        let rules = reading.kernel.saved.chain(Table::Mangle, chain.as_str()).unwrap_or_default();
         for (position, rule) in (0..).zip(rules) {
             let clause = Clause::read(&rule.text)?;
             let is_for_all = clause.set.is_none() && clause.l4 == Layer4::Any;
@@ -164,7 +164,7 @@ impl<'a> Reader<'a> {
             let rank = if tier == Tier::NetworkPolicy { Rank(0) } else { Rank(position) };
             let peer = match &clause.set {
                 None => Peer::Anyone,
-                Some((name, _)) => match name.peer().or_else(|| peers.get(name).copied()) {
+                Some((name, _)) => match name.peer().or_else(|| reading.blocks.get(name).copied()) {
                     Some(peer) => peer,
                     // A set that is not there has no members.
                     None => continue,

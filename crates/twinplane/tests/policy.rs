@@ -174,7 +174,10 @@ fn audited(lab: &Named, address: &str, nginx: &str) {
         assert!(Instant::now() < deadline, "it is dropped");
     }
     let asked = ["observe", "--lab", &lab.0, "--all", "--verdict", "AUDIT"];
+    let deadline = Instant::now() + Duration::from_secs(20);
     let told = loop {
+        // What the change itself let through may have been told of by neither the old rules nor the new ones.
+        assert_eq!(status(lab, "netflow-test/client-blocked", address), "200");
         let told = texts(&run(&asked)).0;
         if told.contains("AUDITED") || Instant::now() > deadline {
             break told;

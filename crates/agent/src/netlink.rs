@@ -47,6 +47,8 @@ pub(crate) struct Link {
     pub(crate) mac: MacAddress,
     pub(crate) mtu: u32,
     pub(crate) up: bool,
+    /// It sends: up, and so is its other end.
+    pub(crate) running: bool,
     /// Set where it is a VXLAN device.
     pub(crate) vxlan: Option<VxlanDevice>,
 }
@@ -209,6 +211,7 @@ fn read_link(message: &LinkMessage) -> Link {
         mac: MacAddress::default(),
         mtu: 0,
         up: message.header.flags.contains(LinkFlags::Up),
+        running: message.header.flags.contains(LinkFlags::Running),
         vxlan: None,
     };
     for attribute in &message.attributes {

@@ -1,7 +1,7 @@
 //! The pods of this node: addresses, interfaces, and their life from the CNI plugin's ADD to its DEL.
 //!
-//! Invariant: ADD answers only after the dataplane has programmed the pod, so that no packet of it is ever
-//! seen before its policy. A failed ADD leaves nothing behind. Whose the pod's addresses are is waited for, too, but not for
+//! Invariant: a pod's interface carries nothing before the dataplane has programmed it, and ADD answers only after that: no
+//! packet of it is ever seen before its policy. A failed ADD leaves nothing behind. Whose the pod's addresses are is waited for, too, but not for
 //! long: a pod without an identity is better than none.
 
 mod ipam;
@@ -111,7 +111,10 @@ impl Pods {
         let node = self.ready()?;
         let mut state = self.state.lock().await;
         if let Some(record) = state.pods.get(&request.attachment) {
-            return repeated(&request, record);
+            let answer = repeated(&request, record)?;
+            // The agent may have ended in the middle of it.
+            self.open_way(&record.endpoint, &request.attachment).await?;
+            return Ok(answer);
         }
         let addresses = allocate(&mut state, &node)?;
         let attached = self.attach(&request, &addresses, &node).await;
@@ -119,7 +122,7 @@ impl Pods {
         let record = Record { netns: request.netns, endpoint: endpoint.clone(), mtu: Some(mtu) };
         state.pods.insert(request.attachment.clone(), record);
         let settled = match self.save(&state) {
-            Ok(()) => self.program(&endpoint).await,
+            Ok(()) => self.open_way(&endpoint, &request.attachment).await,
             Err(failure) => Err(failure),
         };
         if let Err(failure) = settled {
@@ -208,6 +211,12 @@ impl Pods {
             l7: Default::default(),
         };
         Ok((endpoint, mtu))
+    }
+
+    /// Programs a pod, and connects it then.
+    async fn open_way(&self, endpoint: &Endpoint, attachment: &Attachment) -> Result<(), Failure> {
+        self.program(endpoint).await?;
+        link::connect(&self.netlink, endpoint, &attachment.ifname).await.map_err(|error| internal(&error))
     }
 
     async fn program(&self, endpoint: &Endpoint) -> Result<(), Failure> {

@@ -1,4 +1,5 @@
-//! Gives a pod its interface: a veth pair, routed, without a shared segment.
+//! Gives a pod its interface: a veth pair, routed, without a shared segment. Nothing crosses the pair before its host's end is up,
+//! which it is once the dataplane has programmed it.
 //!
 //! The pod has single addresses and one way out, through a gateway that exists only as a permanent neighbour
 //! entry; so no broadcast ever crosses the pair and nothing depends on address resolution.
@@ -8,10 +9,11 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::fd::AsRawFd as _,
     path::Path,
+    time::Duration,
 };
 
 use ipnet::IpNet;
-use model::{Family, MacAddress};
+use model::{Endpoint, Family, MacAddress};
 use netns::NetNs;
 use sha2::{Digest as _, Sha256};
 
@@ -35,7 +37,7 @@ pub(crate) struct Wish<'a> {
     pub(crate) mtu: Option<u32>,
 }
 
-/// Both ends, up and routed.
+/// Both ends; the host's is down.
 #[derive(Clone, Debug)]
 pub(crate) struct Pair {
     pub(crate) host: Link,
@@ -99,23 +101,62 @@ async fn try_attach(netlink: &Netlink, wish: Wish<'_>) -> Result<Pair, Error> {
     let vanished = || Error::Vanished(wish.host_name.to_owned());
     let host = netlink.link(wish.host_name).await?.ok_or_else(vanished)?;
     sysctl::apply_all(&sysctl::of_pod(wish.host_name));
-    netlink.set_up(&host).await?;
     let pod = inside(wish, host.mac)?;
-    for address in wish.addresses {
-        netlink.set_neighbour(&host, *address, pod.mac).await?;
-        netlink.add_route(IpNet::from(*address), Via::Link(host.index)).await?;
-    }
     Ok(Pair { host, pod })
 }
 
-/// Sets up the pod's end, on a thread of its own inside the pod's namespace.
+/// How long it may take until both ends of a pair send: the kernel sets them going a moment after they are up
+/// (`net/core/link_watch.c`).
+const RUNNING_WITHIN: Duration = Duration::from_secs(2);
+
+/// Opens the way between a pod, whose end is `pod_name`, and its node. Again is fine.
+pub(crate) async fn connect(netlink: &Netlink, endpoint: &Endpoint, pod_name: &str) -> Result<(), Error> {
+    let name = &endpoint.interface;
+    let host = netlink.link(name).await?.ok_or_else(|| Error::Vanished(name.clone()))?;
+    netlink.set_up(&host).await?;
+    for address in &endpoint.addresses {
+        netlink.set_neighbour(&host, *address, endpoint.mac).await?;
+        let (address, via) = (IpNet::from(*address), Via::Link(host.index));
+        netlink.delete_route(address, via).await?;
+        netlink.add_route(address, via).await?;
+    }
+    let running = async {
+        while !runs(netlink, name).await? || !pod_runs(endpoint, pod_name)? {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        Ok(())
+    };
+    tokio::time::timeout(RUNNING_WITHIN, running).await.unwrap_or_else(|_| {
+        tracing::warn!(interface = name, "does not run yet");
+        Ok(())
+    })
+}
+
+async fn runs(netlink: &Netlink, name: &str) -> Result<bool, Error> {
+    Ok(netlink.link(name).await?.is_some_and(|link| link.running))
+}
+
+fn pod_runs(endpoint: &Endpoint, pod_name: &str) -> Result<bool, Error> {
+    let Some(netns) = &endpoint.netns else { return Ok(true) };
+    within(netns, async || {
+        let netlink = Netlink::open().map_err(Error::Runtime)?;
+        runs(&netlink, pod_name).await
+    })
+}
+
+/// Sets up the pod's end.
 fn inside(wish: Wish<'_>, host_mac: MacAddress) -> Result<Link, Error> {
-    let namespace = NetNs::open(&wish.netns.display().to_string())?;
+    within(wish.netns, async || set_up_pod(wish, host_mac).await)
+}
+
+/// Runs `work` on a thread of its own inside the pod's namespace.
+fn within<T: Send>(netns: &Path, work: impl AsyncFnOnce() -> Result<T, Error> + Send) -> Result<T, Error> {
+    let namespace = NetNs::open(&netns.display().to_string())?;
     tokio::task::block_in_place(|| {
         namespace.run(|| {
             let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(Error::Runtime)?;
-            runtime.block_on(set_up_pod(wish, host_mac))
+                tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+            runtime.block_on(work())
         })
     })?
 }

@@ -197,3 +197,25 @@ fn a_dual_stack_node_gives_its_pods_both_families() {
     }
     run(node.namespace.command("ping").args(["-c", "1", "-W", "5", "fd20::2"]));
 }
+
+#[test]
+fn l1_nothing_crosses_a_pods_interface_before_it_is_programmed() {
+    let node = Node::start();
+    node.create_nodes();
+    let pod = Pod::new("early");
+    // The dataplane does not get on meanwhile.
+    let held = node.fake.kernel();
+    std::thread::scope(|scope| {
+        let adding = scope.spawn(|| node.wait(node.client.cni_add(&pod.request)));
+        // All that a process in there needs to send.
+        let routed = || !pod.ip("route show default").is_empty();
+        node.until("the pod has its routes", async || routed().then_some(()));
+        let links = run(node.namespace.command("ip").args(["-o", "link", "show", "up"]));
+        assert!(!links.contains(": tp"), "{links}");
+        assert!(pod.ip("-s link show dev eth0").contains("NO-CARRIER"));
+        assert!(!held.endpoints.contains_key(&pod.request.pod));
+        drop(held);
+        adding.join().expect("no panic").expect("added");
+    });
+    run(node.namespace.command("ping").args(["-c", "1", "-W", "5", "10.20.0.2"]));
+}

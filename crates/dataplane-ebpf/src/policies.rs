@@ -20,7 +20,7 @@ use dataplane::{Error, MapFill};
 use ipnet::IpNet;
 use model::{
     IdentityId, PodName, PolicyTable,
-    policy::{ListId, PeerKey, PolicyChanged, PortMap, PortsId, Tier},
+    policy::{ListId, Peer, PeerKey, PolicyChanged, PortMap, PortsId, Tier},
 };
 
 use self::rules::Rules;
@@ -65,6 +65,19 @@ pub(crate) struct Policies {
     interfaces: BTreeMap<PodName, u32>,
     /// Rows of a former agent were compared with a table.
     adopted: bool,
+}
+
+/// So that no address is taken for a prefix's that it is in a hole of.
+fn put_longest_first<A: MapNames>(
+    table: &mut Mirrored<Prefix<A>, u32>,
+    mut rows: BTreeMap<Prefix<A>, u32>,
+) -> io::Result<()> {
+    // Keys are in order of their lengths.
+    while let Some((last, _)) = rows.last_key_value() {
+        let longest = Prefix { length: last.length, data: A::default() };
+        table.put(&rows.split_off(&longest))?;
+    }
+    Ok(())
 }
 
 /// What could not be done.
@@ -185,9 +198,16 @@ impl Policies {
             refused.note(V4::PREFIXES, Err(io::Error::from_raw_os_error(libc::ENOSPC)));
             return interfaces.keys().cloned().collect();
         }
-        let broken = self.add_peers(table, due, refused);
-        refused.note(V4::PREFIXES, self.v4.put(&rows::prefixes(table, &due.prefixes)));
-        refused.note(V6::PREFIXES, self.v6.put(&rows::prefixes(table, &due.prefixes)));
+        // A hole's prefix before the rows of what it is cut out of, and after its own.
+        let placed = self.placed();
+        let (placed, others): (BTreeSet<PeerKey>, BTreeSet<PeerKey>) = due
+            .peers
+            .iter()
+            .partition(|key| matches!(key.peer, Peer::Identity(id) if placed.contains(&id.get())));
+        let mut broken = self.add_peers(table, &others, refused);
+        refused.note(V4::PREFIXES, put_longest_first(&mut self.v4, rows::prefixes(table, &due.prefixes)));
+        refused.note(V6::PREFIXES, put_longest_first(&mut self.v6, rows::prefixes(table, &due.prefixes)));
+        broken.extend(self.add_peers(table, &placed, refused));
         self.switch(table, interfaces, &broken, refused)
     }
 
@@ -211,15 +231,19 @@ impl Policies {
         fits(&self.v4, table, due) && fits(&self.v6, table, due)
     }
 
+    /// The identities of prefixes that packets meet now.
+    fn placed(&self) -> BTreeSet<u32> {
+        self.v4.known().values().chain(self.v6.known().values()).copied().collect()
+    }
+
     /// Returns the lists with ranks that lack a row.
     fn add_peers(
         &mut self,
         table: &PolicyTable,
-        due: &PolicyChanged,
+        due: &BTreeSet<PeerKey>,
         refused: &mut Refused,
     ) -> BTreeSet<ListId> {
         let wanted: BTreeMap<PolicyPeer, PeerRow> = due
-            .peers
             .iter()
             .filter_map(|key| Some((key, *table.peers.get(key)?)))
             .filter_map(|(key, id)| {
@@ -235,7 +259,7 @@ impl Policies {
                 wanted.get(&key).is_none_or(|row| self.peers.known().get(&key) != Some(row))
             }
         };
-        let lacking: Vec<PeerKey> = due.peers.iter().filter(lacks).copied().collect();
+        let lacking: Vec<PeerKey> = due.iter().filter(lacks).copied().collect();
         // A row that could not be replaced may allow more than it is to.
         let stale: Vec<PolicyPeer> = lacking.iter().map(|key| rows::peer(*key)).collect();
         refused.note(PEERS, self.peers.delete(&stale));

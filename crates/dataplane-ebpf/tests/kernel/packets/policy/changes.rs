@@ -21,7 +21,7 @@ use crate::{
 };
 
 #[test]
-fn a_changed_policy_reaches_open_flows_and_spares_the_others() {
+fn c3_a_changed_policy_reaches_open_flows_and_spares_the_others() {
     enforcing(|bench, events| {
         let (pod, remote, _) = ends(bench);
         let other = bench.at(|p| p.pod, 9090);
@@ -103,7 +103,7 @@ fn what_was_decided_about_two_ends_is_counted_told_of_and_forgotten_with_the_rev
 }
 
 #[test]
-fn another_identity_reaches_open_flows() {
+fn c3_l5_another_identity_reaches_open_flows() {
     enforcing(|bench, _| {
         let (pod, remote, _) = ends(bench);
         let table = Table::open().isolated(In, 7, &[(friend(), &[(L4Match::Any, allow(5))])]);
@@ -122,7 +122,7 @@ fn another_identity_reaches_open_flows() {
 }
 
 #[test]
-fn a_pod_of_which_nothing_is_known_gets_and_sends_nothing() {
+fn l1_a_pod_of_which_nothing_is_known_gets_and_sends_nothing() {
     enforcing(|bench, _| {
         let (to, remote, client) = ends(bench);
         enforce(bench, vec![], &Table::open());
@@ -176,7 +176,7 @@ fn policies_that_are_off_ask_nobody_and_track_nothing() {
 }
 
 #[test]
-fn a_full_table_allows_nothing_new_keeps_what_is_there_and_says_so() {
+fn l10_a_full_table_allows_nothing_new_keeps_what_is_there_and_says_so() {
     let sizes = Sizes { policy_peers: 3, ..Sizes::default() };
     let config = Config { policy: true, sizes, masquerade_ports: Some(ONE_PORT), ..small() };
     on_a_node_with(config, &|bench| {
@@ -218,7 +218,7 @@ fn a_full_table_allows_nothing_new_keeps_what_is_there_and_says_so() {
 }
 
 #[test]
-fn a_restarted_agent_enforces_from_the_first_packet_on_and_gives_no_number_twice() {
+fn l9_a_restarted_agent_enforces_from_the_first_packet_on_and_gives_no_number_twice() {
     let pins = PinFolder::new();
     let config = Config { policy: true, masquerade_ports: Some(ONE_PORT), ..small() };
     on_a_node_with(config.clone(), &|bench| {

@@ -60,7 +60,7 @@ fn an_isolated_pod_gets_what_a_rule_allows_by_every_way_to_it() {
 }
 
 #[test]
-fn a_service_is_judged_by_its_backend_and_the_backends_port() {
+fn v1_a_service_is_judged_by_its_backend_and_the_backends_port() {
     enforcing(|bench, events| {
         let (_, remote, _) = ends(bench);
         let (from, frontend) = (bench.at(|p| p.pod, 40000), bench.at(|p| p.cluster_ip, 80));
@@ -88,7 +88,7 @@ fn a_service_is_judged_by_its_backend_and_the_backends_port() {
 }
 
 #[test]
-fn answers_pass_and_nothing_else_that_looks_like_one() {
+fn c1_answers_pass_and_nothing_else_that_looks_like_one() {
     enforcing(|bench, _| {
         let (pod, remote, client) = ends(bench);
         let nothing = Table::open().isolated(In, 7, &[]);
@@ -122,7 +122,7 @@ fn answers_pass_and_nothing_else_that_looks_like_one() {
 }
 
 #[test]
-fn errors_about_a_known_flow_pass_and_others_are_judged() {
+fn c6_errors_about_a_known_flow_pass_and_others_are_judged() {
     enforcing(|bench, _| {
         let plan = bench.plan;
         let closed = Table::open().isolated(In, 7, &[]).isolated(
@@ -159,7 +159,7 @@ fn errors_about_a_known_flow_pass_and_others_are_judged() {
 }
 
 #[test]
-fn the_node_reaches_its_pods_and_nobody_behind_its_address_does() {
+fn h1_h2_the_node_reaches_its_pods_and_nobody_behind_its_address_does() {
     enforcing(|bench, _| {
         let (pod, _, client) = ends(bench);
         let node = bench.at(|p| p.node, 40000);
@@ -179,7 +179,7 @@ fn the_node_reaches_its_pods_and_nobody_behind_its_address_does() {
 }
 
 #[test]
-fn an_outsider_that_the_node_masquerades_is_not_the_node() {
+fn h2_an_outsider_that_the_node_masquerades_is_not_the_node() {
     enforcing(|bench, _| {
         let (pod, _, client) = ends(bench);
         let service = bench.web(Cluster, &[(pod, true)]);
@@ -203,7 +203,7 @@ fn an_outsider_that_the_node_masquerades_is_not_the_node() {
 }
 
 #[test]
-fn a_pod_reaches_itself_through_a_service() {
+fn v2_a_pod_reaches_itself_through_a_service() {
     enforcing(|bench, events| {
         let (pod, ..) = ends(bench);
         let service = bench.web(Cluster, &[(pod, true)]);

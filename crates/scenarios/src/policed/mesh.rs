@@ -353,6 +353,13 @@ impl std::fmt::Debug for Mesh {
 
 impl Drop for Mesh {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            for (node, plane) in &self.planes {
+                let counters =
+                    plane.plane.status().counters.into_iter().filter(|counter| counter.packets > 0);
+                counters.for_each(|counter| println!("{} {} {}", node.name(), counter.name, counter.packets));
+            }
+        }
         for (node, NodePlane { plane, .. }) in &mut self.planes {
             let cleaned = self.topology.node(*node).run(|| plane.clean_up());
             if let Ok(Err(error)) = cleaned {

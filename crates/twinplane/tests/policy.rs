@@ -25,6 +25,12 @@ fn status(lab: &Named, from: &str, address: &str) -> String {
     texts(&lab.lab("exec", &[&[from, "--"], &curl[..]].concat())).0
 }
 
+/// What the nodes tell of: a lab of the iptables plane has no relay.
+fn observed(lab: &Named, rest: &[&str]) -> String {
+    let of = |node| texts(&run(&[&["observe", "--lab", &lab.0, "--node", node, "--all"], rest].concat())).0;
+    ["node-a", "node-b"].map(of).concat()
+}
+
 /// The kernel's table with its counts, explanations that the kernels agree with, and what the policies would do to flows.
 fn asked(lab: &Named, nginx: &str, address: &str) {
     let nginx = format!("netflow-test/{nginx}");
@@ -63,12 +69,11 @@ fn asked(lab: &Named, nginx: &str, address: &str) {
     // The policy as it is changes nothing of what was seen; one for nobody would deny what got through.
     let directory = tempfile::tempdir().expect("directory");
     let [flows, objects] = ["flows.json", "objects.json"].map(|name| directory.path().join(name));
-    std::fs::write(&flows, succeeded(&run(&["observe", "--lab", &lab.0, "--all", "-o", "json"])))
-        .expect("write");
+    std::fs::write(&flows, observed(lab, &["-o", "json"])).expect("write");
+    let recorded = flows.display().to_string();
     let simulate = |text: &str| {
         std::fs::write(&objects, text).expect("write");
-        let [flows, objects] = [&flows, &objects].map(|path| path.display().to_string());
-        policy(&["simulate", "-f", &objects, "--flows", &flows, "-o", "json"])
+        policy(&["simulate", "-f", &objects.display().to_string(), "--flows", &recorded, "-o", "json"])
     };
     let same = simulate(OBJECTS);
     assert_eq!(same.status.code(), Some(0), "{:?}", texts(&same));
@@ -81,11 +86,11 @@ fn asked(lab: &Named, nginx: &str, address: &str) {
             .iter()
             .any(|change| change["connection"]["source"]["owner"]["Pod"]["name"] == "client-allowed")
     );
-    let dropped = policy(&["explain", "--flow", &flows.display().to_string()]);
+    let dropped = policy(&["explain", "--flow", &recorded]);
     let (out, err) = texts(&dropped);
     assert_eq!(dropped.status.code(), Some(0), "{out}{err}");
     assert!(out.contains("netflow-test/client-blocked") && out.contains("flows: dropped"), "{out}");
-    let suggested = succeeded(&policy(&["suggest", "--namespace", "netflow-test"]));
+    let suggested = succeeded(&policy(&["suggest", "--namespace", "netflow-test", "--flows", &recorded]));
     assert!(suggested.contains("name: allow-nginx") && suggested.contains("role: frontend"), "{suggested}");
 }
 
@@ -173,12 +178,11 @@ fn audited(lab: &Named, address: &str, nginx: &str) {
     while status(lab, "netflow-test/client-blocked", address) != "200" {
         assert!(Instant::now() < deadline, "it is dropped");
     }
-    let asked = ["observe", "--lab", &lab.0, "--all", "--verdict", "AUDIT"];
     let deadline = Instant::now() + Duration::from_secs(20);
     let told = loop {
         // What the change itself let through may have been told of by neither the old rules nor the new ones.
         assert_eq!(status(lab, "netflow-test/client-blocked", address), "200");
-        let told = texts(&run(&asked)).0;
+        let told = observed(lab, &["--verdict", "AUDIT"]);
         if told.contains("AUDITED") || Instant::now() > deadline {
             break told;
         }

@@ -22,7 +22,7 @@ use super::{PATIENCE, WEB, name};
 /// What the ends say.
 const ALLOWED: u64 = 1 << 40;
 const DENIED: u64 = 2 << 40;
-/// So that whoever is never answered leaves room for the others.
+/// So that whoever is never answered leaves room for the others, and whoever is does not run out of ports towards a server.
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// Clients at work.
@@ -79,6 +79,7 @@ impl Load {
                             asked.fetch_add(1, Ordering::Relaxed);
                         }
                         assert!(ask(*at, protocol, ALLOWED, PATIENCE), "{who} -> {at} {protocol:?} was lost");
+                        std::thread::sleep(PAUSE);
                     }
                     for stream in &mut kept {
                         assert!(carries(stream, PATIENCE), "{who}: {stream:?} does not go on");

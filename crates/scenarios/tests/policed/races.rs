@@ -147,10 +147,10 @@ fn l8_updates_during_a_flood(plane: Plane) {
     load.finish();
 }
 
-/// Agents go, what is to be true changes, and others come: nobody who is kept out gets in meanwhile.
+/// Agents go, what is to be true changes, and others come: nobody who is kept out gets in meanwhile, nobody else loses anything.
 fn l9_planes_restart_under_load(plane: Plane) {
     let mut mesh = mesh(plane);
-    let load = Load::start(&mesh, &[], &["foe", "foe2"], &SERVERS);
+    let load = Load::start(&mesh, &["friend"], &["foe", "foe2"], &SERVERS);
     for round in 1..=6 {
         let role = if round % 2 == 0 { "foe" } else { "friend" };
         mesh.restart(|mesh| {

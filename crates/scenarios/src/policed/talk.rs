@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -149,13 +149,16 @@ pub fn ask(to: SocketAddr, protocol: Protocol, said: u64, patience: Duration) ->
 
 /// Whether an open connection still carries something, there and back.
 pub fn carries(stream: &mut TcpStream, patience: Duration) -> bool {
+    // What was held back before is answered before.
+    static SAID: AtomicU32 = AtomicU32::new(0);
+    let said = SAID.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let (mut heard, mut buffer) = (vec![], [0; 64]);
     let deadline = Instant::now() + patience;
     stream.set_read_timeout(Some(Duration::from_millis(50))).expect("timeout");
-    stream.write_all(b"?").expect("a byte has room");
-    while Instant::now() < deadline {
-        if stream.read(&mut [0; 64]).is_ok_and(|length| length > 0) {
-            return true;
-        }
+    stream.write_all(&said).expect("a few bytes have room");
+    while Instant::now() < deadline && !heard.ends_with(&said) {
+        let length = stream.read(&mut buffer).unwrap_or_default();
+        heard.extend_from_slice(&buffer[..length]);
     }
-    false
+    heard.ends_with(&said)
 }

@@ -63,8 +63,20 @@ fn c2_c3_open_connections_meet_a_policy(plane: Plane) {
         only_from(&mut mesh, pods("friend"));
         assert!(carries(&mut friend, PATIENCE), "opened before: {family:?}");
         assert!(!carries(&mut foe, SILENCE), "allow to deny: {family:?}");
+        let role = |mesh: &mut Mesh, role: &str| {
+            mesh.world.pods.get_mut(&name("foe")).expect("a pod").labels =
+                [("role".into(), role.into())].into();
+            mesh.program();
+        };
+        role(&mut mesh, "friend");
+        assert!(carries(&mut foe, PATIENCE), "deny to allow: {family:?}");
+        role(&mut mesh, "foe");
+        assert!(!carries(&mut foe, SILENCE), "allow to deny, by its labels: {family:?}");
         mesh.restart(|_| assert!(carries(&mut friend, PATIENCE)));
         assert!(carries(&mut friend, PATIENCE), "and through a restart: {family:?}");
+        role(&mut mesh, "friend");
+        // What it sent is sent again ever more seldom (RFC 6298, 5.5).
+        assert!(carries(&mut foe, 6 * PATIENCE), "deny to allow after a restart: {family:?}");
     }
 }
 

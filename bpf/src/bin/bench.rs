@@ -25,7 +25,8 @@ mod programs {
     #[repr(C)]
     struct Template {
         words: [u32; WORDS],
-        /// Not 0: every repetition is a flow of its own, by source port and the low half of the source address.
+        /// Not 0: every repetition is a flow of its own. 1: by source port, then by the low half of the source address; 2: by
+        /// that half, then by port.
         vary: u32,
         count: u32,
     }
@@ -99,8 +100,11 @@ mod programs {
         packet.write::<u32, 52>(w[13]);
         if template.vary != 0 {
             template.count = template.count.wrapping_add(1);
-            packet.write::<u16, 34>(template.count as u16);
-            let (old, new) = (packet.read::<u16, 28>(), (template.count >> 16) as u16);
+            let (low, high) = (template.count as u16, (template.count >> 16) as u16);
+            // Never 0, of which there are no ports.
+            let port = if template.vary == 1 { low } else { packet.read::<u16, 34>() ^ high };
+            packet.write::<u16, 34>(port);
+            let (old, new) = (packet.read::<u16, 28>(), if template.vary == 1 { high } else { low });
             packet.write::<u16, 28>(new);
             // A first packet with a wrong one is dropped.
             let sum = adjust(packet.read::<u16, 24>(), Delta::none().word(old, new).fold());

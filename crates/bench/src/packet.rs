@@ -24,7 +24,7 @@ use scenarios::{
     topology::Topology,
 };
 
-use self::cases::{CLUSTER_IP, Case, REDIRECT, REFUSED, Room, at, cases};
+use self::cases::{CLUSTER_IP, Case, REDIRECT, REFUSED, Room, Vary, at, cases};
 use crate::{
     Effort, machine, plane,
     rows::{Report, median},
@@ -180,7 +180,7 @@ impl Bench {
             let few = room == Some(Room::Free) || (self.events.is_some() && case.is_told());
             let repeat = if few { NEW } else { packets };
             while self.events.as_mut().is_some_and(|events| events.take().is_some()) {}
-            self.template(&case.frame, room.map(|_| (round + 1).wrapping_mul(repeat)))?;
+            self.template(&case.frame, room.map(|_| (case.vary, (round + 1).wrapping_mul(repeat))))?;
             let (nanoseconds, (answer, (_, lands))) = self.timed(case.program, case.device, repeat)?;
             ensure!(
                 (answer, lands) == (case.answer, case.lands),
@@ -196,15 +196,16 @@ impl Bench {
     }
 
     /// What every repetition starts with; `vary`: as a flow of its own, counted from there.
-    fn template(&mut self, frame: &Frame, vary: Option<u32>) -> anyhow::Result<()> {
+    fn template(&mut self, frame: &Frame, vary: Option<(Vary, u32)>) -> anyhow::Result<()> {
         let mut bytes = frame.bytes();
         bytes.resize(4 * VARY, 0);
         let mut words = [0u32; TEMPLATE_WORDS];
         for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(4)) {
             *word = u32::from_ne_bytes(chunk.try_into()?);
         }
-        words[VARY] = vary.is_some().into();
-        words[COUNT] = vary.unwrap_or(0);
+        if let Some((by, first)) = vary {
+            (words[VARY], words[COUNT]) = (by as u32, first);
+        }
         let map = self.ebpf.map_mut("TEMPLATE").context("find the template")?;
         Array::<_, [u32; TEMPLATE_WORDS]>::try_from(map)?.set(0, words, 0)?;
         Ok(())

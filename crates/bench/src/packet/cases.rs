@@ -30,9 +30,19 @@ pub(super) struct Case {
     pub(super) frame: Frame,
     /// Every repetition is a flow of its own; the table has room, or is full.
     pub(super) new: Option<Room>,
+    /// What they differ by, where they are.
+    pub(super) vary: Vary,
     pub(super) answer: i32,
     /// Where it is addressed to afterwards.
     pub(super) lands: SocketAddr,
+}
+
+#[derive(Clone, Copy)]
+pub(super) enum Vary {
+    /// The source port: all between the same two ends.
+    Port = 1,
+    /// The source address.
+    Ends = 2,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,6 +80,7 @@ pub(super) fn cases() -> Vec<Case> {
         device,
         frame,
         new: None,
+        vary: Vary::Port,
         answer,
         lands,
     };

@@ -15,7 +15,10 @@ use scenarios::{
     topology::Topology,
 };
 
-use super::{Bench, REDIRECT, TOLD, at, cases::CLUSTER_IP};
+use super::{
+    Bench, REDIRECT, TOLD, at,
+    cases::{CLUSTER_IP, Vary},
+};
 use crate::{
     Effort,
     listener::Listener,
@@ -51,7 +54,7 @@ pub(crate) fn measure(effort: Effort, report: &mut Report) -> anyhow::Result<()>
 fn generate(bench: &mut Bench) -> anyhow::Result<f64> {
     let pod = (Pod::A1.address(V4), 40_000).into();
     let flows = PER_SECOND / (1000 / SLICE.as_millis() as u32);
-    bench.template(&Frame::tcp(pod, at(CLUSTER_IP), SYN), Some(1))?;
+    bench.template(&Frame::tcp(pod, at(CLUSTER_IP), SYN), Some((Vary::Port, 1)))?;
     let start = Instant::now();
     for slice in 1..=SLICES {
         let (answer, _) = bench.run("from_pod", "tpa1", flows)?;

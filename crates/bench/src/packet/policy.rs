@@ -24,7 +24,7 @@ use scenarios::{
 
 use super::{
     Bench, REDIRECT, TOLD,
-    cases::{Case, DROP, Room},
+    cases::{Case, DROP, Room, Vary},
 };
 use crate::{
     Effort, machine, plane,
@@ -93,6 +93,7 @@ fn cases() -> Vec<Case> {
         device: plane::UPLINK,
         frame,
         new: None,
+        vary: Vary::Port,
         answer,
         lands: pod,
     };
@@ -104,6 +105,16 @@ fn cases() -> Vec<Case> {
             ..case(
                 "deliver-policy-new",
                 "the same, new flow, table with room",
+                Frame::tcp(friend, pod, SYN),
+                REDIRECT,
+            )
+        },
+        Case {
+            new: Some(Room::Free),
+            vary: Vary::Ends,
+            ..case(
+                "deliver-policy-first",
+                "the same, the first flow between two ends",
                 Frame::tcp(friend, pod, SYN),
                 REDIRECT,
             )
@@ -184,8 +195,8 @@ fn tell(cases: &[Case], benches: &[Bench; 4], report: &mut Report) {
             (net(many, index), "nothing told"),
         );
     }
-    if let Some(index) = cases.iter().position(|case| case.id == "deliver-policy-new") {
-        let what = "new flow to an isolated pod, 16,000 entries over 10";
+    if let Some(index) = cases.iter().position(|case| case.id == "deliver-policy-first") {
+        let what = "first flow to an isolated pod, 16,000 entries over 10";
         let ratio = net(many, index) / net(few, index);
         report.add(("growth-policy-10-16k", what), (ratio, "ratio"), (1.0, "flat"));
     }

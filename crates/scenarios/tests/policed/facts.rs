@@ -170,10 +170,8 @@ fn v2_a_pod_reaches_itself_by_its_service(plane: Plane) {
 /// Under Local policy a block sees the client; under Cluster policy it sees the node that masquerades, which is not exempt where
 /// it is the pod's own. The iptables plane judges before sources are translated: for it this is about Local policy only.
 fn v3_h2_clients_from_outside_are_judged_by_the_address_that_arrives(plane: Plane) {
-    for (policy, seen) in [(TrafficPolicy::Local, true), (TrafficPolicy::Cluster, false)] {
-        if plane == Plane::Iptables && policy == TrafficPolicy::Cluster {
-            continue;
-        }
+    // The iptables plane asks before its node masquerades, the eBPF plane after it (docs/policy.md).
+    for (policy, seen) in [(TrafficPolicy::Local, true), (TrafficPolicy::Cluster, plane == Plane::Iptables)] {
         let mut mesh = mesh(plane);
         let service = Published { number: 1, port: (Protocol::Tcp, 80), target: WEB, outside: Some(policy) };
         let node_port = service.node_port();

@@ -33,7 +33,7 @@ fn policy(mesh: &mut Mesh, policy: &str, more: &[Value]) {
 /// web and side serve on different nodes; friend may, foe and foe2 may not, turn may or may not.
 fn mesh(plane: Plane) -> Mesh {
     // Room for all that the load opens.
-    let mut mesh = Mesh::new(Setting { flows: 1 << 17, ..Setting::usual(plane) });
+    let mut mesh = Mesh::new(Setting { flows: 1 << 18, ..Setting::usual(plane) });
     let pods = [
         ("web", Node::B, "app", "web"),
         ("side", Node::A, "app", "web"),

@@ -134,8 +134,7 @@ fn l8_updates_during_a_flood(plane: Plane) {
     }
     mesh.program();
     let load = Load::start(&mesh, &["friend"], &["foe", "foe2"], &SERVERS);
-    let updates = if plane == Plane::Ebpf { 1000 } else { 200 };
-    for round in 1..=updates {
+    for round in 1..=1000 {
         let (now, before) = if round % 8 < 4 { ("web", "other") } else { ("other", "web") };
         mesh.world.network_policies.remove(&name(before));
         policy(&mut mesh, now, &rules(round));
@@ -180,5 +179,19 @@ mod ebpf {
     #[test]
     fn l9_planes_restart_under_load() {
         super::l9_planes_restart_under_load(Ebpf);
+    }
+}
+
+mod iptables {
+    use model::Plane::Iptables;
+
+    #[test]
+    fn l5_labels_change_under_load() {
+        super::l5_labels_change_under_load(Iptables);
+    }
+
+    #[test]
+    fn l9_planes_restart_under_load() {
+        super::l9_planes_restart_under_load(Iptables);
     }
 }
